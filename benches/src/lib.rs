@@ -1,0 +1,1 @@
+//! What the benches share: clocks, histograms, and the printing of one table.

@@ -1,0 +1,2 @@
+//! Placeholder of the README's program.
+fn main() {}

@@ -1,0 +1,16 @@
+//! Distributed protocols as pure state machines.
+//!
+//! Purpose     every algorithm of quorate that depends on timing or order, as a value: one input and the time go
+//!             in, outputs come out. The same code runs over sockets and, thousands of times faster than real
+//!             time, in a seeded simulation.
+//! Guarantee   a machine reads no clock, owns no socket, spawns nothing, draws no randomness of its own, and
+//!             never panics on what a peer sent. Equal inputs give equal outputs.
+//! Contract    [`Machine`]: learn it once, know them all.
+
+pub mod machine;
+pub mod time;
+pub mod wire;
+
+pub use machine::{Input, Lane, Machine, Output, Outputs, ProcessId, Targets, Violation};
+pub use time::Time;
+pub use wire::{Wire, WireError};

@@ -1,0 +1,1 @@
+//! The cluster harness and what the test areas share.
