@@ -8,6 +8,7 @@
 //! Contract    [`Machine`]: learn it once, know them all.
 
 pub mod machine;
+pub mod planted;
 pub mod time;
 pub mod wire;
 

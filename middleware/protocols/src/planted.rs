@@ -1,0 +1,69 @@
+//! Known bugs, one switch each, so that the simulator can prove that it finds them.
+//!
+//! Guarantee   without the feature `planted-bugs` no bug can be planted and every test of a switch is a constant
+//!             `false` that the compiler removes.
+
+/// A bug that can be planted into one machine. Each names the rule that it breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Planted {
+    /// Reliable multicast: a retransmitted message is delivered again.
+    MulticastDeliversDuplicates,
+    /// Reliable multicast: a message behind a gap is delivered without waiting.
+    MulticastSkipsGaps,
+    /// Reliable multicast: delivery goes on after the member has promised a view change.
+    FlushDoesNotFreeze,
+    /// View change: a member accepts the next view before it holds every message of the cut.
+    FlushAcceptsUnfilled,
+    /// View change: the cut is what the leader received, not what anyone received.
+    CutOfLeaderOnly,
+    /// View change: the leader ignores a proposal that a member has already accepted.
+    ViewIgnoresAccepted,
+    /// View change: half of the members is enough, whichever half.
+    ViewQuorumHalf,
+    /// View change: a promise does not bind; an older ballot is still accepted.
+    ViewAcceptsOldBallot,
+    /// Total order: a message is delivered before a quorum holds it.
+    TotalDeliversUnstable,
+    /// Total order: what was left unordered at the end of a view is delivered in order of arrival.
+    TotalLeftoverByArrival,
+    /// Total order: an order that was made for an earlier view is obeyed.
+    TotalObeysStaleOrder,
+    /// State transfer: a joiner delivers messages before it has the state.
+    StateAfterMessages,
+    /// State transfer: the snapshot is taken before the view that admits the joiner, not at it.
+    StateOfEarlierView,
+}
+
+/// Which bug is planted into a machine; none by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Plant {
+    #[cfg(feature = "planted-bugs")]
+    bug: Option<Planted>,
+}
+
+impl Plant {
+    /// The healthy machine.
+    pub const NONE: Self = Self {
+        #[cfg(feature = "planted-bugs")]
+        bug: None,
+    };
+
+    /// Plants one bug.
+    #[cfg(feature = "planted-bugs")]
+    pub const fn of(bug: Planted) -> Self {
+        Self { bug: Some(bug) }
+    }
+
+    /// True when `bug` is planted.
+    #[cfg(feature = "planted-bugs")]
+    pub fn has(self, bug: Planted) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// True when `bug` is planted: never, in this build.
+    #[cfg(not(feature = "planted-bugs"))]
+    pub const fn has(self, _bug: Planted) -> bool {
+        false
+    }
+}
