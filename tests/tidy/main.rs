@@ -4,7 +4,9 @@
 //! is also run on small planted violations: a checker that cannot fail proves nothing. A finding names the file,
 //! the line and what to change.
 
+mod catalogue;
 mod direction;
+mod facts;
 mod habits;
 mod purity;
 mod source;

@@ -38,8 +38,9 @@ pub(crate) fn word_places(code: &str, word: &str) -> Vec<(usize, usize)> {
         .filter(|(at, _)| {
             let before = at.checked_sub(1).and_then(|i| code.as_bytes().get(i));
             let after = code.as_bytes().get(at + word.len());
-            !(starts_as_word && before.is_some_and(|b| is_word(*b)))
-                && !(ends_as_word && after.is_some_and(|b| is_word(*b)))
+            let goes_on_before = starts_as_word && before.is_some_and(|b| is_word(*b));
+            let goes_on_after = ends_as_word && after.is_some_and(|b| is_word(*b));
+            !goes_on_before && !goes_on_after
         })
         .map(|(at, _)| (line_of(code, at), at))
         .collect()

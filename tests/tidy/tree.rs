@@ -29,6 +29,13 @@ impl Tree {
         self.files.get(path).map(String::as_str)
     }
 
+    /// True when `path` is a file, or a folder that holds one.
+    pub(crate) fn holds(&self, path: &str) -> bool {
+        let path = path.trim_end_matches('/');
+        let folder = format!("{path}/");
+        self.files.contains_key(path) || self.files.keys().any(|file| file.starts_with(&folder))
+    }
+
     /// All files under a folder (`""`: all) whose name ends with `suffix`.
     pub(crate) fn under(&self, folder: &str, suffix: &str) -> impl Iterator<Item = (&str, &str)> {
         self.files
