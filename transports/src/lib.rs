@@ -1,3 +1,25 @@
-//! (being built)
+//! Framed messages and datagrams behind one contract.
+//!
+//! Purpose     moves bytes between processes and knows nothing of what they mean.
+//! Guarantee   a [`Link`] delivers whole frames, in order, without repetition or alteration, until it breaks; what
+//!             was handed over when it broke may or may not have arrived. Every buffer has a limit.
+//! Contract    [`transport`]: a [`Transport`] per scheme, collected in a [`Registry`]. No allocation and no boxed
+//!             future per frame: polls move batches between an [`Outbox`], the medium and an [`Inbox`].
 
+pub mod address;
+pub mod error;
 pub mod fault;
+pub mod frame;
+pub mod identity;
+pub mod mem;
+pub mod registry;
+#[cfg(feature = "tcp")]
+pub mod tcp;
+pub mod transport;
+
+pub use address::{Address, AddressError};
+pub use error::{LinkError, TransportError};
+pub use frame::{FrameError, Inbox, Outbox};
+pub use identity::{Identity, Incarnation, NodeId};
+pub use registry::Registry;
+pub use transport::{BoxFuture, DatagramSocket, FrameReceiver, FrameSender, Link, Listener, Transport};
