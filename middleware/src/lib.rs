@@ -1,1 +1,5 @@
 //! (being built)
+
+pub mod codec;
+
+pub use codec::Payload;

@@ -1,1 +1,71 @@
-//! (being built)
+//! `#[service]`: a trait becomes a typed client, a server and a schema.
+//!
+//! Purpose     the interface definition language of quorate is a Rust trait; there is no second language and no
+//!             build script.
+//! Guarantee   what the macro does not support is a compile error in the user's words, never silently ignored;
+//!             docs and attributes pass through; the generated code needs no import.
+//! Limits      `ARGUMENTS_MAX` arguments a method (what serde gives tuples).
+//!
+//! Use it through `quorate::service`; its page shows what is generated.
+
+mod expand;
+mod parse;
+
+use proc_macro::TokenStream;
+use syn::parse_macro_input;
+
+/// Makes a remotely callable service out of a trait of `async fn`s.
+///
+/// ```text
+/// #[quorate::service]
+/// pub trait Bank {
+///     /// Moves `cents`; executed at most once, however often the request is repeated on the way.
+///     async fn transfer(&self, from: u64, to: u64, cents: u64) -> Result<Receipt, BankError>;
+///
+///     /// Reading twice does no harm, so the server keeps no reply for it.
+///     #[idempotent]
+///     #[deadline = "2s"]
+///     async fn balance(&self, account: u64) -> Result<u64, BankError>;
+///
+///     /// Returns as soon as the request is on its way; it may be lost, it is never executed twice.
+///     #[one_way]
+///     async fn note(&self, text: String);
+/// }
+/// ```
+///
+/// # What is generated
+/// - the trait itself, with every method desugared to `fn x(&self, ..) -> impl Future<Output = ..> + Send` and
+///   `Send + Sync + 'static` as supertraits. Implementations are written with plain `async fn`; default methods
+///   work.
+/// - `BankClient`: `BankClient::connect(&node, "bank", "tcp://host:port").await?`, then the methods by the same
+///   names. It is cheap to clone and may be shared by tasks.
+/// - `BankServer`: `node.serve("bank", BankServer::new(my_bank))`.
+/// - `BankClient::SCHEMA` and `BankServer::SCHEMA`: names, types, stable ids and the fingerprint.
+///
+/// # Errors of a call
+/// A method that returns `Result<T, E>` returns `Result<T, RpcError<E>>` on the client: `RpcError::Application(E)`
+/// is the service's own answer, `RpcError::Call(CallError)` says what is known when there is no answer. A method
+/// that returns a plain `T` returns `Result<T, CallError>`. There is one `Result` to look through, and the user's
+/// error type stays free of the middleware; the alternative (`E: From<CallError>`, the client implementing the
+/// trait) was rejected because it forces every application error to carry, and to encode, a case that the server
+/// can never return.
+///
+/// # Attributes of a method
+/// - `#[idempotent]`: repeating it does no harm. It is repeated after a server's restart too, and no reply is kept.
+///   Without it a call is executed *at most once*.
+/// - `#[one_way]`: no reply; the method must return nothing.
+/// - `#[deadline = "2s"]`: how long a caller waits at most (`us`, `ms`, `s`, `min`), unless the client was given a
+///   deadline by `with_deadline`.
+///
+/// # What cannot travel
+/// Borrowed arguments, generics, trait objects, `impl Trait`: a remote process has neither the memory nor the type.
+/// `Vec<u8>` is refused as an argument or result: serde encodes it element by element, many times slower than
+/// `quorate::Payload`, which travels as one run of bytes.
+#[proc_macro_attribute]
+pub fn service(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    let attribute = proc_macro2::TokenStream::from(attribute);
+    let item = parse_macro_input!(item as syn::Item);
+    parse::service(&attribute, item)
+        .map_or_else(|error| error.to_compile_error(), |service| expand::service(&service))
+        .into()
+}

@@ -1,0 +1,265 @@
+//! From a checked service to code: trait, client, server, schema. Every path is absolute, so that nothing needs an
+//! import.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
+
+use crate::parse::{Kind, Method, Output, Service, fnv, type_text};
+
+pub(crate) fn service(service: &Service) -> TokenStream {
+    let contract = contract(service);
+    let client = client(service);
+    let server = server(service);
+    quote! { #contract #client #server }
+}
+
+/// The user's trait; `async fn` becomes a future that is known to be `Send`, which stable Rust cannot say of an
+/// `async fn` in a trait.
+fn contract(service: &Service) -> TokenStream {
+    let Service { attributes, visibility, name, supertraits, .. } = service;
+    let methods = service.methods.iter().map(|method| {
+        let Method { attributes, name, .. } = method;
+        let arguments = declarations(method);
+        let output = whole(method);
+        let body = method.default.as_ref().map_or_else(|| quote!(;), |block| quote!({ async move #block }));
+        quote! {
+            #(#attributes)*
+            fn #name(&self #(, #arguments)*)
+                -> impl ::core::future::Future<Output = #output> + ::core::marker::Send
+            #body
+        }
+    });
+    quote! {
+        #(#attributes)*
+        #visibility trait #name: ::core::marker::Send + ::core::marker::Sync + 'static #(+ #supertraits)* {
+            #(#methods)*
+        }
+    }
+}
+
+fn client(service: &Service) -> TokenStream {
+    let Service { visibility, name, .. } = service;
+    let client = format_ident!("{name}Client");
+    let schema = schema(service);
+    let about = format!("Calls a [`{name}`] that another process serves.");
+    let details = "Cheap to clone; clones share one session with the server. A call is sent when its future is \
+                   first polled; dropping the future cancels the call.";
+    let schema_about = format!("Names, types and stable ids of [`{name}`].");
+    let methods = service.methods.iter().enumerate().map(|(index, method)| {
+        let Method { name, .. } = method;
+        let attributes = shared_attributes(method);
+        let arguments = declarations(method);
+        let names = method.arguments.iter().map(|argument| &argument.name);
+        let (result, call) = match (&method.output, method.kind) {
+            (_, Kind::OneWay) => (quote!((), ::quorate::rpc::CallError), quote!(call_one_way)),
+            (Output::Plain(ty), _) => (quote!(#ty, ::quorate::rpc::CallError), quote!(call)),
+            (Output::Fallible { ok, error, .. }, _) => {
+                (quote!(#ok, ::quorate::rpc::RpcError<#error>), quote!(call_fallible))
+            }
+        };
+        quote! {
+            #(#attributes)*
+            pub async fn #name(&self #(, #arguments)*) -> ::core::result::Result<#result> {
+                let __request = self.client.encode(&(#(&#names,)*));
+                self.client.#call(&Self::SCHEMA.methods[#index], __request).await
+            }
+        }
+    });
+    quote! {
+        #[doc = #about]
+        #[doc = ""]
+        #[doc = #details]
+        #visibility struct #client<C: ::quorate::codec::Codec = ::quorate::codec::Postcard> {
+            client: ::quorate::rpc::Client<C>,
+        }
+
+        impl #client {
+            /// Binds to the service called `name` on the node at `address`, with the default codec and options.
+            ///
+            /// # Errors
+            /// [`BindError`](::quorate::rpc::BindError), at once, saying what was tried.
+            pub async fn connect(
+                node: &::quorate::node::Node,
+                name: &str,
+                address: impl ::quorate::rpc::IntoAddress,
+            ) -> ::core::result::Result<Self, ::quorate::rpc::BindError> {
+                Self::connect_with(node, name, address, ::quorate::rpc::ClientOptions::default()).await
+            }
+        }
+
+        impl<C: ::quorate::codec::Codec> #client<C> {
+            #[doc = #schema_about]
+            pub const SCHEMA: &'static ::quorate::rpc::Schema = &#schema;
+
+            /// Binds to the service called `name` on the node at `address`, with a codec of the caller's choice.
+            ///
+            /// # Errors
+            /// [`BindError`](::quorate::rpc::BindError), at once, saying what was tried.
+            pub async fn connect_with(
+                node: &::quorate::node::Node,
+                name: &str,
+                address: impl ::quorate::rpc::IntoAddress,
+                options: ::quorate::rpc::ClientOptions,
+            ) -> ::core::result::Result<Self, ::quorate::rpc::BindError> {
+                let client = ::quorate::rpc::Client::connect(node, name, address, options).await?;
+                ::core::result::Result::Ok(Self { client })
+            }
+
+            /// The same client with another deadline for its calls, before what methods declare.
+            #[must_use]
+            pub fn with_deadline(&self, deadline: ::core::time::Duration) -> Self {
+                Self { client: self.client.with_deadline(deadline) }
+            }
+
+            /// The untyped client below: whom it is bound to, its totals.
+            pub fn server(&self) -> &::quorate::rpc::Client<C> {
+                &self.client
+            }
+
+            #(#methods)*
+        }
+
+        impl<C: ::quorate::codec::Codec> ::core::clone::Clone for #client<C> {
+            fn clone(&self) -> Self {
+                Self { client: ::core::clone::Clone::clone(&self.client) }
+            }
+        }
+    }
+}
+
+fn server(service: &Service) -> TokenStream {
+    let Service { visibility, name, .. } = service;
+    let client = format_ident!("{name}Client");
+    let server = format_ident!("{name}Server");
+    let about = format!("Lets other processes call a [`{name}`]: give it to `node.serve(name, ..)`.");
+    let schema_about = format!("Names, types and stable ids of [`{name}`].");
+    let arms = service.methods.iter().map(|method| {
+        let Method { name, id, .. } = method;
+        let names: Vec<_> = method.arguments.iter().map(|argument| &argument.name).collect();
+        let types = method.arguments.iter().map(|argument| &argument.ty);
+        let cfg = method.attributes.iter().filter(|attribute| attribute.path().is_ident("cfg"));
+        quote! {
+            #(#cfg)*
+            #id => ::quorate::rpc::generated::handle::<C, _, _, _>(
+                request,
+                move |(#(#names,)*): (#(#types,)*)| async move { __service.#name(#(#names),*).await },
+            ),
+        }
+    });
+    quote! {
+        #[doc = #about]
+        #visibility struct #server<S, C: ::quorate::codec::Codec = ::quorate::codec::Postcard> {
+            service: ::std::sync::Arc<S>,
+            codec: ::core::marker::PhantomData<fn() -> C>,
+        }
+
+        impl<S: #name> #server<S> {
+            #[doc = #schema_about]
+            pub const SCHEMA: &'static ::quorate::rpc::Schema = #client::<::quorate::codec::Postcard>::SCHEMA;
+
+            /// Serves `service` with the default codec.
+            pub fn new(service: S) -> Self {
+                Self::shared(::std::sync::Arc::new(service))
+            }
+
+            /// Serves a `service` that the caller goes on using.
+            pub fn shared(service: ::std::sync::Arc<S>) -> Self {
+                Self { service, codec: ::core::marker::PhantomData }
+            }
+
+            /// Serves with a codec of the caller's choice; clients must use the same.
+            pub fn with_codec<C: ::quorate::codec::Codec>(self) -> #server<S, C> {
+                #server { service: self.service, codec: ::core::marker::PhantomData }
+            }
+        }
+
+        impl<S: #name, C: ::quorate::codec::Codec> ::quorate::rpc::Service for #server<S, C> {
+            fn schema(&self) -> &'static ::quorate::rpc::Schema {
+                #client::<C>::SCHEMA
+            }
+
+            fn codec(&self) -> u8 {
+                C::ID
+            }
+
+            fn dispatch(
+                &self,
+                method: u32,
+                request: ::quorate::rpc::generated::Bytes,
+            ) -> ::quorate::rpc::generated::Dispatched {
+                let __service = ::std::sync::Arc::clone(&self.service);
+                match method {
+                    #(#arms)*
+                    _ => ::quorate::rpc::generated::no_such_method(),
+                }
+            }
+        }
+    }
+}
+
+fn schema(service: &Service) -> TokenStream {
+    let name = service.name.to_string();
+    let mut text = name.clone();
+    let methods = service.methods.iter().map(|method| {
+        let Method { id, signature, .. } = method;
+        let name = method.name.to_string();
+        let arguments = method.arguments.iter().map(|argument| {
+            let name = argument.name.to_string();
+            let ty = type_text(&argument.ty);
+            quote!(::quorate::rpc::ArgumentSchema { name: #name, ty: #ty })
+        });
+        let result = match &method.output {
+            Output::Plain(ty) | Output::Fallible { whole: ty, .. } => type_text(ty),
+        };
+        let (kind, word) = match method.kind {
+            Kind::AtMostOnce => (quote!(AtMostOnce), "at most once"),
+            Kind::Idempotent => (quote!(Idempotent), "idempotent"),
+            Kind::OneWay => (quote!(OneWay), "one way"),
+        };
+        let deadline = method.deadline.map_or_else(
+            || quote!(::core::option::Option::None),
+            |deadline| {
+                let (seconds, nanos) = (deadline.as_secs(), deadline.subsec_nanos());
+                quote!(::core::option::Option::Some(::core::time::Duration::new(#seconds, #nanos)))
+            },
+        );
+        // Deadlines are the caller's business: they change nothing between the two sides.
+        text.push_str(&format!("|{name}:{id:08x}:{signature:08x}:{word}"));
+        quote! {
+            ::quorate::rpc::MethodSchema {
+                name: #name,
+                id: #id,
+                signature: #signature,
+                arguments: &[#(#arguments),*],
+                result: #result,
+                semantics: ::quorate::rpc::Semantics::#kind,
+                deadline: #deadline,
+            }
+        }
+    });
+    let methods: Vec<_> = methods.collect();
+    let reversed: String = text.chars().rev().collect();
+    let fingerprint = u64::from(fnv(&text)) << 32 | u64::from(fnv(&reversed));
+    quote! {
+        ::quorate::rpc::Schema { service: #name, fingerprint: #fingerprint, methods: &[#(#methods),*] }
+    }
+}
+
+fn declarations(method: &Method) -> impl Iterator<Item = TokenStream> + '_ {
+    method.arguments.iter().map(|argument| {
+        let (name, ty) = (&argument.name, &argument.ty);
+        quote!(#name: #ty)
+    })
+}
+
+fn whole(method: &Method) -> TokenStream {
+    match &method.output {
+        Output::Plain(ty) | Output::Fallible { whole: ty, .. } => quote!(#ty),
+    }
+}
+
+/// What a reader of the client should see too.
+fn shared_attributes(method: &Method) -> impl Iterator<Item = &syn::Attribute> {
+    const SHARED: [&str; 6] = ["doc", "cfg", "deprecated", "must_use", "allow", "expect"];
+    method.attributes.iter().filter(|attribute| SHARED.iter().any(|name| attribute.path().is_ident(name)))
+}

@@ -1,0 +1,397 @@
+//! From the user's trait to what the generator needs to know; every refusal in the user's words.
+
+use std::time::Duration;
+
+use proc_macro2::TokenStream;
+use syn::{
+    Attribute, Block, Error, Expr, FnArg, GenericArgument, Ident, Item, ItemTrait, Lit, Meta, Pat,
+    PathArguments, Result, ReturnType, TraitItem, TraitItemFn, Type, Visibility,
+};
+
+/// A service trait, checked.
+pub(crate) struct Service {
+    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) visibility: Visibility,
+    pub(crate) name: Ident,
+    pub(crate) supertraits: Vec<syn::TypeParamBound>,
+    pub(crate) methods: Vec<Method>,
+}
+
+/// One method of a service, checked.
+pub(crate) struct Method {
+    /// The attributes that are not ours.
+    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) name: Ident,
+    pub(crate) arguments: Vec<Argument>,
+    pub(crate) output: Output,
+    pub(crate) kind: Kind,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) default: Option<Block>,
+    /// FNV-1a of the name: the same for every build that calls the method so.
+    pub(crate) id: u32,
+    /// FNV-1a of argument and result types as written.
+    pub(crate) signature: u32,
+}
+
+/// One argument.
+pub(crate) struct Argument {
+    pub(crate) name: Ident,
+    pub(crate) ty: Type,
+}
+
+/// What a method returns.
+pub(crate) enum Output {
+    Plain(Type),
+    Fallible { whole: Type, ok: Type, error: Type },
+}
+
+/// What may happen to the request on its way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    AtMostOnce,
+    Idempotent,
+    OneWay,
+}
+
+/// Checks the whole trait and reports everything that is wrong with it at once.
+pub(crate) fn service(attribute: &TokenStream, item: Item) -> Result<Service> {
+    let item = match item {
+        Item::Trait(item) => item,
+        other => return Err(Error::new_spanned(other, "`#[service]` goes on a trait")),
+    };
+    let mut errors = Errors::default();
+    if !attribute.is_empty() {
+        errors.add(attribute, "`#[service]` takes no arguments");
+    }
+    header(&item, &mut errors);
+    let mut methods: Vec<Method> = Vec::new();
+    for member in &item.items {
+        let TraitItem::Fn(function) = member else {
+            errors.add(member, "a service holds methods only: no associated types, constants or macros");
+            continue;
+        };
+        let Some(method) = method(function, &mut errors) else { continue };
+        if let Some(other) = methods.iter().find(|other| other.id == method.id) {
+            let message =
+                format!("`{}` and `{}` get the same method id; rename one", other.name, method.name);
+            errors.add(&method.name, &message);
+        }
+        methods.push(method);
+    }
+    errors.into_result()?;
+    Ok(Service {
+        attributes: item.attrs,
+        visibility: item.vis,
+        name: item.ident,
+        supertraits: item.supertraits.into_iter().collect(),
+        methods,
+    })
+}
+
+fn header(item: &ItemTrait, errors: &mut Errors) {
+    if let Some(token) = &item.unsafety {
+        errors.add(token, "a service cannot be `unsafe`: a remote caller cannot keep its rules");
+    }
+    if let Some(token) = &item.auto_token {
+        errors.add(token, "a service cannot be an `auto` trait");
+    }
+    if !item.generics.params.is_empty() || item.generics.where_clause.is_some() {
+        errors.add(&item.ident, "a service cannot be generic: a remote caller has no type to fill in");
+    }
+}
+
+fn method(function: &TraitItemFn, errors: &mut Errors) -> Option<Method> {
+    let before = errors.count();
+    let signature = &function.sig;
+    let name = &signature.ident;
+    if signature.asyncness.is_none() {
+        errors.add(name, &format!("a service method must be `async`: write `async fn {name}(..)`"));
+    }
+    if signature.unsafety.is_some() || signature.constness.is_some() || signature.abi.is_some() {
+        errors.add(name, "a service method cannot be `unsafe`, `const` or `extern`");
+    }
+    if !signature.generics.params.is_empty() || signature.generics.where_clause.is_some() {
+        errors.add(name, "a service method cannot be generic: a remote caller has no type to fill in");
+    }
+    if RESERVED.contains(&name.to_string().as_str()) {
+        errors.add(name, &format!("`{name}` is a method of every generated client; choose another name"));
+    }
+    receiver(function, errors);
+    let arguments = arguments(function, errors);
+    let output = output(&signature.output, errors);
+    let attributes = attributes(function, &output, errors);
+    if errors.count() > before {
+        return None;
+    }
+    let (kind, deadline, attributes) = attributes;
+    let types = arguments.iter().map(|argument| type_text(&argument.ty)).collect::<Vec<_>>().join(", ");
+    let result = match &output {
+        Output::Plain(ty) | Output::Fallible { whole: ty, .. } => type_text(ty),
+    };
+    Some(Method {
+        id: fnv(&name.to_string()),
+        signature: fnv(&format!("({types}) -> {result}")),
+        attributes,
+        name: name.clone(),
+        arguments,
+        output,
+        kind,
+        deadline,
+        default: function.default.clone(),
+    })
+}
+
+fn receiver(function: &TraitItemFn, errors: &mut Errors) {
+    match function.sig.inputs.first() {
+        Some(FnArg::Receiver(receiver)) => {
+            let borrowed = receiver.colon_token.is_none()
+                && receiver.reference.as_ref().is_some_and(|(_, lifetime)| lifetime.is_none());
+            if receiver.mutability.is_some() {
+                errors.add(
+                    receiver,
+                    "a service method takes `&self`: many callers share the service, keep what changes behind a lock",
+                );
+            } else if !borrowed {
+                errors.add(receiver, "a service method takes `&self`");
+            }
+        }
+        _ => errors.add(&function.sig.ident, "a service method takes `&self` as its first argument"),
+    }
+}
+
+fn arguments(function: &TraitItemFn, errors: &mut Errors) -> Vec<Argument> {
+    let mut arguments = Vec::new();
+    for input in &function.sig.inputs {
+        let FnArg::Typed(typed) = input else { continue };
+        for attribute in &typed.attrs {
+            errors.add(attribute, "attributes on arguments are not supported");
+        }
+        travels(&typed.ty, "argument", errors);
+        match &*typed.pat {
+            Pat::Ident(pattern)
+                if pattern.by_ref.is_none() && pattern.mutability.is_none() && pattern.subpat.is_none() =>
+            {
+                arguments.push(Argument { name: pattern.ident.clone(), ty: (*typed.ty).clone() });
+            }
+            other => {
+                errors.add(other, "an argument of a service method is a plain name: it is part of the schema")
+            }
+        }
+    }
+    if let Some(first) = arguments.get(ARGUMENTS_MAX) {
+        let message =
+            format!("a service method takes at most {ARGUMENTS_MAX} arguments; put them into a struct");
+        errors.add(&first.name, &message);
+    }
+    arguments
+}
+
+fn output(output: &ReturnType, errors: &mut Errors) -> Output {
+    let ReturnType::Type(_, whole) = output else { return Output::Plain(syn::parse_quote!(())) };
+    travels(whole, "result", errors);
+    let plain = Output::Plain((**whole).clone());
+    let Type::Path(path) = &**whole else { return plain };
+    let Some(last) = path.path.segments.last().filter(|last| last.ident == "Result") else { return plain };
+    let types: Vec<&Type> = match &last.arguments {
+        PathArguments::AngleBracketed(arguments) => arguments
+            .args
+            .iter()
+            .filter_map(|argument| if let GenericArgument::Type(ty) = argument { Some(ty) } else { None })
+            .collect(),
+        _ => Vec::new(),
+    };
+    if let [ok, error] = types[..] {
+        return Output::Fallible { whole: (**whole).clone(), ok: ok.clone(), error: error.clone() };
+    }
+    errors.add(whole, "write both types out: `Result<T, E>`; the client needs to know the error");
+    plain
+}
+
+/// Refuses types that have no meaning in another process.
+fn travels(ty: &Type, what: &str, errors: &mut Errors) {
+    match ty {
+        Type::Reference(_) => errors.add(
+            ty,
+            &format!(
+                "a borrowed {what} cannot travel to another process: use an owned type (`String` for `&str`)"
+            ),
+        ),
+        Type::Ptr(_) | Type::BareFn(_) => {
+            errors.add(ty, &format!("a pointer cannot travel to another process as a {what}"));
+        }
+        Type::ImplTrait(_) | Type::TraitObject(_) => {
+            errors.add(
+                ty,
+                &format!("a trait cannot travel to another process: name the concrete type of the {what}"),
+            );
+        }
+        Type::Infer(_) => errors.add(ty, &format!("name the type of the {what}")),
+        Type::Array(array) => travels(&array.elem, what, errors),
+        Type::Slice(slice) => travels(&slice.elem, what, errors),
+        Type::Paren(inner) => travels(&inner.elem, what, errors),
+        Type::Group(inner) => travels(&inner.elem, what, errors),
+        Type::Tuple(tuple) => tuple.elems.iter().for_each(|element| travels(element, what, errors)),
+        Type::Path(path) => {
+            if path.path.is_ident("Self")
+                || path.path.segments.first().is_some_and(|first| first.ident == "Self")
+            {
+                errors.add(ty, "`Self` is the server's own type, a remote caller does not have it");
+            }
+            if is_vec_u8(path) {
+                errors.add(
+                    ty,
+                    "`Vec<u8>` would travel element by element: use `quorate::Payload`, which travels as one run of bytes",
+                );
+                return;
+            }
+            for segment in &path.path.segments {
+                if let PathArguments::AngleBracketed(arguments) = &segment.arguments {
+                    for argument in &arguments.args {
+                        match argument {
+                            GenericArgument::Type(inner) => travels(inner, what, errors),
+                            GenericArgument::Lifetime(lifetime) if lifetime.ident != "static" => errors.add(
+                                lifetime,
+                                &format!(
+                                    "a borrowed {what} cannot travel to another process: use an owned type"
+                                ),
+                            ),
+                            _ => {}
+                        }
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn is_vec_u8(path: &syn::TypePath) -> bool {
+    let Some(last) = path.path.segments.last().filter(|last| last.ident == "Vec") else { return false };
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return false };
+    matches!(arguments.args.first(), Some(GenericArgument::Type(Type::Path(inner))) if inner.path.is_ident("u8"))
+}
+
+/// Takes our attributes out and leaves the others.
+fn attributes(
+    function: &TraitItemFn,
+    output: &Output,
+    errors: &mut Errors,
+) -> (Kind, Option<Duration>, Vec<Attribute>) {
+    let mut kind = Kind::AtMostOnce;
+    let mut deadline = None;
+    let mut others = Vec::new();
+    for attribute in &function.attrs {
+        let Some(name) = attribute.path().get_ident().map(ToString::to_string) else {
+            others.push(attribute.clone());
+            continue;
+        };
+        match name.as_str() {
+            "idempotent" | "one_way" => {
+                if !matches!(attribute.meta, Meta::Path(_)) {
+                    errors.add(attribute, &format!("`#[{name}]` takes no arguments"));
+                }
+                if kind != Kind::AtMostOnce {
+                    errors.add(
+                        attribute,
+                        "a method is either `#[idempotent]` or `#[one_way]`, and says so once",
+                    );
+                }
+                kind = if name == "one_way" { Kind::OneWay } else { Kind::Idempotent };
+            }
+            "deadline" => match duration(attribute) {
+                Ok(_) if deadline.is_some() => errors.add(attribute, "a method has one deadline"),
+                Ok(value) => deadline = Some(value),
+                Err(message) => errors.add(attribute, message),
+            },
+            "exactly_once" | "at_least_once" | "streaming" => {
+                errors.add(attribute, &format!("`#[{name}]` is not supported yet"));
+            }
+            _ => others.push(attribute.clone()),
+        }
+    }
+    if kind == Kind::OneWay {
+        if !matches!(output, Output::Plain(Type::Tuple(tuple)) if tuple.elems.is_empty()) {
+            errors.add(&function.sig.output, "a one-way method returns nothing: nobody waits for its answer");
+        }
+        if deadline.is_some() {
+            errors.add(&function.sig.ident, "a one-way method has no deadline: nobody waits for its answer");
+        }
+    }
+    (kind, deadline, others)
+}
+
+/// Reads `#[deadline = "250ms"]`.
+fn duration(attribute: &Attribute) -> std::result::Result<Duration, &'static str> {
+    const SHAPE: &str =
+        "write a deadline as `#[deadline = \"2s\"]`, with a whole number and `us`, `ms`, `s` or `min`";
+    let Meta::NameValue(pair) = &attribute.meta else { return Err(SHAPE) };
+    let Expr::Lit(literal) = &pair.value else { return Err(SHAPE) };
+    let Lit::Str(text) = &literal.lit else { return Err(SHAPE) };
+    let text = text.value();
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let number: u64 = text[..digits].parse().map_err(|_| SHAPE)?;
+    let value = match &text[digits..] {
+        "us" => Duration::from_micros(number),
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "min" => Duration::from_secs(number.saturating_mul(60)),
+        _ => return Err(SHAPE),
+    };
+    if value.is_zero() { Err("a deadline of zero would fail every call") } else { Ok(value) }
+}
+
+/// A type as the user wrote it, with the spaces a person would put.
+pub(crate) fn type_text(ty: &Type) -> String {
+    let tokens = quote::quote!(#ty).to_string();
+    let mut text = String::with_capacity(tokens.len());
+    let mut characters = tokens.chars().peekable();
+    while let Some(c) = characters.next() {
+        let word = |c: char| c.is_alphanumeric() || c == '_';
+        if c == ' ' {
+            let joins = text.chars().last().is_some_and(word) && characters.peek().copied().is_some_and(word);
+            if joins || text.ends_with([',', ';']) {
+                text.push(' ');
+            }
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
+/// FNV-1a, 32 bits: short, public, and the same on every machine.
+pub(crate) fn fnv(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// All that is wrong with a trait, so that the user mends it in one go.
+#[derive(Default)]
+struct Errors {
+    all: Option<Error>,
+    count: usize,
+}
+
+impl Errors {
+    fn add(&mut self, place: impl quote::ToTokens, message: &str) {
+        let error = Error::new_spanned(place, message);
+        match &mut self.all {
+            Some(all) => all.combine(error),
+            None => self.all = Some(error),
+        }
+        self.count += 1;
+    }
+
+    const fn count(&self) -> usize {
+        self.count
+    }
+
+    fn into_result(self) -> Result<()> {
+        self.all.map_or(Ok(()), Err)
+    }
+}
+
+/// What serde implements for tuples.
+const ARGUMENTS_MAX: usize = 16;
+
+/// The methods that every generated client has of its own.
+const RESERVED: [&str; 5] = ["connect", "connect_with", "with_deadline", "server", "clone"];
