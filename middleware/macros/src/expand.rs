@@ -4,7 +4,7 @@
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 
-use crate::parse::{Kind, Method, Output, Service, fnv, type_text};
+use crate::parse::{Kind, Method, Service, fnv, type_text};
 
 pub(crate) fn service(service: &Service) -> TokenStream {
     let contract = contract(service);
@@ -20,7 +20,7 @@ fn contract(service: &Service) -> TokenStream {
     let methods = service.methods.iter().map(|method| {
         let Method { attributes, name, .. } = method;
         let arguments = declarations(method);
-        let output = whole(method);
+        let output = &method.output.whole;
         let body = method.default.as_ref().map_or_else(|| quote!(;), |block| quote!({ async move #block }));
         quote! {
             #(#attributes)*
@@ -50,11 +50,12 @@ fn client(service: &Service) -> TokenStream {
         let attributes = shared_attributes(method);
         let arguments = declarations(method);
         let names = method.arguments.iter().map(|argument| &argument.name);
-        let (result, call) = match (&method.output, method.kind) {
+        let (result, call) = match (&method.output.fallible, method.kind) {
             (_, Kind::OneWay) => (quote!((), ::quorate::rpc::CallError), quote!(call_one_way)),
-            (Output::Plain(ty), _) => (quote!(#ty, ::quorate::rpc::CallError), quote!(call)),
-            (Output::Fallible { ok, error, .. }, _) => {
-                (quote!(#ok, ::quorate::rpc::RpcError<#error>), quote!(call_fallible))
+            (Some((ok, error)), _) => (quote!(#ok, ::quorate::rpc::RpcError<#error>), quote!(call_fallible)),
+            (None, _) => {
+                let ty = &method.output.whole;
+                (quote!(#ty, ::quorate::rpc::CallError), quote!(call))
             }
         };
         quote! {
@@ -208,9 +209,7 @@ fn schema(service: &Service) -> TokenStream {
             let ty = type_text(&argument.ty);
             quote!(::quorate::rpc::ArgumentSchema { name: #name, ty: #ty })
         });
-        let result = match &method.output {
-            Output::Plain(ty) | Output::Fallible { whole: ty, .. } => type_text(ty),
-        };
+        let result = type_text(&method.output.whole);
         let (kind, word) = match method.kind {
             Kind::AtMostOnce => (quote!(AtMostOnce), "at most once"),
             Kind::Idempotent => (quote!(Idempotent), "idempotent"),
@@ -250,12 +249,6 @@ fn declarations(method: &Method) -> impl Iterator<Item = TokenStream> + '_ {
         let (name, ty) = (&argument.name, &argument.ty);
         quote!(#name: #ty)
     })
-}
-
-fn whole(method: &Method) -> TokenStream {
-    match &method.output {
-        Output::Plain(ty) | Output::Fallible { whole: ty, .. } => quote!(#ty),
-    }
 }
 
 /// What a reader of the client should see too.

@@ -40,9 +40,10 @@ pub(crate) struct Argument {
 }
 
 /// What a method returns.
-pub(crate) enum Output {
-    Plain(Type),
-    Fallible { whole: Type, ok: Type, error: Type },
+pub(crate) struct Output {
+    pub(crate) whole: Type,
+    /// `T` and `E` when it is a `Result<T, E>`.
+    pub(crate) fallible: Option<(Type, Type)>,
 }
 
 /// What may happen to the request on its way.
@@ -125,9 +126,7 @@ fn method(function: &TraitItemFn, errors: &mut Errors) -> Option<Method> {
     }
     let (kind, deadline, attributes) = attributes;
     let types = arguments.iter().map(|argument| type_text(&argument.ty)).collect::<Vec<_>>().join(", ");
-    let result = match &output {
-        Output::Plain(ty) | Output::Fallible { whole: ty, .. } => type_text(ty),
-    };
+    let result = type_text(&output.whole);
     Some(Method {
         id: fnv(&name.to_string()),
         signature: fnv(&format!("({types}) -> {result}")),
@@ -187,9 +186,11 @@ fn arguments(function: &TraitItemFn, errors: &mut Errors) -> Vec<Argument> {
 }
 
 fn output(output: &ReturnType, errors: &mut Errors) -> Output {
-    let ReturnType::Type(_, whole) = output else { return Output::Plain(syn::parse_quote!(())) };
+    let ReturnType::Type(_, whole) = output else {
+        return Output { whole: syn::parse_quote!(()), fallible: None };
+    };
     travels(whole, "result", errors);
-    let plain = Output::Plain((**whole).clone());
+    let plain = Output { whole: (**whole).clone(), fallible: None };
     let Type::Path(path) = &**whole else { return plain };
     let Some(last) = path.path.segments.last().filter(|last| last.ident == "Result") else { return plain };
     let types: Vec<&Type> = match &last.arguments {
@@ -201,7 +202,7 @@ fn output(output: &ReturnType, errors: &mut Errors) -> Output {
         _ => Vec::new(),
     };
     if let [ok, error] = types[..] {
-        return Output::Fallible { whole: (**whole).clone(), ok: ok.clone(), error: error.clone() };
+        return Output { fallible: Some((ok.clone(), error.clone())), ..plain };
     }
     errors.add(whole, "write both types out: `Result<T, E>`; the client needs to know the error");
     plain
@@ -310,7 +311,7 @@ fn attributes(
         }
     }
     if kind == Kind::OneWay {
-        if !matches!(output, Output::Plain(Type::Tuple(tuple)) if tuple.elems.is_empty()) {
+        if !matches!(&output.whole, Type::Tuple(tuple) if tuple.elems.is_empty()) {
             errors.add(&function.sig.output, "a one-way method returns nothing: nobody waits for its answer");
         }
         if deadline.is_some() {
