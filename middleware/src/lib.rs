@@ -1,5 +1,6 @@
 //! (being built)
 
 pub mod codec;
+pub mod sim;
 
 pub use codec::Payload;

@@ -167,6 +167,16 @@ pub struct ProcessId {
     pub incarnation: u64,
 }
 
+impl ProcessId {
+    /// As a receiver's incarnation: whichever life the node is in. No process lives under this number.
+    pub const ANY_LIFE: u64 = 0;
+
+    /// Addresses a node in whichever life it is, for protocols whose state outlives a restart.
+    pub const fn any_life(node: u64) -> Self {
+        Self { node, incarnation: Self::ANY_LIFE }
+    }
+}
+
 impl fmt::Display for ProcessId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}", self.node, self.incarnation)
