@@ -7,8 +7,12 @@
 //!             never panics on what a peer sent. Equal inputs give equal outputs.
 //! Contract    [`Machine`]: learn it once, know them all.
 
+pub mod group;
 pub mod machine;
+pub mod membership;
+pub mod multicast;
 pub mod planted;
+pub mod stack;
 pub mod time;
 pub mod wire;
 

@@ -1,0 +1,221 @@
+//! The group: the layers assembled, as one machine.
+//!
+//! Purpose     a user names the order that is wanted; this module puts the layers that give it on each other.
+//! Guarantee   reliable, view-synchronous multicast in agreed views, with the state for joiners; in FIFO order or in
+//!             uniform total order.
+//! Method      from the top: state transfer, order, view changes, reliable multicast, failure detector.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::machine::{Input, Machine, Outputs, ProcessId, Targets, Violation};
+use crate::membership::heartbeat::{self, HeartbeatDetector};
+use crate::membership::view_sync::{self, ViewSync};
+use crate::multicast::fifo::Fifo;
+use crate::multicast::reliable::{self, Reliable};
+use crate::multicast::state_transfer::{self, StateTransfer};
+use crate::multicast::total_sequencer::TotalSequencer;
+use crate::planted::Plant;
+use crate::stack::{Cast, Down, Ended, Flow, Headers, Layer, Pair, Up, View, ViewId};
+use crate::time::Time;
+
+/// The limits and times of all layers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Config {
+    /// The failure detector's.
+    pub heartbeat: heartbeat::Config,
+    /// The view changes'.
+    pub view_sync: view_sync::Config,
+    /// Reliable multicast's.
+    pub reliable: reliable::Config,
+    /// State transfer's.
+    pub state_transfer: state_transfer::Config,
+    /// The planted bug, for the simulator's own proof.
+    pub plant: Plant,
+}
+
+/// What the user of a group asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Found a new group; `group` must be unlike that of any other.
+    Create {
+        /// The group's unique number.
+        group: u64,
+    },
+    /// Join through any of these processes.
+    Join {
+        /// Processes that may be members.
+        contacts: Vec<ProcessId>,
+    },
+    /// Multicast to the group, this member included.
+    Cast(Bytes),
+    /// The state that [`Event::StateWanted`] asked for.
+    State {
+        /// The view it was asked for.
+        view: ViewId,
+        /// The application's own encoding.
+        state: Bytes,
+    },
+    /// Leave in good order.
+    Leave,
+}
+
+/// What the user of a group is told, in an order that has a meaning: see [`StateTransfer`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A view begins.
+    View(View),
+    /// A message of the current view.
+    Deliver {
+        /// Who sent it.
+        from: ProcessId,
+        /// What was sent.
+        payload: Bytes,
+    },
+    /// The application's state as of now is wanted, for joiners: answer with [`Command::State`].
+    StateWanted(ViewId),
+    /// The group's state at the beginning of the current view, for this joiner.
+    State(Bytes),
+    /// No quorum of the view seems alive: nothing is ordered, no view is agreed, until enough come back.
+    QuorumLost,
+    /// A quorum is there again.
+    QuorumRegained,
+    /// A message was not taken: too many wait already.
+    Rejected(Bytes),
+    /// This process is no longer a member. Nothing follows.
+    Ended(Ended),
+}
+
+/// A group over any stack of layers.
+pub struct Group<S: Layer> {
+    stack: S,
+    flow: Flow<S::Message>,
+    view: Option<View>,
+    ended: bool,
+}
+
+/// What all groups have below their order.
+type Agreed = Pair<ViewSync, Pair<Reliable, HeartbeatDetector>>;
+
+/// A group in FIFO order.
+pub type FifoGroup = Group<Pair<StateTransfer, Pair<Fifo, Agreed>>>;
+
+/// A group in uniform total order.
+pub type TotalGroup = Group<Pair<StateTransfer, Pair<TotalSequencer, Agreed>>>;
+
+fn agreed(me: ProcessId, config: &Config) -> Agreed {
+    let detector = HeartbeatDetector::new(me, config.heartbeat);
+    let reliable = Reliable::new(me, config.reliable, config.plant);
+    Pair::new(ViewSync::new(me, config.view_sync, config.plant), Pair::new(reliable, detector))
+}
+
+impl FifoGroup {
+    /// Process `me` of a group in FIFO order; in no view until it creates or joins.
+    pub fn fifo(me: ProcessId, config: Config) -> Self {
+        let state = StateTransfer::new(me, config.state_transfer, config.plant);
+        Self::over(Pair::new(state, Pair::new(Fifo, agreed(me, &config))))
+    }
+}
+
+impl TotalGroup {
+    /// Process `me` of a group in uniform total order; in no view until it creates or joins.
+    pub fn total(me: ProcessId, config: Config) -> Self {
+        let state = StateTransfer::new(me, config.state_transfer, config.plant);
+        let total = TotalSequencer::new(me, config.plant);
+        Self::over(Pair::new(state, Pair::new(total, agreed(me, &config))))
+    }
+}
+
+impl<S: Layer> Group<S> {
+    /// A group over layers of the user's own choice.
+    pub fn over(stack: S) -> Self {
+        Self { stack, flow: Flow::new(), view: None, ended: false }
+    }
+
+    /// The current view, as far as its events have been given out.
+    pub fn view(&self) -> Option<&View> {
+        self.view.as_ref()
+    }
+
+    fn carry_out(&mut self, me: &mut Outputs<Self>) {
+        // Sends first: what the user does with an event must not delay the network.
+        for (to, lane, message) in self.flow.sends.drain(..) {
+            match to {
+                Targets::One(peer) => me.send(peer, lane, message),
+                Targets::Many(peers) => me.multicast(peers, lane, message),
+            }
+        }
+        debug_assert!(self.flow.downs.is_empty(), "a request nobody knows: {:?}", self.flow.downs);
+        while let Some(event) = self.flow.ups.pop_front() {
+            match event {
+                Up::View(view) => {
+                    self.view = Some(view.clone());
+                    me.event(Event::View(view));
+                }
+                Up::Deliver { sender, casts, .. } => {
+                    let from = self.view.as_ref().and_then(|view| view.members.get(sender)).copied();
+                    let Some(from) = from else { continue };
+                    for cast in casts {
+                        me.event(Event::Deliver { from, payload: cast.payload });
+                    }
+                }
+                Up::StateWanted(view) => me.event(Event::StateWanted(view)),
+                Up::State(state) => me.event(Event::State(state)),
+                Up::QuorumLost => me.event(Event::QuorumLost),
+                Up::QuorumRegained => me.event(Event::QuorumRegained),
+                Up::Rejected(payload) => me.event(Event::Rejected(payload)),
+                Up::Ended(why) if !self.ended => {
+                    self.ended = true;
+                    me.event(Event::Ended(why));
+                }
+                // What the layers tell each other ends here.
+                _ => {}
+            }
+        }
+    }
+}
+
+impl<S: Layer> Machine for Group<S> {
+    type Command = Command;
+    type Event = Event;
+    type Message = S::Message;
+    type Record = ();
+
+    fn handle(&mut self, now: Time, input: Input<Self>, out: &mut Outputs<Self>) {
+        if self.ended {
+            return;
+        }
+        match input {
+            Input::Tick => self.stack.tick(now, &mut self.flow),
+            Input::Received { from, message } => self.stack.receive(now, from, message, &mut self.flow),
+            Input::Reachable(peer) => self.stack.up(now, Up::Reachable(peer), &mut self.flow),
+            Input::Unreachable(peer) => self.stack.up(now, Up::Unreachable(peer), &mut self.flow),
+            Input::Command(command) => {
+                let request = match command {
+                    Command::Create { group } => Down::Create { group },
+                    Command::Join { contacts } => Down::Join { contacts },
+                    Command::Cast(payload) => Down::Cast(Cast { headers: Headers::default(), payload }),
+                    Command::State { view, state } => Down::State { view, state },
+                    Command::Leave => Down::Leave,
+                };
+                self.stack.down(now, request, &mut self.flow);
+            }
+        }
+        self.carry_out(out);
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        if self.ended { None } else { self.stack.deadline() }
+    }
+
+    fn check(&self) -> Result<(), Violation> {
+        self.stack.check()
+    }
+}
+
+impl<S: Layer> fmt::Debug for Group<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").field("view", &self.view).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,4 @@
+//! Who is in the group: failure detection, and views that all survivors agree on.
+
+pub mod heartbeat;
+pub mod view_sync;

@@ -1,0 +1,1039 @@
+//! View changes: survivors agree on the next view and on what belongs to the one that ends.
+//!
+//! Guarantee   all members see the same sequence of views (*primary partition*: a view needs a quorum of the one
+//!             before it). Members that go from one view to the next together have delivered the same messages in
+//!             it (*virtual synchrony*). Safe under any loss, delay, crash and false suspicion; live while a quorum
+//!             of the view is up and the detector makes no mistakes for long enough.
+//! Method      each view change is one consensus among the members of the ending view, on a [`Proposal`]: the next
+//!             members and the *cut*, how many messages of each sender belong to the ending view.
+//!             *Prepare*: a leader, the longest-standing member that seems alive, asks with a ballot; members freeze
+//!             and promise, and tell what they received and what they accepted before. *Accept*: the leader proposes
+//!             what an earlier ballot may have chosen, or else the union of what the promisers received; a member
+//!             accepts only when it holds every message of the cut. *Install*: a quorum has accepted; whoever
+//!             learns it delivers the rest of the cut and goes on.
+//!             Whoever shows up with an older view is told the latest one, or that it is out.
+//! Source      single-decree consensus: Lamport 1998; views and flush: Birman & Joseph 1987; the joint choice of
+//!             members and cut follows virtually synchronous Paxos, Birman, Malkhi & van Renesse 2010.
+//! Limits      one joiner is admitted for each member that has the state, so that the ones with the state are never
+//!             outvoted by more joiners at once. A member two views behind cannot catch up and is expelled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::machine::{Lane, ProcessId, Violation};
+use crate::multicast::reliable::{put_counts, take_counts};
+use crate::planted::{Plant, Planted};
+use crate::stack::{Down, Ended, Flow, Layer, Up, View, ViewId};
+use crate::time::Time;
+use crate::wire::{Wire, WireError, take_u8, take_u64};
+
+/// The times of view changes.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// Time between repetitions of unanswered messages. Default 100 ms.
+    pub retry: Duration,
+    /// How long a leader waits for a member that seems alive before it goes on without it, and a member for a
+    /// leader before it takes over. Default 500 ms. Too short expels slow members.
+    pub patience: Duration,
+    /// How long a joiner that has fallen silent is remembered, and a suspicion that another member reported.
+    /// Default 2 s.
+    pub memory: Duration,
+    /// Joiners remembered at most. Default 64; more are not heard until there is room.
+    pub joiners_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            retry: Duration::from_millis(100),
+            patience: Duration::from_millis(500),
+            memory: Duration::from_secs(2),
+            joiners_max: 64,
+        }
+    }
+}
+
+/// Orders the attempts to change one view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ballot {
+    round: u64,
+    leader: ProcessId,
+}
+
+/// What a view change decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proposal {
+    /// The next view.
+    pub view: View,
+    /// For each sender of the ending view, by rank: how many of its messages belong to it.
+    pub cut: Vec<u64>,
+}
+
+/// What processes send each other about views.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// "Let this process in." A member passes it on to the one that leads.
+    Join {
+        /// The joiner.
+        joiner: ProcessId,
+    },
+    /// "I want to leave."
+    Leave {
+        /// The view the leaver is in.
+        view: ViewId,
+    },
+    /// "I suspect this member."
+    Suspect {
+        /// The view.
+        view: ViewId,
+        /// The suspect.
+        member: ProcessId,
+    },
+    /// Leader to members: freeze and promise.
+    Prepare {
+        /// The ending view.
+        view: ViewId,
+        /// The attempt.
+        ballot: Ballot,
+    },
+    /// Member to leader: frozen; no older attempt will be accepted.
+    Promise {
+        /// The ending view.
+        view: ViewId,
+        /// The attempt.
+        ballot: Ballot,
+        /// What the member accepted in an earlier attempt.
+        accepted: Option<(Ballot, Proposal)>,
+        /// How many messages of each sender it took.
+        received: Vec<u64>,
+        /// Whether it has the application's state.
+        synced: bool,
+        /// Whether it wants to leave.
+        leaving: bool,
+    },
+    /// Leader to members: accept this, once you hold all of the cut.
+    Accept {
+        /// The ending view.
+        view: ViewId,
+        /// The attempt.
+        ballot: Ballot,
+        /// What is proposed.
+        proposal: Proposal,
+    },
+    /// Member to leader: accepted, and all of the cut is here.
+    Accepted {
+        /// The ending view.
+        view: ViewId,
+        /// The attempt.
+        ballot: Ballot,
+    },
+    /// Member to a leader of an older attempt: a newer one has my promise.
+    Refuse {
+        /// The ending view.
+        view: ViewId,
+        /// The newer attempt.
+        promised: Ballot,
+    },
+    /// To whoever is or will be concerned: decided.
+    Install {
+        /// What was decided.
+        proposal: Proposal,
+    },
+    /// "You speak of a view that I do not know yet; mine is this."
+    Behind {
+        /// The view the sender is in.
+        view: ViewId,
+    },
+    /// To a former member: the group is far ahead and you are not in it.
+    Expelled {
+        /// The view the sender is in.
+        view: ViewId,
+    },
+}
+
+/// View changes as a layer.
+pub struct ViewSync {
+    me: ProcessId,
+    config: Config,
+    plant: Plant,
+    phase: Phase,
+    synced: bool,
+    leaving: bool,
+    suspects: BTreeSet<ProcessId>,
+    /// Suspicions that other members reported, until when.
+    reported: BTreeMap<ProcessId, Time>,
+    joiners: BTreeMap<ProcessId, Time>,
+    leavers: BTreeSet<ProcessId>,
+    quorum_lost: bool,
+    /// Messages of this process to itself: a leader is also a member.
+    to_self: Vec<Message>,
+}
+
+enum Phase {
+    Idle,
+    Joining { contacts: Vec<ProcessId>, retry_at: Time },
+    Member(Box<Member>),
+    Ended,
+}
+
+struct Member {
+    view: View,
+    /// How this view came to be, for those who have not heard.
+    origin: Option<Proposal>,
+    /// What was received when this member froze.
+    frozen: Option<Vec<u64>>,
+    promised: Option<Ballot>,
+    /// When to take over from a leader that does not get on.
+    takeover_at: Option<Time>,
+    /// To be accepted once the cut is filled.
+    accepting: Option<(Ballot, Proposal)>,
+    accepted: Option<(Ballot, Proposal)>,
+    /// To be installed once the cut is filled.
+    decided: Option<Proposal>,
+    leading: Option<Leading>,
+    round_seen: u64,
+    /// When a leaver or the reporter of a suspicion speaks again.
+    remind_at: Time,
+    /// Members that came without the state and are known to have it by now.
+    caught_up: BTreeSet<ProcessId>,
+}
+
+/// A leader's attempt.
+struct Leading {
+    ballot: Ballot,
+    patience_until: Time,
+    resend_at: Time,
+    step: Step,
+}
+
+enum Step {
+    Preparing { promises: BTreeMap<ProcessId, Promise> },
+    Accepting { proposal: Proposal, accepted: BTreeSet<ProcessId> },
+}
+
+struct Promise {
+    accepted: Option<(Ballot, Proposal)>,
+    received: Vec<u64>,
+    synced: bool,
+    leaving: bool,
+}
+
+impl Member {
+    fn new(now: Time, config: &Config, view: View, origin: Option<Proposal>) -> Self {
+        Self {
+            view,
+            origin,
+            frozen: None,
+            promised: None,
+            takeover_at: None,
+            accepting: None,
+            accepted: None,
+            decided: None,
+            leading: None,
+            round_seen: 0,
+            remind_at: now + config.retry,
+            caught_up: BTreeSet::new(),
+        }
+    }
+
+    fn quorum(&self, plant: Plant, has: impl Fn(ProcessId) -> bool) -> bool {
+        let holds = |rank: usize| has(self.view.members[rank]);
+        if plant.has(Planted::ViewQuorumHalf) {
+            let count = (0..self.view.members.len()).filter(|&rank| holds(rank)).count();
+            return count * 2 >= self.view.members.len();
+        }
+        self.view.is_quorum(holds)
+    }
+}
+
+impl ViewSync {
+    /// The layer of process `me`, idle until it creates or joins a group.
+    pub fn new(me: ProcessId, config: Config, plant: Plant) -> Self {
+        Self {
+            me,
+            config,
+            plant,
+            phase: Phase::Idle,
+            synced: false,
+            leaving: false,
+            suspects: BTreeSet::new(),
+            reported: BTreeMap::new(),
+            joiners: BTreeMap::new(),
+            leavers: BTreeSet::new(),
+            quorum_lost: false,
+            to_self: Vec::new(),
+        }
+    }
+
+    fn member(&mut self) -> Option<&mut Member> {
+        match &mut self.phase {
+            Phase::Member(member) => Some(member),
+            _ => None,
+        }
+    }
+
+    fn is_suspect(&self, process: ProcessId) -> bool {
+        self.suspects.contains(&process) || self.reported.contains_key(&process)
+    }
+
+    /// The member that should lead the next change: the longest-standing one that seems alive and stays.
+    fn candidate(&self) -> Option<ProcessId> {
+        let Phase::Member(member) = &self.phase else { return None };
+        let leaves =
+            |process: ProcessId| self.leavers.contains(&process) || (self.leaving && process == self.me);
+        let alive = || member.view.members.iter().copied().filter(|process| !self.is_suspect(*process));
+        alive().find(|process| !leaves(*process)).or_else(|| alive().next())
+    }
+
+    /// True when the current view should not stay as it is.
+    fn wants_change(&self) -> bool {
+        let Phase::Member(member) = &self.phase else { return false };
+        let leaves =
+            |process: &ProcessId| self.leavers.contains(process) || (self.leaving && *process == self.me);
+        let flawed = member.view.members.iter().any(|process| self.is_suspect(*process) || leaves(process));
+        let flags = member.view.members.iter().zip(member.view.synced.iter());
+        let synced = flags.map(|(process, synced)| *synced || member.caught_up.contains(process));
+        let admits = !self.joiners.is_empty() && self.joiners_admitted(synced) > 0;
+        flawed || admits || member.frozen.is_some()
+    }
+
+    /// How many joiners may enter beside members of whom these have the state.
+    fn joiners_admitted(&self, synced: impl Iterator<Item = bool>) -> usize {
+        let (with, without) = synced.fold((0, 0), |(w, o), has| if has { (w + 1, o) } else { (w, o + 1) });
+        usize::saturating_sub(with, without)
+    }
+
+    fn send(&mut self, to: ProcessId, message: Message, flow: &mut Flow<Message>) {
+        if to == self.me {
+            self.to_self.push(message);
+        } else {
+            flow.send(to, Lane::Control, message);
+        }
+    }
+
+    fn send_members(&mut self, message: &Message, flow: &mut Flow<Message>) {
+        let Phase::Member(member) = &self.phase else { return };
+        flow.multicast(member.view.others(self.me), Lane::Control, message.clone());
+        self.to_self.push(message.clone());
+    }
+
+    /// After every input: hear oneself, start what is due, notice the loss of the quorum.
+    fn steer(&mut self, now: Time, flow: &mut Flow<Message>) {
+        self.lead_if_due(now, flow);
+        while let Some(message) = self.to_self.pop() {
+            self.on_message(now, self.me, message, flow);
+        }
+        self.watch_quorum(flow);
+    }
+
+    fn watch_quorum(&mut self, flow: &mut Flow<Message>) {
+        let Phase::Member(member) = &self.phase else { return };
+        let lost = !member.quorum(Plant::NONE, |process| !self.suspects.contains(&process));
+        if lost != self.quorum_lost {
+            self.quorum_lost = lost;
+            flow.up(if lost { Up::QuorumLost } else { Up::QuorumRegained });
+        }
+    }
+
+    fn lead_if_due(&mut self, now: Time, flow: &mut Flow<Message>) {
+        if self.candidate() != Some(self.me) || !self.wants_change() {
+            return;
+        }
+        let Phase::Member(member) = &self.phase else { return };
+        let other_leads = member.promised.filter(|ballot| ballot.leader != self.me);
+        let let_it = other_leads.is_some_and(|ballot| !self.is_suspect(ballot.leader))
+            && member.takeover_at.is_some_and(|at| now < at);
+        if member.leading.is_none() && !let_it && member.decided.is_none() {
+            self.lead(now, flow);
+        }
+    }
+
+    /// Starts a new attempt.
+    fn lead(&mut self, now: Time, flow: &mut Flow<Message>) {
+        let (me, patience, retry) = (self.me, self.config.patience, self.config.retry);
+        let Some(member) = self.member() else { return };
+        member.round_seen += 1;
+        let ballot = Ballot { round: member.round_seen, leader: me };
+        let step = Step::Preparing { promises: BTreeMap::new() };
+        member.leading =
+            Some(Leading { ballot, patience_until: now + patience, resend_at: now + retry, step });
+        let view = member.view.id;
+        self.send_members(&Message::Prepare { view, ballot }, flow);
+    }
+
+    /// True when `view` is the current one. Otherwise helps whoever is behind.
+    fn is_current(&mut self, from: ProcessId, view: ViewId, flow: &mut Flow<Message>) -> bool {
+        let Phase::Member(member) = &self.phase else { return false };
+        let mine = member.view.id;
+        if view == mine {
+            return member.view.contains(from);
+        }
+        if view.is_before(mine) {
+            self.help(from, view, flow);
+        } else if mine.is_before(view) {
+            self.send(from, Message::Behind { view: mine }, flow);
+        }
+        false
+    }
+
+    /// Tells a process that is still in an older view how it went on.
+    fn help(&mut self, from: ProcessId, view: ViewId, flow: &mut Flow<Message>) {
+        let Phase::Member(member) = &self.phase else { return };
+        let message = match &member.origin {
+            Some(proposal) if view.next() == proposal.view.id => {
+                Message::Install { proposal: proposal.clone() }
+            }
+            _ => Message::Expelled { view: member.view.id },
+        };
+        self.send(from, message, flow);
+    }
+
+    fn on_message(&mut self, now: Time, from: ProcessId, message: Message, flow: &mut Flow<Message>) {
+        match message {
+            Message::Join { joiner } => self.on_join(now, from, joiner, flow),
+            Message::Leave { view } => {
+                if self.is_current(from, view, flow) {
+                    self.leavers.insert(from);
+                }
+            }
+            Message::Suspect { view, member } => {
+                let heard = self.is_current(from, view, flow) && !self.is_suspect(from) && member != self.me;
+                if heard {
+                    self.reported.insert(member, now + self.config.memory);
+                }
+            }
+            Message::Prepare { view, ballot } => self.on_prepare(now, from, view, ballot, flow),
+            Message::Promise { view, ballot, accepted, received, synced, leaving } => {
+                if self.is_current(from, view, flow) {
+                    self.on_promise(from, ballot, Promise { accepted, received, synced, leaving });
+                    self.propose_if_ready(now, flow);
+                }
+            }
+            Message::Accept { view, ballot, proposal } => {
+                self.on_accept(now, from, view, ballot, proposal, flow)
+            }
+            Message::Accepted { view, ballot } => self.on_accepted(from, view, ballot, flow),
+            Message::Refuse { view, promised } => self.on_refuse(now, from, view, promised, flow),
+            Message::Install { proposal } => self.on_install(proposal, flow),
+            Message::Behind { view } => {
+                let Phase::Member(member) = &self.phase else { return };
+                if view.is_before(member.view.id) {
+                    self.help(from, view, flow);
+                }
+            }
+            Message::Expelled { view } => {
+                let Phase::Member(member) = &self.phase else { return };
+                if member.view.id.is_before(view) {
+                    let why = if self.leaving { Ended::Left } else { Ended::Expelled };
+                    self.end(why, flow);
+                }
+            }
+        }
+    }
+
+    fn on_join(&mut self, now: Time, from: ProcessId, joiner: ProcessId, flow: &mut Flow<Message>) {
+        let Phase::Member(member) = &self.phase else { return };
+        if member.view.contains(joiner) {
+            if let Some(proposal) = member.origin.clone() {
+                self.send(joiner, Message::Install { proposal }, flow);
+            }
+            return;
+        }
+        // A newer life of a node proves that the older one is over.
+        let former: Vec<_> = member.view.members.iter().copied().filter(|m| is_former(*m, joiner)).collect();
+        self.suspects.extend(former);
+        self.joiners.retain(|other, _| other.node != joiner.node || other.incarnation >= joiner.incarnation);
+        if self.joiners.len() < self.config.joiners_max || self.joiners.contains_key(&joiner) {
+            self.joiners.insert(joiner, now + self.config.memory);
+        }
+        if let Some(candidate) = self.candidate().filter(|candidate| from == joiner && *candidate != self.me)
+        {
+            self.send(candidate, Message::Join { joiner }, flow);
+        }
+    }
+
+    fn on_prepare(
+        &mut self,
+        now: Time,
+        from: ProcessId,
+        view: ViewId,
+        ballot: Ballot,
+        flow: &mut Flow<Message>,
+    ) {
+        if !self.is_current(from, view, flow) || ballot.leader != from {
+            return;
+        }
+        let patience = self.config.patience;
+        let Some(member) = self.member() else { return };
+        member.round_seen = member.round_seen.max(ballot.round);
+        if let Some(promised) = member.promised.filter(|promised| *promised > ballot) {
+            return self.send(from, Message::Refuse { view, promised }, flow);
+        }
+        if member.promised != Some(ballot) {
+            member.promised = Some(ballot);
+            // Room for preparing and accepting, and a little more for each rank, so that not all take over at once.
+            let rank = member.view.rank(from).unwrap_or(0) as u32;
+            member.takeover_at = Some(now + patience * (3 + rank));
+            if member.leading.as_ref().is_some_and(|leading| leading.ballot < ballot) {
+                member.leading = None;
+            }
+        }
+        if member.frozen.is_some() {
+            self.send_promise(flow);
+        } else {
+            flow.down(Down::Freeze);
+        }
+    }
+
+    fn send_promise(&mut self, flow: &mut Flow<Message>) {
+        let (synced, leaving) = (self.synced, self.leaving);
+        let Some(member) = self.member() else { return };
+        let (Some(ballot), Some(received)) = (member.promised, member.frozen.clone()) else { return };
+        let (view, accepted) = (member.view.id, member.accepted.clone());
+        let promise = Message::Promise { view, ballot, accepted, received, synced, leaving };
+        self.send(ballot.leader, promise, flow);
+    }
+
+    fn on_promise(&mut self, from: ProcessId, ballot: Ballot, promise: Promise) {
+        let Some(member) = self.member() else { return };
+        let senders = member.view.members.len();
+        let Some(leading) = member.leading.as_mut().filter(|leading| leading.ballot == ballot) else {
+            return;
+        };
+        if let Step::Preparing { promises } = &mut leading.step
+            && promise.received.len() == senders
+        {
+            promises.insert(from, promise);
+        }
+    }
+
+    /// Proposes once all that seem alive have promised, or a quorum when patience has run out.
+    fn propose_if_ready(&mut self, now: Time, flow: &mut Flow<Message>) {
+        let Phase::Member(member) = &self.phase else { return };
+        let Some(leading) = &member.leading else { return };
+        let Step::Preparing { promises } = &leading.step else { return };
+        let all = member.view.members.iter().all(|m| promises.contains_key(m) || self.is_suspect(*m));
+        let quorum = member.quorum(self.plant, |process| promises.contains_key(&process));
+        if !quorum || !(all || leading.patience_until <= now) {
+            return;
+        }
+        let ballot = leading.ballot;
+        let Some(proposal) = self.choose(member, promises) else { return };
+        let patience_until = now + self.config.patience * 2;
+        let resend_at = now + self.config.retry;
+        let view = member.view.id;
+        if let Some(member) = self.member() {
+            let step = Step::Accepting { proposal: proposal.clone(), accepted: BTreeSet::new() };
+            member.leading = Some(Leading { ballot, patience_until, resend_at, step });
+        }
+        self.send_members(&Message::Accept { view, ballot, proposal }, flow);
+    }
+
+    /// What an earlier ballot may have chosen; otherwise the members that promised, joiners, and the union of what
+    /// was received.
+    fn choose(&self, member: &Member, promises: &BTreeMap<ProcessId, Promise>) -> Option<Proposal> {
+        let earlier = promises.values().filter_map(|promise| promise.accepted.as_ref());
+        if let Some((_, proposal)) = earlier.max_by_key(|(ballot, _)| *ballot)
+            && !self.plant.has(Planted::ViewIgnoresAccepted)
+        {
+            return Some(proposal.clone());
+        }
+        let cut_of = |rank: usize| {
+            let mut counts = promises
+                .iter()
+                .filter(|(process, _)| !self.plant.has(Planted::CutOfLeaderOnly) || **process == self.me);
+            counts.by_ref().map(|(_, promise)| promise.received[rank]).max().unwrap_or(0)
+        };
+        let cut: Vec<u64> = (0..member.view.members.len()).map(cut_of).collect();
+        // Whoever promised seems alive to me; but two members that cannot reach each other cannot both stay.
+        let stays = |process: &ProcessId| {
+            promises.get(process).is_some_and(|promise| !promise.leaving)
+                && !self.leavers.contains(process)
+                && !self.reported.contains_key(process)
+        };
+        let mut members: Vec<_> = member.view.members.iter().copied().filter(stays).collect();
+        let mut synced: Vec<_> = members.iter().map(|process| promises[process].synced).collect();
+        // Without anyone who has the state there is nothing to go on with: wait for one to come back.
+        if !members.is_empty() && !synced.contains(&true) {
+            return None;
+        }
+        let room = self.joiners_admitted(synced.iter().copied());
+        let fresh = self.joiners.keys().filter(|joiner| !member.view.contains(**joiner));
+        for &joiner in fresh.take(room) {
+            members.push(joiner);
+            synced.push(false);
+        }
+        let view = View { id: member.view.id.next(), members: members.into(), synced: synced.into() };
+        Some(Proposal { view, cut })
+    }
+
+    fn on_accept(
+        &mut self,
+        now: Time,
+        from: ProcessId,
+        view: ViewId,
+        ballot: Ballot,
+        proposal: Proposal,
+        flow: &mut Flow<Message>,
+    ) {
+        if !self.is_current(from, view, flow) || ballot.leader != from {
+            return;
+        }
+        let (plant, patience) = (self.plant, self.config.patience);
+        let Some(member) = self.member() else { return };
+        if proposal.cut.len() != member.view.members.len() || proposal.view.id != view.next() {
+            return;
+        }
+        if let Some(promised) = member.promised.filter(|promised| *promised > ballot)
+            && !plant.has(Planted::ViewAcceptsOldBallot)
+        {
+            return self.send(from, Message::Refuse { view, promised }, flow);
+        }
+        // Only whoever promised this ballot is frozen for it; one that missed the question waits for the result.
+        if member.promised < Some(ballot) || member.frozen.is_none() || member.decided.is_some() {
+            return;
+        }
+        if member.accepted.as_ref().is_some_and(|(accepted, _)| *accepted == ballot) {
+            return self.send(from, Message::Accepted { view, ballot }, flow);
+        }
+        member.takeover_at = Some(now + patience * 3);
+        let cut = proposal.cut.clone();
+        member.accepting = Some((ballot, proposal));
+        if plant.has(Planted::FlushAcceptsUnfilled) {
+            self.on_filled(&cut, flow);
+        } else {
+            flow.down(Down::Fill { cut });
+        }
+    }
+
+    fn on_filled(&mut self, cut: &[u64], flow: &mut Flow<Message>) {
+        let plant = self.plant;
+        let Some(member) = self.member() else { return };
+        if let Some(proposal) = member.decided.take_if(|proposal| proposal.cut == cut) {
+            let view = proposal.view.clone();
+            let cut = Some(proposal.cut.clone());
+            member.decided = Some(proposal);
+            return flow.down(Down::Install { view, cut });
+        }
+        if let Some((ballot, proposal)) = member.accepting.take_if(|(_, proposal)| proposal.cut == cut)
+            && (member.promised == Some(ballot) || plant.has(Planted::ViewAcceptsOldBallot))
+        {
+            member.accepted = Some((ballot, proposal));
+            let view = member.view.id;
+            self.send(ballot.leader, Message::Accepted { view, ballot }, flow);
+        }
+    }
+
+    fn on_accepted(&mut self, from: ProcessId, view: ViewId, ballot: Ballot, flow: &mut Flow<Message>) {
+        if !self.is_current(from, view, flow) {
+            return;
+        }
+        let plant = self.plant;
+        let Some(member) = self.member() else { return };
+        let Some(leading) = member.leading.as_mut().filter(|leading| leading.ballot == ballot) else {
+            return;
+        };
+        let Step::Accepting { proposal, accepted } = &mut leading.step else { return };
+        accepted.insert(from);
+        let (proposal, accepted) = (proposal.clone(), accepted.clone());
+        if !member.quorum(plant, |process| accepted.contains(&process)) {
+            return;
+        }
+        member.leading = None;
+        let old = member.view.members.iter();
+        let told: BTreeSet<_> = old.chain(proposal.view.members.iter()).copied().collect();
+        let told = told.into_iter().filter(|process| *process != self.me).collect();
+        flow.multicast(told, Lane::Control, Message::Install { proposal: proposal.clone() });
+        self.on_install(proposal, flow);
+    }
+
+    fn on_refuse(
+        &mut self,
+        now: Time,
+        from: ProcessId,
+        view: ViewId,
+        promised: Ballot,
+        flow: &mut Flow<Message>,
+    ) {
+        if !self.is_current(from, view, flow) {
+            return;
+        }
+        let patience = self.config.patience;
+        let Some(member) = self.member() else { return };
+        member.round_seen = member.round_seen.max(promised.round);
+        if member.leading.as_ref().is_some_and(|leading| leading.ballot < promised) {
+            member.leading = None;
+            // Give the other leader its time; its Prepare will set this anew.
+            member.takeover_at = Some(now + patience);
+        }
+    }
+
+    fn on_install(&mut self, proposal: Proposal, flow: &mut Flow<Message>) {
+        let mine = proposal.view.contains(self.me);
+        match &mut self.phase {
+            Phase::Joining { .. } if mine => {
+                let view = proposal.view.clone();
+                let mut member = Member::new(Time::ZERO, &self.config, view.clone(), None);
+                // Not a member yet: `decided` says which view is about to begin.
+                member.decided = Some(proposal);
+                self.phase = Phase::Member(Box::new(member));
+                flow.down(Down::Install { view, cut: None });
+            }
+            Phase::Member(member)
+                if proposal.view.id == member.view.id.next() && member.decided.is_none() =>
+            {
+                if proposal.cut.len() != member.view.members.len() {
+                    return;
+                }
+                if !mine {
+                    let why = if self.leaving { Ended::Left } else { Ended::Expelled };
+                    return self.end(why, flow);
+                }
+                let cut = proposal.cut.clone();
+                (member.leading, member.accepting) = (None, None);
+                member.decided = Some(proposal);
+                if self.plant.has(Planted::FlushAcceptsUnfilled) {
+                    self.on_filled(&cut, flow);
+                } else {
+                    if member.frozen.is_none() {
+                        flow.down(Down::Freeze);
+                    }
+                    flow.down(Down::Fill { cut });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_view(&mut self, now: Time, view: View, flow: &mut Flow<Message>) {
+        let origin = self.member().and_then(|member| member.decided.take());
+        self.joiners.retain(|joiner, _| !view.contains(*joiner));
+        self.leavers.retain(|leaver| view.contains(*leaver));
+        // The detector starts afresh with each view, too: who is in it has just answered.
+        self.suspects.clear();
+        self.reported.clear();
+        self.phase = Phase::Member(Box::new(Member::new(now, &self.config, view.clone(), origin)));
+        flow.up(Up::View(view));
+    }
+
+    fn end(&mut self, why: Ended, flow: &mut Flow<Message>) {
+        self.phase = Phase::Ended;
+        flow.up(Up::Ended(why));
+    }
+
+    fn on_create(&mut self, now: Time, group: u64, flow: &mut Flow<Message>) {
+        if matches!(self.phase, Phase::Idle) {
+            self.synced = true;
+            let id = ViewId { group, number: 1 };
+            let view = View { id, members: [self.me].into(), synced: [true].into() };
+            self.phase = Phase::Member(Box::new(Member::new(now, &self.config, view.clone(), None)));
+            flow.down(Down::Install { view, cut: None });
+        }
+    }
+
+    fn on_leave(&mut self, now: Time, flow: &mut Flow<Message>) {
+        match &mut self.phase {
+            Phase::Member(member) if member.view.members.len() > 1 => {
+                self.leaving = true;
+                member.remind_at = now;
+            }
+            Phase::Ended => {}
+            // Alone, or not in yet: nobody has to agree.
+            _ => self.end(Ended::Left, flow),
+        }
+    }
+
+    fn repeat_attempt(&mut self, now: Time, flow: &mut Flow<Message>) {
+        let retry = self.config.retry;
+        let Phase::Member(member) = &mut self.phase else { return };
+        let Some(leading) = &mut member.leading else { return };
+        let (view, ballot) = (member.view.id, leading.ballot);
+        let impatient = leading.patience_until <= now;
+        if impatient && matches!(leading.step, Step::Accepting { .. }) {
+            // Somebody died between promise and acceptance: ask anew who is there.
+            return self.lead(now, flow);
+        }
+        if leading.resend_at <= now {
+            leading.resend_at = now + retry;
+            let message = match &leading.step {
+                Step::Preparing { .. } => Message::Prepare { view, ballot },
+                Step::Accepting { proposal, .. } => {
+                    Message::Accept { view, ballot, proposal: proposal.clone() }
+                }
+            };
+            self.send_members(&message, flow);
+        }
+        if impatient {
+            self.propose_if_ready(now, flow);
+        }
+    }
+
+    /// Tells the one that leads, again and again, what it may have missed.
+    fn remind(&mut self, now: Time, flow: &mut Flow<Message>) {
+        let retry = self.config.retry;
+        let leader = self.candidate().filter(|candidate| *candidate != self.me);
+        let suspects: Vec<_> = self.suspects.iter().copied().collect();
+        let leaving = self.leaving;
+        let Some(member) = self.member() else { return };
+        if member.remind_at > now {
+            return;
+        }
+        member.remind_at = now + retry;
+        let view = member.view.id;
+        let Some(leader) = leader else { return };
+        for member in suspects {
+            self.send(leader, Message::Suspect { view, member }, flow);
+        }
+        if leaving {
+            self.send(leader, Message::Leave { view }, flow);
+        }
+    }
+
+    fn needs_reminding(&self) -> bool {
+        (self.leaving || !self.suspects.is_empty()) && self.candidate().is_some_and(|who| who != self.me)
+    }
+}
+
+impl Layer for ViewSync {
+    type Message = Message;
+
+    fn down(&mut self, now: Time, request: Down, flow: &mut Flow<Message>) {
+        match request {
+            Down::Create { group } => self.on_create(now, group, flow),
+            Down::Join { contacts } => {
+                if matches!(self.phase, Phase::Idle) {
+                    self.phase = Phase::Joining { contacts, retry_at: now };
+                }
+            }
+            Down::Leave => self.on_leave(now, flow),
+            Down::Synced(process) => {
+                self.synced |= process == self.me;
+                if let Some(member) = self.member() {
+                    member.caught_up.insert(process);
+                }
+            }
+            other => flow.down(other),
+        }
+        self.steer(now, flow);
+    }
+
+    fn up(&mut self, now: Time, event: Up, flow: &mut Flow<Message>) {
+        match event {
+            Up::Suspect(process) => {
+                self.suspects.insert(process);
+            }
+            Up::Trust(process) => {
+                self.suspects.remove(&process);
+            }
+            Up::PeerView { peer, view } => {
+                self.is_current(peer, view, flow);
+            }
+            Up::Frozen { received } => {
+                if let Some(member) = self.member() {
+                    member.frozen = Some(received);
+                }
+                self.send_promise(flow);
+            }
+            Up::Filled { cut } => self.on_filled(&cut, flow),
+            Up::View(view) => self.on_view(now, view, flow),
+            // Messages are the bulk of what passes here, and change nothing about views.
+            Up::Deliver { .. } | Up::Safe(_) => return flow.up(event),
+            other => flow.up(other),
+        }
+        self.steer(now, flow);
+    }
+
+    fn receive(&mut self, now: Time, from: ProcessId, message: Message, flow: &mut Flow<Message>) {
+        self.on_message(now, from, message, flow);
+        self.steer(now, flow);
+    }
+
+    fn tick(&mut self, now: Time, flow: &mut Flow<Message>) {
+        self.joiners.retain(|_, until| *until > now);
+        self.reported.retain(|_, until| *until > now);
+        if let Phase::Joining { contacts, retry_at } = &mut self.phase
+            && *retry_at <= now
+        {
+            *retry_at = now + self.config.retry;
+            let joiner = self.me;
+            for contact in contacts.iter().filter(|contact| **contact != joiner) {
+                flow.send(*contact, Lane::Control, Message::Join { joiner });
+            }
+        }
+        self.repeat_attempt(now, flow);
+        self.remind(now, flow);
+        if let Some(member) = self.member() {
+            member.takeover_at.take_if(|at| *at <= now);
+        }
+        self.steer(now, flow);
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        let expiries = self.joiners.values().chain(self.reported.values()).copied().min();
+        let own = match &self.phase {
+            Phase::Idle | Phase::Ended => return None,
+            Phase::Joining { retry_at, .. } => Some(*retry_at),
+            Phase::Member(member) => {
+                let leading = member.leading.as_ref().map(|leading| match leading.step {
+                    // Impatience while preparing only widens what the next promise may complete.
+                    Step::Preparing { .. } => leading.resend_at,
+                    Step::Accepting { .. } => leading.resend_at.min(leading.patience_until),
+                });
+                let takeover =
+                    member.takeover_at.filter(|_| member.leading.is_none() && member.decided.is_none());
+                let takeover = takeover.filter(|_| self.candidate() == Some(self.me));
+                let reminder = self.needs_reminding().then_some(member.remind_at);
+                leading.into_iter().chain(takeover).chain(reminder).min()
+            }
+        };
+        own.into_iter().chain(expiries).min()
+    }
+
+    fn check(&self) -> Result<(), Violation> {
+        let Phase::Member(member) = &self.phase else { return Ok(()) };
+        let ahead = member.accepted.as_ref().is_some_and(|(ballot, _)| Some(*ballot) > member.promised);
+        if ahead && !self.plant.has(Planted::ViewAcceptsOldBallot) {
+            return Err(Violation("accepted a ballot beyond the promise".into()));
+        }
+        Ok(())
+    }
+}
+
+fn is_former(member: ProcessId, joiner: ProcessId) -> bool {
+    member.node == joiner.node && member.incarnation < joiner.incarnation
+}
+
+impl Wire for Ballot {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.round);
+        self.leader.encode(out);
+    }
+
+    fn decode(input: &mut Bytes) -> Result<Self, WireError> {
+        let round = take_u64(input, "ballot round")?;
+        // Rounds are answered with larger ones; leave them room.
+        if round > u64::MAX / 2 {
+            return Err(WireError::Invalid { what: "ballot round", value: round });
+        }
+        Ok(Self { round, leader: ProcessId::decode(input)? })
+    }
+}
+
+impl Wire for Proposal {
+    fn encode(&self, out: &mut BytesMut) {
+        self.view.encode(out);
+        put_counts(out, &self.cut);
+    }
+
+    fn decode(input: &mut Bytes) -> Result<Self, WireError> {
+        Ok(Self { view: View::decode(input)?, cut: take_counts(input)? })
+    }
+}
+
+fn take_flag(input: &mut Bytes, what: &'static str) -> Result<bool, WireError> {
+    match take_u8(input, what)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(WireError::Invalid { what, value: u64::from(other) }),
+    }
+}
+
+impl Wire for Message {
+    fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Join { joiner } => {
+                out.put_u8(0);
+                joiner.encode(out);
+            }
+            Self::Leave { view } => {
+                out.put_u8(1);
+                view.encode(out);
+            }
+            Self::Suspect { view, member } => {
+                out.put_u8(2);
+                view.encode(out);
+                member.encode(out);
+            }
+            Self::Prepare { view, ballot } => {
+                out.put_u8(3);
+                view.encode(out);
+                ballot.encode(out);
+            }
+            Self::Promise { view, ballot, accepted, received, synced, leaving } => {
+                out.put_u8(4);
+                view.encode(out);
+                ballot.encode(out);
+                out.put_u8(u8::from(accepted.is_some()));
+                if let Some((ballot, proposal)) = accepted {
+                    ballot.encode(out);
+                    proposal.encode(out);
+                }
+                put_counts(out, received);
+                out.put_u8(u8::from(*synced));
+                out.put_u8(u8::from(*leaving));
+            }
+            Self::Accept { view, ballot, proposal } => {
+                out.put_u8(5);
+                view.encode(out);
+                ballot.encode(out);
+                proposal.encode(out);
+            }
+            Self::Accepted { view, ballot } => {
+                out.put_u8(6);
+                view.encode(out);
+                ballot.encode(out);
+            }
+            Self::Refuse { view, promised } => {
+                out.put_u8(7);
+                view.encode(out);
+                promised.encode(out);
+            }
+            Self::Install { proposal } => {
+                out.put_u8(8);
+                proposal.encode(out);
+            }
+            Self::Behind { view } => {
+                out.put_u8(9);
+                view.encode(out);
+            }
+            Self::Expelled { view } => {
+                out.put_u8(10);
+                view.encode(out);
+            }
+        }
+    }
+
+    fn decode(input: &mut Bytes) -> Result<Self, WireError> {
+        match take_u8(input, "view message")? {
+            0 => Ok(Self::Join { joiner: ProcessId::decode(input)? }),
+            1 => Ok(Self::Leave { view: ViewId::decode(input)? }),
+            2 => Ok(Self::Suspect { view: ViewId::decode(input)?, member: ProcessId::decode(input)? }),
+            3 => Ok(Self::Prepare { view: ViewId::decode(input)?, ballot: Ballot::decode(input)? }),
+            4 => {
+                let view = ViewId::decode(input)?;
+                let ballot = Ballot::decode(input)?;
+                let accepted = match take_flag(input, "accepted flag")? {
+                    true => Some((Ballot::decode(input)?, Proposal::decode(input)?)),
+                    false => None,
+                };
+                let received = take_counts(input)?;
+                let synced = take_flag(input, "synced flag")?;
+                let leaving = take_flag(input, "leaving flag")?;
+                Ok(Self::Promise { view, ballot, accepted, received, synced, leaving })
+            }
+            5 => Ok(Self::Accept {
+                view: ViewId::decode(input)?,
+                ballot: Ballot::decode(input)?,
+                proposal: Proposal::decode(input)?,
+            }),
+            6 => Ok(Self::Accepted { view: ViewId::decode(input)?, ballot: Ballot::decode(input)? }),
+            7 => Ok(Self::Refuse { view: ViewId::decode(input)?, promised: Ballot::decode(input)? }),
+            8 => Ok(Self::Install { proposal: Proposal::decode(input)? }),
+            9 => Ok(Self::Behind { view: ViewId::decode(input)? }),
+            10 => Ok(Self::Expelled { view: ViewId::decode(input)? }),
+            other => Err(WireError::Invalid { what: "view message", value: u64::from(other) }),
+        }
+    }
+}

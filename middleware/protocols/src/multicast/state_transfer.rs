@@ -1,0 +1,298 @@
+//! State transfer: a joiner gets the application's state as of the beginning of its first view.
+//!
+//! Guarantee   a joiner delivers [`Up::View`], then [`Up::State`] as some older member had it at the beginning of
+//!             that view, then every message of the view: nothing is missing, nothing is in both.
+//! Method      the longest-standing member that has the state asks its application for it at the very moment of the
+//!             view; chunks go to each joiner in a window, repeated until acknowledged, while the group goes on.
+//!             A joiner holds its deliveries back until the state is complete. When another view comes first, the
+//!             joiner starts over with the state of that view: the donor may have died.
+//! Source      Birman & Joseph 1987 (virtual synchrony's state transfer).
+//! Limits      [`Config::held_bytes_max`] of deliveries held by a joiner; beyond it the joiner gives up, the group
+//!             is not slowed down.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::machine::{Lane, ProcessId};
+use crate::planted::{Plant, Planted};
+use crate::stack::{Down, Ended, Flow, Layer, Up, View, ViewId};
+use crate::time::Time;
+use crate::wire::{Wire, WireError, put_bytes, take_bytes, take_u8, take_u64};
+
+/// The limits and times of state transfer.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// Bytes in one chunk. Default 32 KiB.
+    pub chunk_bytes: usize,
+    /// Chunks under way to one joiner. Default 16.
+    pub window_chunks: u64,
+    /// Time until unacknowledged chunks are sent again. Default 200 ms.
+    pub retry: Duration,
+    /// Payload bytes of deliveries that a joiner holds while it waits. Default 256 MiB.
+    pub held_bytes_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            chunk_bytes: 32 << 10,
+            window_chunks: 16,
+            retry: Duration::from_millis(200),
+            held_bytes_max: 256 << 20,
+        }
+    }
+}
+
+/// What donor and joiner send each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// A piece of the state at the beginning of `view`.
+    Chunk {
+        /// The view.
+        view: ViewId,
+        /// Where the piece begins.
+        offset: u64,
+        /// The size of the whole state.
+        total: u64,
+        /// The piece.
+        bytes: Bytes,
+    },
+    /// "I have all before `offset`", or, with `complete`, everything.
+    Have {
+        /// The view.
+        view: ViewId,
+        /// Bytes received without gap.
+        offset: u64,
+        /// True when the state is whole; a state may be empty.
+        complete: bool,
+    },
+}
+
+/// State transfer as a layer.
+pub struct StateTransfer {
+    me: ProcessId,
+    config: Config,
+    plant: Plant,
+    view: Option<View>,
+    synced: bool,
+    /// Joiner: what to deliver once the state is here, beginning with the view.
+    held: VecDeque<Up>,
+    held_bytes: usize,
+    incoming: BytesMut,
+    /// Donor: one transfer for each joiner.
+    outgoing: BTreeMap<ProcessId, Outgoing>,
+}
+
+struct Outgoing {
+    state: Bytes,
+    acked: u64,
+    sent: u64,
+    retry_at: Time,
+}
+
+impl StateTransfer {
+    /// The layer of process `me`.
+    pub fn new(me: ProcessId, config: Config, plant: Plant) -> Self {
+        Self {
+            me,
+            config,
+            plant,
+            view: None,
+            synced: false,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            incoming: BytesMut::new(),
+            outgoing: BTreeMap::new(),
+        }
+    }
+
+    fn on_view(&mut self, view: View, flow: &mut Flow<Message>) {
+        self.outgoing.clear();
+        self.incoming.clear();
+        self.view = Some(view.clone());
+        if self.synced {
+            let wanted = view.donor() == Some(self.me) && view.synced.contains(&false);
+            if wanted && self.plant.has(Planted::StateOfEarlierView) {
+                flow.up(Up::StateWanted(view.id));
+            }
+            flow.up(Up::View(view.clone()));
+            if wanted && !self.plant.has(Planted::StateOfEarlierView) {
+                flow.up(Up::StateWanted(view.id));
+            }
+        } else {
+            self.held.clear();
+            self.held_bytes = 0;
+            self.held.push_back(Up::View(view));
+        }
+    }
+
+    fn on_deliver(&mut self, event: Up, flow: &mut Flow<Message>) {
+        if self.synced || self.plant.has(Planted::StateAfterMessages) {
+            return flow.up(event);
+        }
+        if let Up::Deliver { casts, .. } = &event {
+            self.held_bytes += casts.iter().map(|cast| cast.payload.len()).sum::<usize>();
+        }
+        self.held.push_back(event);
+        if self.held_bytes > self.config.held_bytes_max {
+            self.held.clear();
+            flow.up(Up::Ended(Ended::StateTooSlow));
+            flow.down(Down::Leave);
+        }
+    }
+
+    fn on_state(&mut self, now: Time, view: ViewId, state: Bytes, flow: &mut Flow<Message>) {
+        let Some(current) = self.view.as_ref().filter(|current| current.id == view && self.synced) else {
+            return;
+        };
+        let joiners = current.members.iter().zip(current.synced.iter()).filter(|(_, synced)| !**synced);
+        for (&joiner, _) in joiners {
+            let outgoing = Outgoing { state: state.clone(), acked: 0, sent: 0, retry_at: now };
+            self.outgoing.insert(joiner, outgoing);
+        }
+        self.send_chunks(now, view, flow);
+    }
+
+    fn send_chunks(&mut self, now: Time, view: ViewId, flow: &mut Flow<Message>) {
+        let (chunk, retry) = (self.config.chunk_bytes.max(1), self.config.retry);
+        let window = self.config.window_chunks.max(1) * chunk as u64;
+        for (&joiner, outgoing) in &mut self.outgoing {
+            let total = outgoing.state.len() as u64;
+            if outgoing.retry_at <= now {
+                // Start over behind what is acknowledged. An empty state is one empty chunk.
+                outgoing.sent = outgoing.acked;
+                outgoing.retry_at = now + retry;
+                if total == 0 {
+                    let empty = Message::Chunk { view, offset: 0, total, bytes: Bytes::new() };
+                    flow.send(joiner, Lane::Bulk, empty);
+                }
+            }
+            while outgoing.sent < total && outgoing.sent < outgoing.acked + window {
+                let end = (outgoing.sent + chunk as u64).min(total);
+                let bytes = outgoing.state.slice(outgoing.sent as usize..end as usize);
+                flow.send(joiner, Lane::Bulk, Message::Chunk { view, offset: outgoing.sent, total, bytes });
+                outgoing.sent = end;
+            }
+        }
+    }
+
+    fn on_chunk(&mut self, from: ProcessId, chunk: (ViewId, u64, u64, Bytes), flow: &mut Flow<Message>) {
+        let (view, offset, total, bytes) = chunk;
+        let Some(current) = self.view.as_ref().filter(|current| current.id == view) else { return };
+        if current.donor() != Some(from) {
+            return;
+        }
+        if self.synced {
+            return flow.send(from, Lane::Control, Message::Have { view, offset: total, complete: true });
+        }
+        if offset == self.incoming.len() as u64 {
+            self.incoming.extend_from_slice(&bytes);
+        }
+        let have = self.incoming.len() as u64;
+        let complete = have >= total;
+        flow.send(from, Lane::Control, Message::Have { view, offset: have, complete });
+        if complete {
+            self.synced = true;
+            self.held_bytes = 0;
+            flow.down(Down::Synced(self.me));
+            let mut held = std::mem::take(&mut self.held).into_iter();
+            flow.ups.extend(held.next());
+            flow.up(Up::State(std::mem::take(&mut self.incoming).freeze()));
+            flow.ups.extend(held);
+        }
+    }
+
+    fn on_have(&mut self, now: Time, from: ProcessId, have: (u64, bool), flow: &mut Flow<Message>) {
+        let (offset, complete) = have;
+        let Some(outgoing) = self.outgoing.get_mut(&from) else { return };
+        if complete {
+            self.outgoing.remove(&from);
+            flow.down(Down::Synced(from));
+        } else if offset > outgoing.acked && offset <= outgoing.sent {
+            outgoing.acked = offset;
+            outgoing.retry_at = now + self.config.retry;
+        }
+    }
+}
+
+impl Layer for StateTransfer {
+    type Message = Message;
+
+    fn down(&mut self, now: Time, request: Down, flow: &mut Flow<Message>) {
+        match request {
+            Down::State { view, state } => self.on_state(now, view, state, flow),
+            Down::Create { group } => {
+                self.synced = true;
+                flow.down(Down::Create { group });
+            }
+            other => flow.down(other),
+        }
+    }
+
+    fn up(&mut self, _: Time, event: Up, flow: &mut Flow<Message>) {
+        match event {
+            Up::View(view) => self.on_view(view, flow),
+            Up::Deliver { .. } => self.on_deliver(event, flow),
+            other => flow.up(other),
+        }
+    }
+
+    fn receive(&mut self, now: Time, from: ProcessId, message: Message, flow: &mut Flow<Message>) {
+        match message {
+            Message::Chunk { view, offset, total, bytes } => {
+                self.on_chunk(from, (view, offset, total, bytes), flow);
+            }
+            Message::Have { view, offset, complete } => {
+                if self.view.as_ref().is_some_and(|current| current.id == view) {
+                    self.on_have(now, from, (offset, complete), flow);
+                    self.send_chunks(now, view, flow);
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Time, flow: &mut Flow<Message>) {
+        if let Some(view) = self.view.as_ref().map(|view| view.id) {
+            self.send_chunks(now, view, flow);
+        }
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        self.outgoing.values().map(|outgoing| outgoing.retry_at).min()
+    }
+}
+
+impl Wire for Message {
+    fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Chunk { view, offset, total, bytes } => {
+                out.put_u8(0);
+                view.encode(out);
+                out.put_u64_le(*offset);
+                out.put_u64_le(*total);
+                put_bytes(out, bytes);
+            }
+            Self::Have { view, offset, complete } => {
+                out.put_u8(if *complete { 2 } else { 1 });
+                view.encode(out);
+                out.put_u64_le(*offset);
+            }
+        }
+    }
+
+    fn decode(input: &mut Bytes) -> Result<Self, WireError> {
+        let kind = take_u8(input, "state message")?;
+        let view = ViewId::decode(input)?;
+        let offset = take_u64(input, "offset")?;
+        match kind {
+            0 => {
+                let total = take_u64(input, "state size")?;
+                Ok(Self::Chunk { view, offset, total, bytes: take_bytes(input, "chunk")? })
+            }
+            1 | 2 => Ok(Self::Have { view, offset, complete: kind == 2 }),
+            other => Err(WireError::Invalid { what: "state message", value: u64::from(other) }),
+        }
+    }
+}

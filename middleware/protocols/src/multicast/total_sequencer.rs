@@ -1,0 +1,253 @@
+//! Total order by a sequencer: the longest-standing member of the view fixes the order of everybody's messages.
+//!
+//! Guarantee   all members deliver the same messages of a view in the same order, which keeps each sender's own.
+//!             *Uniform*: what any member delivered, also one that crashed right after, every survivor delivers,
+//!             at the same place: a message is delivered only when a quorum of the view holds both it and its
+//!             place in the order, and every quorum's knowledge enters the cut of a view change.
+//! Method      members multicast their messages themselves; the sequencer multicasts only the order, as runs of
+//!             (sender, count), one packet for each batch of arrivals. The order travels through the same reliable
+//!             FIFO multicast, so it is repaired, acknowledged and cut like any message. At the end of a view, what
+//!             the order did not reach is delivered by rank: every survivor has the same rest.
+//! Source      van Steen & Tanenbaum, totally ordered multicasting; Kaashoek & Tanenbaum 1991 (the variant in which
+//!             data are multicast and the sequencer sends only the order).
+//! Limits      those of the layer below; the order of a message costs 6 bytes for each run.
+
+use std::collections::VecDeque;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::machine::{ProcessId, Violation};
+use crate::planted::{Plant, Planted};
+use crate::stack::{Cast, Down, Flow, Headers, Layer, Up, View, ViewId};
+use crate::time::Time;
+use crate::wire::{Wire, WireError, put_count, take_count, take_u16, take_u32};
+
+/// The sequencer order as a layer. It sends nothing of its own: orders are multicast messages.
+pub struct TotalSequencer {
+    me: ProcessId,
+    plant: Plant,
+    view: Option<View>,
+    /// By rank: messages that are here and not yet delivered.
+    waiting: Vec<Queue>,
+    /// The order as far as it is known.
+    orders: VecDeque<PlacedRun>,
+    /// Sequencer only: messages that have no place yet, in order of arrival.
+    unplaced: Vec<Run>,
+    safe: Vec<u64>,
+    /// Only for `Planted::TotalLeftoverByArrival`.
+    arrivals: Vec<usize>,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// The messages with their numbers.
+    casts: VecDeque<(u64, Cast)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
+    sender: u16,
+    count: u32,
+}
+
+/// A run together with the number of the sequencer's message that placed it.
+struct PlacedRun {
+    order: u64,
+    run: Run,
+}
+
+impl TotalSequencer {
+    /// The layer of process `me`.
+    pub fn new(me: ProcessId, plant: Plant) -> Self {
+        Self {
+            me,
+            plant,
+            view: None,
+            waiting: Vec::new(),
+            orders: VecDeque::new(),
+            unplaced: Vec::new(),
+            safe: Vec::new(),
+            arrivals: Vec::new(),
+        }
+    }
+
+    fn is_sequencer(&self) -> bool {
+        self.view.as_ref().is_some_and(|view| view.members.first() == Some(&self.me))
+    }
+
+    fn on_deliver(&mut self, sender: usize, first: u64, casts: Vec<Cast>) {
+        let sequencer = self.is_sequencer();
+        for (number, mut cast) in (first..).zip(casts) {
+            match cast.headers.pop::<1>() {
+                Some([DATA]) => {
+                    if let Some(queue) = self.waiting.get_mut(sender) {
+                        queue.casts.push_back((number, cast));
+                    }
+                    if self.plant.has(Planted::TotalLeftoverByArrival) {
+                        self.arrivals.push(sender);
+                    }
+                    if sequencer {
+                        self.place(sender);
+                    }
+                }
+                // Only the sequencer's word counts; its own orders come back to it like everyone else's.
+                Some([ORDER]) if sender == 0 => self.on_order(number, cast.payload),
+                _ => {}
+            }
+        }
+    }
+
+    fn place(&mut self, sender: usize) {
+        match self.unplaced.last_mut() {
+            Some(run) if usize::from(run.sender) == sender => run.count += 1,
+            _ => self.unplaced.push(Run { sender: sender as u16, count: 1 }),
+        }
+    }
+
+    fn on_order(&mut self, number: u64, payload: Bytes) {
+        let Ok(order) = Order::from_bytes(payload) else { return };
+        let current = self.view.as_ref().map(|view| view.id);
+        // An order that waited for the window over a view change speaks of numbers that are gone.
+        if Some(order.view) == current || self.plant.has(Planted::TotalObeysStaleOrder) {
+            let known = self.waiting.len();
+            let runs = order.runs.into_iter().filter(|run| usize::from(run.sender) < known);
+            self.orders.extend(runs.map(|run| PlacedRun { order: number, run }));
+        }
+    }
+
+    /// Delivers what has its place and is safe; at the end of a view all that has its place.
+    fn deliver_placed(&mut self, all: bool, flow: &mut Flow<()>) {
+        let all = all || self.plant.has(Planted::TotalDeliversUnstable);
+        while let Some(PlacedRun { order, run }) = self.orders.front_mut() {
+            let sender = usize::from(run.sender);
+            if !all && self.safe.first().is_none_or(|&safe| *order >= safe) {
+                return;
+            }
+            let safe = if all { u64::MAX } else { self.safe[sender] };
+            let queue = &mut self.waiting[sender].casts;
+            let count =
+                queue.iter().take(run.count as usize).take_while(|(number, _)| *number < safe).count();
+            let Some(&(first, _)) = queue.front().filter(|_| count > 0) else { return };
+            let casts = queue.drain(..count).map(|(_, cast)| cast).collect();
+            run.count -= count as u32;
+            let done = run.count == 0;
+            flow.up(Up::Deliver { sender, first, casts });
+            if !done {
+                return;
+            }
+            self.orders.pop_front();
+        }
+    }
+
+    /// Ends the view: the rest of the cut, then the next view.
+    fn on_view(&mut self, view: View, flow: &mut Flow<()>) {
+        self.deliver_placed(true, flow);
+        if self.plant.has(Planted::TotalLeftoverByArrival) {
+            for sender in std::mem::take(&mut self.arrivals) {
+                let next = self.waiting.get_mut(sender).and_then(|queue| queue.casts.pop_front());
+                if let Some((first, cast)) = next {
+                    flow.up(Up::Deliver { sender, first, casts: vec![cast] });
+                }
+            }
+        }
+        for (sender, queue) in self.waiting.iter_mut().enumerate() {
+            if let Some(&(first, _)) = queue.casts.front() {
+                let casts = queue.casts.drain(..).map(|(_, cast)| cast).collect();
+                flow.up(Up::Deliver { sender, first, casts });
+            }
+        }
+        self.waiting = view.members.iter().map(|_| Queue::default()).collect();
+        self.safe = vec![0; view.members.len()];
+        self.orders.clear();
+        self.unplaced.clear();
+        self.view = Some(view.clone());
+        flow.up(Up::View(view));
+    }
+}
+
+impl Layer for TotalSequencer {
+    type Message = ();
+
+    fn down(&mut self, _: Time, request: Down, flow: &mut Flow<()>) {
+        match request {
+            Down::Cast(mut cast) => match cast.headers.push(&[DATA]) {
+                Ok(()) => flow.down(Down::Cast(cast)),
+                Err(_) => flow.up(Up::Rejected(cast.payload)),
+            },
+            other => flow.down(other),
+        }
+    }
+
+    fn up(&mut self, _: Time, event: Up, flow: &mut Flow<()>) {
+        match event {
+            Up::Deliver { sender, first, casts } => {
+                self.on_deliver(sender, first, casts);
+                self.deliver_placed(false, flow);
+            }
+            Up::Safe(safe) if safe.len() == self.safe.len() => {
+                self.safe = safe;
+                self.deliver_placed(false, flow);
+            }
+            Up::Safe(_) => {}
+            Up::View(view) => self.on_view(view, flow),
+            other => flow.up(other),
+        }
+    }
+
+    fn receive(&mut self, _: Time, _: ProcessId, (): (), _: &mut Flow<()>) {}
+
+    fn tick(&mut self, _: Time, flow: &mut Flow<()>) {
+        if let (Some(view), false) = (&self.view, self.unplaced.is_empty()) {
+            let order = Order { view: view.id, runs: std::mem::take(&mut self.unplaced) };
+            let mut headers = Headers::default();
+            if headers.push(&[ORDER]).is_ok() {
+                flow.down(Down::Cast(Cast { headers, payload: order.to_bytes() }));
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        (!self.unplaced.is_empty()).then_some(Time::ZERO)
+    }
+
+    fn check(&self) -> Result<(), Violation> {
+        let members = self.view.as_ref().map_or(0, |view| view.members.len());
+        if self.waiting.len() == members && self.safe.len() == members {
+            Ok(())
+        } else {
+            Err(Violation("total order: tables do not match the view".into()))
+        }
+    }
+}
+
+/// The places of messages: the next `count` of each sender in turn.
+struct Order {
+    view: ViewId,
+    runs: Vec<Run>,
+}
+
+impl Wire for Order {
+    fn encode(&self, out: &mut BytesMut) {
+        self.view.encode(out);
+        put_count(out, self.runs.len());
+        for run in &self.runs {
+            out.put_u16_le(run.sender);
+            out.put_u32_le(run.count);
+        }
+    }
+
+    fn decode(input: &mut Bytes) -> Result<Self, WireError> {
+        let view = ViewId::decode(input)?;
+        let count = take_count(input, 6, "runs")?;
+        let run = |input: &mut Bytes| {
+            Ok(Run { sender: take_u16(input, "sender rank")?, count: take_u32(input, "run length")? })
+        };
+        Ok(Self { view, runs: (0..count).map(|_| run(input)).collect::<Result<_, WireError>>()? })
+    }
+}
+
+/// A user's message.
+const DATA: u8 = 0;
+
+/// The sequencer's message.
+const ORDER: u8 = 1;
