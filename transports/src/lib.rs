@@ -13,6 +13,7 @@ pub mod frame;
 pub mod identity;
 pub mod mem;
 pub mod registry;
+pub mod sim;
 #[cfg(feature = "tcp")]
 pub mod tcp;
 pub mod transport;
