@@ -1,0 +1,82 @@
+//! The command line: what a user may choose, and what the main process tells a replica that it starts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser};
+
+/// Runs a bank of three branches, each a group of replica processes, through a list of transfers; kills one process in
+/// the middle; and proves at the end that no cent was lost or made.
+#[derive(Debug, Parser)]
+#[command(name = "bank", version, args_conflicts_with_subcommands = true)]
+pub struct Arguments {
+    /// What to run.
+    #[command(flatten)]
+    pub run: Run,
+}
+
+/// The whole bank.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Decides which process is killed and how clients space their retries.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// The list of transfers, a CSV file with the columns id,from,to,cents.
+    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/transfers.csv"))]
+    pub transfers: PathBuf,
+    /// Processes per branch.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=REPLICAS_MAX))]
+    pub replicas: u8,
+    /// Do not kill a process in the middle.
+    #[arg(long)]
+    pub no_kill: bool,
+    /// How many clients ask at the same time.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=CLIENTS_MAX))]
+    pub clients: u16,
+    /// Write every refused line with its number and reason to this file.
+    #[arg(long, value_name = "FILE")]
+    pub refused: Option<PathBuf>,
+}
+
+/// More than nine processes per branch only cost time on one machine.
+const REPLICAS_MAX: i64 = 9;
+/// Each client is one task with one call at a time.
+const CLIENTS_MAX: i64 = 4096;
+
+/// A view goes on only with a majority of the one before: of three, one may die.
+pub const REPLICAS_TO_SURVIVE_A_KILL: u8 = 3;
+
+impl Run {
+    /// Refuses what cannot end well, before anything is started.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.no_kill && self.replicas < REPLICAS_TO_SURVIVE_A_KILL {
+            return Err(format!(
+                "--replicas {} has no majority left when one is killed: use at least {REPLICAS_TO_SURVIVE_A_KILL}, or --no-kill",
+                self.replicas
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_replicas_need_no_kill() {
+        let parse =
+            |line: &str| Arguments::try_parse_from(line.split(' ')).expect("valid arguments").run.check();
+        assert!(parse("bank --replicas 2").is_err());
+        assert!(parse("bank --replicas 2 --no-kill").is_ok());
+        assert!(parse("bank --replicas 3").is_ok());
+    }
+
+    #[test]
+    fn senseless_numbers_are_refused() {
+        for line in
+            ["bank --replicas 0", "bank --replicas 10", "bank --clients 0", "bank --seed x", "bank --moon"]
+        {
+            assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}
