@@ -1,0 +1,236 @@
+//! The async handle: many writers, errors for everyone concerned, orderly ends.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use quorate_journal::{
+    AppendError, Config, Entry, Faults, FaultyStorage, FileStorage, Journal, MemoryStorage, OpenError,
+    Position, ReadError, Record,
+};
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn small() -> Config {
+    Config::new(1).segment_bytes(64 << 10).zero_fill_bytes(8 << 10)
+}
+
+fn all(journal: &Journal) -> Result<Vec<Entry>, ReadError> {
+    journal.read(journal.first()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn q02_many_tasks_share_syncs_and_each_finds_its_records_where_it_was_told() -> Outcome {
+    let (journal, _) = Journal::open(FaultyStorage::new(1), small())?;
+    let mut tasks = Vec::new();
+    for task in 0..64_u64 {
+        let journal = journal.clone();
+        tasks.push(tokio::spawn(async move {
+            let mut places = Vec::new();
+            for number in 0..50_u64 {
+                let payload = [task.to_le_bytes(), number.to_le_bytes()].concat();
+                let appended = journal.append(vec![Record::new(3, payload.clone())]).await?;
+                places.push((appended.first, payload));
+            }
+            Ok::<_, AppendError>(places)
+        }));
+    }
+    let mut positions = BTreeSet::new();
+    let mut told = Vec::new();
+    for task in tasks {
+        let places = task.await??;
+        assert!(places.is_sorted_by_key(|(position, _)| *position), "one task's appends keep their order");
+        positions.extend(places.iter().map(|(position, _)| *position));
+        told.extend(places);
+    }
+    assert_eq!(positions.len(), 64 * 50);
+    let entries = all(&journal)?;
+    for (position, payload) in told {
+        let entry = &entries[position.as_u64() as usize];
+        assert_eq!((entry.position, &entry.payload[..]), (position, &payload[..]));
+    }
+    let stats = journal.stats();
+    assert_eq!((stats.appends, stats.records, stats.waiting_bytes), (3200, 3200, 0));
+    assert!(stats.batches <= stats.appends);
+    assert!(stats.segments > 1, "{stats:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn q02_failed_sync_fails_the_waiters_and_every_later_append_with_a_typed_error() -> Outcome {
+    let disk = FaultyStorage::new(2);
+    let (journal, _) = Journal::open(disk.clone(), small())?;
+    journal.append(vec![Record::new(1, "kept")]).await?;
+    disk.fail_sync(disk.syncs());
+    let first = journal.append(vec![Record::new(1, "unknown")]).await;
+    let Err(AppendError::Poisoned(failure)) = first else { panic!("{first:?}") };
+    assert_eq!(failure.operation(), "sync");
+    let syncs = disk.syncs();
+    for _ in 0..3 {
+        assert!(matches!(journal.append(vec![Record::new(1, "late")]).await, Err(AppendError::Poisoned(_))));
+        assert!(matches!(journal.truncate_before(Position::ZERO).await, Err(AppendError::Poisoned(_))));
+    }
+    assert_eq!(disk.syncs(), syncs, "a failed sync is never retried");
+    assert_eq!(all(&journal)?.len(), 1, "only what was acknowledged can be read");
+    let closed = journal.close().await;
+    assert_eq!(closed.durable, Position::from_u64(1));
+    assert!(closed.failure.is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn q02_full_disk_is_typed_and_the_journal_goes_on_when_there_is_room() -> Outcome {
+    let disk = FaultyStorage::with_faults(3, Faults { capacity_bytes: Some(100 << 10), ..Faults::default() });
+    let (journal, _) = Journal::open(disk.clone(), small())?;
+    let mut kept = 0;
+    let error = loop {
+        match journal.append(vec![Record::new(1, vec![7; 1000])]).await {
+            Ok(appended) => kept = appended.next.as_u64(),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, AppendError::DiskFull), "{error:?}");
+    assert!(error.is_retryable());
+    assert!(kept > 50, "{kept}");
+    assert_eq!(all(&journal)?.len() as u64, kept);
+    disk.set_faults(Faults::default());
+    let appended = journal.append(vec![Record::new(1, vec![8; 1000])]).await?;
+    assert_eq!(appended.first.as_u64(), kept);
+    journal.close().await;
+    let (journal, recovered) = Journal::open(disk, small())?;
+    assert_eq!((recovered.next.as_u64(), recovered.dropped), (kept + 1, None));
+    assert_eq!(all(&journal)?.len() as u64, kept + 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn q02_truncation_drops_whole_segments_and_never_the_snapshot_that_replaces_them() -> Outcome {
+    let storage = MemoryStorage::new();
+    let (journal, _) = Journal::open(storage.clone(), small())?;
+    for _ in 0..200 {
+        journal.append(vec![Record::new(1, vec![1; 1000])]).await?;
+    }
+    let before = journal.stats().segments;
+    journal.save_snapshot("sum", Position::from_u64(150), "150 seen").await?;
+    let first = journal.truncate_before(Position::from_u64(150)).await?;
+    assert!(first > Position::ZERO && first <= Position::from_u64(150), "{first}");
+    assert!(journal.stats().segments < before);
+    let old = journal.read(Position::ZERO).next();
+    assert!(matches!(old, Some(Err(ReadError::Truncated { first: f })) if f == first), "{old:?}");
+    let ahead = journal.save_snapshot("sum", Position::from_u64(201), "?").await;
+    assert!(matches!(ahead, Err(AppendError::SnapshotAhead { .. })), "{ahead:?}");
+    let named = journal.save_snapshot("../sum", Position::ZERO, "?").await;
+    assert!(matches!(named, Err(AppendError::SnapshotName { .. })), "{named:?}");
+    journal.close().await;
+    let (journal, recovered) = Journal::open(storage, small())?;
+    assert_eq!((recovered.first, recovered.next.as_u64()), (first, 200));
+    let snapshot = journal.load_snapshot("sum")?.ok_or("the snapshot is there")?;
+    assert_eq!((snapshot.position.as_u64(), &snapshot.blob[..]), (150, &b"150 seen"[..]));
+    assert_eq!(journal.load_snapshot("other")?, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn closing_commits_what_was_accepted_and_frees_the_directory() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let (journal, recovered) = Journal::open(FileStorage::open(directory.path())?, Config::new(9))?;
+    assert_eq!(recovered.epoch, 1);
+    assert!(matches!(FileStorage::open(directory.path()), Err(OpenError::InUse { .. })));
+    let pending: Vec<_> =
+        (0..10).map(|_| journal.submit(vec![Record::new(1, "x")])).collect::<Result<_, _>>()?;
+    let closed = journal.close().await;
+    assert_eq!((closed.durable.as_u64(), closed.failure.is_none()), (10, true));
+    for (number, pending) in pending.into_iter().enumerate() {
+        assert_eq!(pending.first().as_u64(), number as u64);
+        assert_eq!(pending.await?.first.as_u64(), number as u64);
+    }
+    assert!(matches!(journal.append(vec![]).await, Err(AppendError::Closed)));
+    assert!(matches!(journal.read(Position::ZERO).next(), Some(Err(ReadError::Closed))));
+    assert_eq!(journal.close().await.durable.as_u64(), 10, "closing twice is allowed");
+
+    let (_, recovered) = Journal::open(FileStorage::open(directory.path())?, Config::new(9))?;
+    assert_eq!((recovered.next.as_u64(), recovered.epoch), (10, 2));
+    Ok(())
+}
+
+struct Counting(AtomicUsize);
+
+impl Wake for Counting {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn each_waiter_is_woken_at_most_once_and_a_dropped_one_harms_nobody() -> Outcome {
+    let (journal, _) = Journal::open(MemoryStorage::new(), small())?;
+    let counter = Arc::new(Counting(AtomicUsize::new(0)));
+    let waker = Waker::from(counter.clone());
+    let mut cx = Context::from_waker(&waker);
+    let mut waiting = Vec::new();
+    for number in 0..500_u32 {
+        let mut append = Box::pin(journal.append(vec![Record::new(1, number.to_le_bytes().to_vec())]));
+        match append.as_mut().poll(&mut cx) {
+            Poll::Ready(outcome) => drop(outcome?),
+            // Every third waiter goes away.
+            Poll::Pending if number % 3 == 0 => drop(append),
+            Poll::Pending => waiting.push(append),
+        }
+    }
+    let appended = journal.append_blocking(vec![])?;
+    assert_eq!(appended.first, appended.next);
+    assert_eq!(appended.next.as_u64(), 500, "what was accepted is written, also for a waiter that left");
+    for mut append in waiting {
+        assert!(matches!(append.as_mut().poll(&mut cx), Poll::Ready(Ok(_))));
+    }
+    assert!(counter.0.load(Ordering::SeqCst) <= 500);
+    let never_polled = journal.append(vec![Record::new(1, "never")]);
+    drop(never_polled);
+    assert_eq!(journal.append_blocking(vec![])?.next.as_u64(), 500);
+    Ok(())
+}
+
+#[test]
+fn too_much_waiting_makes_submit_fail_and_append_wait() -> Outcome {
+    let (journal, _) = Journal::open(MemoryStorage::new(), small().waiting_bytes_max(4096))?;
+    let mut accepted = 0;
+    let mut refused = 0;
+    for _ in 0..2000 {
+        match journal.submit(vec![Record::new(1, vec![0; 3000])]) {
+            Ok(pending) => {
+                accepted += 1;
+                drop(pending);
+            }
+            Err(AppendError::Busy { limit, .. }) => {
+                assert_eq!(limit, 4096);
+                refused += 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        assert!(journal.stats().waiting_bytes <= 4096);
+    }
+    assert_eq!(accepted + refused, 2000);
+    let waker = Waker::noop();
+    let mut cx = Context::from_waker(waker);
+    let mut appends: Vec<_> =
+        (0..20).map(|_| Box::pin(journal.append(vec![Record::new(1, vec![0; 3000])]))).collect();
+    let mut done = 0;
+    for append in &mut appends {
+        if let Poll::Ready(outcome) = append.as_mut().poll(&mut cx) {
+            outcome?;
+            done += 1;
+        }
+    }
+    assert!(done <= 20);
+    assert_eq!(journal.append_blocking(vec![])?.next.as_u64(), accepted + 20);
+    let huge = journal.append_blocking(vec![Record::new(1, vec![0; 64 << 10])]);
+    assert!(matches!(huge, Err(AppendError::TooLarge { .. })), "{huge:?}");
+    let mut sync = pin!(journal.sync());
+    while sync.as_mut().poll(&mut cx).is_pending() {
+        std::thread::yield_now();
+    }
+    Ok(())
+}
