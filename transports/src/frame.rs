@@ -56,20 +56,25 @@ impl Outbox {
     /// # Errors
     /// [`FrameError::TooLarge`]; the outbox is unchanged.
     pub fn push_body(&mut self, head: &[&[u8]], body: Bytes) -> Result<(), FrameError> {
-        let head_bytes: usize = head.iter().map(|part| part.len()).sum();
-        let chain = body.len() >= CHAIN_BYTES_MIN;
-        let copied = if chain { head_bytes } else { head_bytes + body.len() };
-        self.begin(head_bytes + body.len(), copied)?;
-        for part in head {
-            self.tail.put_slice(part);
+        self.push_prefixed(&[], head, body)
+    }
+
+    /// As [`push_body`](Self::push_body), with one byte before the head: what the connection layer marks frames with.
+    pub(crate) fn push_tagged(&mut self, tag: u8, head: &[&[u8]], body: Bytes) -> Result<(), FrameError> {
+        self.push_prefixed(&[tag], head, body)
+    }
+
+    /// Moves all frames of `other`, none of them partly written, behind those of this one, without copying them.
+    pub(crate) fn append(&mut self, other: &mut Self) {
+        debug_assert_eq!(other.front_left, 0);
+        for part in [self.tail.split().freeze()].into_iter().chain(other.chunks.drain(..)) {
+            if !part.is_empty() {
+                self.chunks.push_back(part);
+            }
         }
-        if chain {
-            self.chunks.push_back(self.tail.split().freeze());
-            self.chunks.push_back(body);
-        } else {
-            self.tail.put_slice(&body);
-        }
-        Ok(())
+        self.tail = other.tail.split();
+        self.bytes += std::mem::take(&mut other.bytes);
+        self.frames += std::mem::take(&mut other.frames);
     }
 
     /// Appends one frame that `encode` writes in place; it must only append.
@@ -189,6 +194,24 @@ impl Outbox {
             }
         }
         Some(joined.freeze())
+    }
+
+    fn push_prefixed(&mut self, prefix: &[u8], head: &[&[u8]], body: Bytes) -> Result<(), FrameError> {
+        let head_bytes = prefix.len() + head.iter().map(|part| part.len()).sum::<usize>();
+        let chain = body.len() >= CHAIN_BYTES_MIN;
+        let copied = if chain { head_bytes } else { head_bytes + body.len() };
+        self.begin(head_bytes + body.len(), copied)?;
+        self.tail.put_slice(prefix);
+        for part in head {
+            self.tail.put_slice(part);
+        }
+        if chain {
+            self.chunks.push_back(self.tail.split().freeze());
+            self.chunks.push_back(body);
+        } else {
+            self.tail.put_slice(&body);
+        }
+        Ok(())
     }
 
     /// Checks the size and writes the prefix; `copied` bytes are about to follow in the tail.

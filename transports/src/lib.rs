@@ -5,8 +5,11 @@
 //!             was handed over when it broke may or may not have arrived. Every buffer has a limit.
 //! Contract    [`transport`]: a [`Transport`] per scheme, collected in a [`Registry`]. No allocation and no boxed
 //!             future per frame: polls move batches between an [`Outbox`], the medium and an [`Inbox`].
+//! Rooms       [`mem`] (inside one process), [`tcp`] (feature `tcp`, on by default), [`fault`] (the fault model),
+//!             [`connection`] (handshake and lanes on any link).
 
 pub mod address;
+pub mod connection;
 pub mod error;
 pub mod fault;
 pub mod frame;

@@ -1,0 +1,647 @@
+//! One connection at work: a handle to send with, and one task that writes, reads and watches.
+//!
+//! Guarantee   a message that [`Connection::send`] took leaves, in its lane's order, unless the connection ends
+//!             first; [`Ended::left`] counts those of which a part may not have left. No wake-up is lost: whoever
+//!             queues under the lock finds the driver either awake, and then it looks again before it parks, or
+//!             parked with its waker in the lock.
+//! Method      senders encode into the lanes under a short lock and wake the driver only when it is parked. The
+//!             driver alternates between writing whole segments and reading whole batches until neither moves.
+//! Limits      lanes as configured, one segment being written, one read and one incomplete message per lane.
+
+use std::fmt;
+use std::io::ErrorKind;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep};
+
+use super::assembly::{Assembly, GOODBYE, PING, PONG, ProtocolError, Received};
+use super::handshake::Established;
+use super::lanes::{Lane, LaneQueues, SendError};
+use super::{ConnectionConfig, FRAME_BYTES_MAX};
+use crate::error::LinkError;
+use crate::frame::{FrameError, Inbox, Outbox};
+use crate::identity::Identity;
+use crate::transport::Link;
+
+/// Takes the messages of a connection, in the driver's task.
+pub trait Deliver: Send + Unpin {
+    /// Takes messages off the front of `messages`: `Ready` when it needs no more of the driver's patience (what it
+    /// left behind is dropped), `Pending` when it cannot take the rest now. `Pending` stops the reading of the
+    /// whole connection, so that the peer's senders are held back; wake `cx` when there is room.
+    fn poll_deliver(&mut self, cx: &mut Context<'_>, messages: &mut Vec<Bytes>) -> Poll<()>;
+}
+
+/// The sending handle of a connection. Cheap to clone; dropping it does not close.
+#[derive(Clone)]
+pub struct Connection {
+    shared: Arc<Shared>,
+}
+
+impl Connection {
+    /// Queues one message made of `parts`, which are copied, and `body`, which is not copied when it is large.
+    /// Never blocks.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was queued.
+    pub fn send(&self, lane: Lane, parts: &[&[u8]], body: Bytes) -> Result<(), SendError> {
+        let waker = {
+            let mut state = self.shared.state();
+            if state.phase != Phase::Open {
+                return Err(SendError::Closed);
+            }
+            state.queues.push(lane, parts, body)?;
+            if state.wants_sends { state.waker.take() } else { None }
+        };
+        wake(waker);
+        Ok(())
+    }
+
+    /// Waits until the lane takes a message of any permitted size. Others may be faster: send may still say
+    /// [`SendError::Full`].
+    ///
+    /// # Errors
+    /// [`SendError::Closed`].
+    /// # Cancel safety
+    /// Dropping the future has no effect.
+    pub async fn ready(&self, lane: Lane) -> Result<(), SendError> {
+        loop {
+            let mut room = pin!(self.shared.room[lane as usize].notified());
+            // Registers before looking, so that room made in between is not missed.
+            room.as_mut().enable();
+            {
+                let mut state = self.shared.state();
+                if state.phase != Phase::Open {
+                    return Err(SendError::Closed);
+                }
+                if state.queues.has_room(lane) {
+                    return Ok(());
+                }
+                state.queues.want_room(lane);
+            }
+            room.await;
+        }
+    }
+
+    /// Begins a graceful close: no further sends, what waits is flushed, then goodbye. The driver ends when the peer
+    /// has said goodbye too. Bound the wait and then [`abort`](Self::abort).
+    pub fn close(&self) {
+        let waker = {
+            let mut state = self.shared.state();
+            state.begin_closing();
+            state.waker.take()
+        };
+        self.shared.wake_all_senders();
+        wake(waker);
+    }
+
+    /// Ends the connection now; what waits is left.
+    pub fn abort(&self) {
+        let waker = {
+            let mut state = self.shared.state();
+            state.begin_closing();
+            state.is_aborted = true;
+            state.waker.take()
+        };
+        self.shared.wake_all_senders();
+        wake(waker);
+    }
+
+    /// True while sends are taken.
+    pub fn is_open(&self) -> bool {
+        self.shared.state().phase == Phase::Open
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> Identity {
+        self.shared.peer
+    }
+
+    /// The largest message in bytes, as agreed.
+    pub fn message_bytes_max(&self) -> usize {
+        self.shared.message_bytes_max
+    }
+
+    /// What waits to be written.
+    pub fn left(&self) -> Left {
+        self.shared.state().left()
+    }
+
+    /// Totals since the connection began.
+    pub fn stats(&self) -> ConnectionStats {
+        self.shared.state().stats
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connection with {}", self.shared.peer)
+    }
+}
+
+/// Totals of one connection; they only grow, but for the round trip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ConnectionStats {
+    /// Messages handed to the link, as of the driver's last turn.
+    pub messages_sent: u64,
+    /// Frame bytes handed to the link.
+    pub bytes_sent: u64,
+    /// Messages that came in whole.
+    pub messages_received: u64,
+    /// Their bytes.
+    pub bytes_received: u64,
+    /// The last round trip measured by a ping; the peer's backpressure counts.
+    pub round_trip: Option<Duration>,
+}
+
+/// What had not been handed to the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Left {
+    /// Messages of which a part was still here.
+    pub messages: usize,
+    /// Bytes still here, overhead included.
+    pub bytes: usize,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Why.
+    pub end: End,
+    /// What had not been handed to the link. What was handed over may have been lost unless the end is
+    /// [`End::Closed`].
+    pub left: Left,
+    /// Totals.
+    pub stats: ConnectionStats,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum End {
+    /// Both sides said goodbye: everything that either sent was delivered.
+    #[error("closed by agreement")]
+    Closed,
+    /// This side gave it up.
+    #[error("aborted")]
+    Aborted,
+    /// The link broke, the peer vanished, or it sent a frame beyond the limit.
+    #[error("the link failed")]
+    Link(#[source] LinkError),
+    /// The peer does not keep to the protocol.
+    #[error("the peer broke the protocol")]
+    Protocol(#[source] ProtocolError),
+    /// Nothing came for so long.
+    #[error("nothing came for {silence_ms} ms")]
+    Silent {
+        /// How long, in milliseconds.
+        silence_ms: u64,
+    },
+}
+
+impl Established {
+    /// Makes a connection of the link: the handle, and the future that must be polled for anything to move.
+    pub fn start<D: Deliver>(self, config: &ConnectionConfig, deliver: D) -> (Connection, Driver<D>) {
+        let message_bytes_max = self.agreement.message_bytes_max;
+        let state = State {
+            queues: LaneQueues::new(message_bytes_max, config.lane_bytes_max),
+            phase: Phase::Open,
+            is_aborted: false,
+            wants_sends: false,
+            waker: None,
+            in_hand: Left::default(),
+            stats: ConnectionStats::default(),
+        };
+        let shared = Arc::new(Shared {
+            peer: self.peer.identity,
+            message_bytes_max,
+            state: Mutex::new(state),
+            room: Default::default(),
+        });
+        let heartbeat = config.heartbeat.max(Duration::from_millis(1));
+        // Two, or the part of a heartbeat before the first tick could count as silence.
+        let silence_ticks =
+            config.silence_max.as_nanos().div_ceil(heartbeat.as_nanos()).clamp(2, u32::MAX.into());
+        let driver = Driver {
+            shared: shared.clone(),
+            link: self.link,
+            deliver,
+            inbox: self.inbox,
+            assembly: Assembly::new(message_bytes_max),
+            messages: Vec::new(),
+            breach: None,
+            current: Outbox::new(FRAME_BYTES_MAX),
+            current_messages: 0,
+            reading: Half::Open,
+            writing: Half::Open,
+            tick: Box::pin(tokio::time::sleep(heartbeat)),
+            heartbeat,
+            silence_ticks: silence_ticks as u32,
+            silent_ticks: 0,
+            is_alive: true,
+            ping: Ping::default(),
+            pong: None,
+            stats: ConnectionStats::default(),
+            is_over: false,
+        };
+        (Connection { shared }, driver)
+    }
+}
+
+/// The future that moves everything. Dropping it ends the connection as if it had broken.
+pub struct Driver<D> {
+    shared: Arc<Shared>,
+    link: Link,
+    deliver: D,
+    inbox: Inbox,
+    assembly: Assembly,
+    /// Received and not yet delivered; reading waits while there are any.
+    messages: Vec<Bytes>,
+    /// Why nothing behind `messages` can be believed.
+    breach: Option<End>,
+    /// What is being written.
+    current: Outbox,
+    current_messages: usize,
+    reading: Half,
+    writing: Half,
+    tick: Pin<Box<Sleep>>,
+    heartbeat: Duration,
+    silence_ticks: u32,
+    silent_ticks: u32,
+    /// Something moved since the last tick. A flag instead of a time keeps the clock out of the hot path.
+    is_alive: bool,
+    ping: Ping,
+    /// The peer's last ping that was not answered yet.
+    pong: Option<u64>,
+    stats: ConnectionStats,
+    is_over: bool,
+}
+
+/// One direction as seen from here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Open,
+    /// The goodbye passed; the end of the stream is to follow.
+    Goodbye,
+    Over,
+}
+
+#[derive(Default)]
+struct Ping {
+    number: u64,
+    sent_at: Option<Instant>,
+    is_due: bool,
+}
+
+impl<D: Deliver> Future for Driver<D> {
+    type Output = Ended;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        let this = self.get_mut();
+        match this.turn(cx) {
+            Ok(()) => Poll::Pending,
+            Err(end) => Poll::Ready(this.finish(end)),
+        }
+    }
+}
+
+impl<D: Deliver> Driver<D> {
+    /// Moves what can be moved; returns when it has to wait and will be woken.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        self.shared.state().wake_up()?;
+        self.poll_tick(cx)?;
+        for _ in 0..ROUNDS_PER_TURN {
+            let wrote = self.poll_write(cx)?;
+            let read = self.poll_read(cx)?;
+            if self.reading == Half::Over && self.writing == Half::Over {
+                return Err(End::Closed);
+            }
+            if !wrote && !read && self.park(cx)? {
+                return Ok(());
+            }
+        }
+        // Others in this thread want to live too.
+        cx.waker().wake_by_ref();
+        self.publish();
+        Ok(())
+    }
+
+    /// Watches the peer's signs of life and gives our own.
+    fn poll_tick(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        while self.tick.as_mut().poll(cx).is_ready() {
+            let next = Instant::now() + self.heartbeat;
+            self.tick.as_mut().reset(next);
+            // Who does not read because of its own user cannot blame the peer.
+            let is_paused = !self.messages.is_empty();
+            if self.is_alive || is_paused {
+                self.silent_ticks = 0;
+            } else {
+                self.silent_ticks += 1;
+                if self.silent_ticks >= self.silence_ticks {
+                    let silence = self.heartbeat * self.silent_ticks;
+                    return Err(End::Silent {
+                        silence_ms: silence.as_millis().try_into().unwrap_or(u64::MAX),
+                    });
+                }
+            }
+            self.is_alive = false;
+            self.ping.is_due = self.writing == Half::Open;
+        }
+        Ok(())
+    }
+
+    /// Writes until nothing waits or the link takes no more; true when something went out.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut progress = false;
+        for _ in 0..SEGMENTS_PER_ROUND {
+            if self.writing == Half::Over {
+                break;
+            }
+            if self.current.is_empty() && !self.fill() {
+                if self.writing == Half::Open {
+                    break;
+                }
+                match self.link.sender.poll_close(cx) {
+                    Poll::Pending => break,
+                    Poll::Ready(closed) => closed.map_err(End::Link)?,
+                }
+                self.writing = Half::Over;
+                return Ok(true);
+            }
+            let before = self.current.bytes();
+            let sent = self.link.sender.poll_send(cx, &mut self.current);
+            let moved = before - self.current.bytes();
+            self.stats.bytes_sent += moved as u64;
+            // After a goodbye the peer is silent or about to be: then it lives while it takes what is left.
+            self.is_alive |= moved > 0 && (self.writing, self.reading) != (Half::Open, Half::Open);
+            match sent {
+                Poll::Pending => break,
+                Poll::Ready(Err(error)) => return Err(End::Link(error)),
+                Poll::Ready(Ok(())) => {
+                    self.stats.messages_sent += self.current_messages as u64;
+                    self.current_messages = 0;
+                    progress = true;
+                }
+            }
+        }
+        Ok(progress)
+    }
+
+    /// Fills the empty `current`; false when there is nothing to write.
+    fn fill(&mut self) -> bool {
+        let (relieved, is_last) = {
+            let mut state = self.shared.state();
+            let popped = state.queues.pop(&mut self.current);
+            self.current_messages = popped.unwrap_or(0);
+            state.in_hand = Left { messages: self.current_messages, bytes: self.current.bytes() };
+            // Nothing can be queued behind the goodbye: sends look at the phase under this lock.
+            let is_last = popped.is_none() && state.phase == Phase::Closing && self.writing == Half::Open;
+            (state.queues.take_relieved(), is_last)
+        };
+        for (room, relieved) in self.shared.room.iter().zip(relieved) {
+            if relieved {
+                room.notify_waiters();
+            }
+        }
+        if is_last {
+            self.writing = Half::Goodbye;
+            self.push_control(GOODBYE, None);
+        } else if self.writing == Half::Open {
+            if let Some(number) = self.pong.take() {
+                self.push_control(PONG, Some(number));
+            }
+            if std::mem::take(&mut self.ping.is_due) {
+                self.ping.number += 1;
+                self.ping.sent_at = Some(Instant::now());
+                self.push_control(PING, Some(self.ping.number));
+            }
+        }
+        !self.current.is_empty()
+    }
+
+    fn push_control(&mut self, tag: u8, number: Option<u64>) {
+        let number = number.map(u64::to_le_bytes);
+        let number = number.as_ref().map_or(&[][..], |bytes| &bytes[..]);
+        let pushed = self.current.push(&[&[tag], number]);
+        debug_assert!(pushed.is_ok(), "a control frame is small");
+    }
+
+    /// Reads and delivers until nothing comes or the user takes no more; true when something came.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut progress = false;
+        for _ in 0..READS_PER_ROUND {
+            self.decode();
+            if !self.messages.is_empty() {
+                let delivered = self.deliver.poll_deliver(cx, &mut self.messages);
+                if delivered.is_ready() {
+                    self.messages.clear();
+                }
+                if delivered.is_pending() {
+                    break;
+                }
+                progress = true;
+            }
+            if let Some(breach) = self.breach.take() {
+                return Err(breach);
+            }
+            if self.reading == Half::Over {
+                break;
+            }
+            match self.link.receiver.poll_receive(cx, &mut self.inbox) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(true)) => {
+                    self.is_alive = true;
+                    progress = true;
+                }
+                Poll::Ready(Ok(false)) if self.reading == Half::Goodbye => {
+                    self.reading = Half::Over;
+                    return Ok(true);
+                }
+                // An end without a goodbye is a break: a process that dies closes its sockets cleanly too.
+                Poll::Ready(Ok(false)) => {
+                    return Err(End::Link(LinkError::broken(&self.link.peer, ErrorKind::UnexpectedEof)));
+                }
+                // Frames that came before it, of a medium that carries frames, are in the inbox: take them first.
+                Poll::Ready(Err(error)) => {
+                    self.decode();
+                    self.breach.get_or_insert(End::Link(error));
+                }
+            }
+        }
+        Ok(progress)
+    }
+
+    /// Takes the frames out of the inbox.
+    fn decode(&mut self) {
+        if self.breach.is_some() || !self.messages.is_empty() {
+            return;
+        }
+        if let Err(breach) = self.decode_frames() {
+            self.breach = Some(breach);
+        }
+    }
+
+    fn decode_frames(&mut self) -> Result<(), End> {
+        let peer = &self.link.peer;
+        let frame_error = |source: FrameError| End::Link(LinkError::Frame { peer: peer.clone(), source });
+        while let Some(frame) = self.inbox.next_frame().map_err(frame_error)? {
+            match self.assembly.take(frame).map_err(End::Protocol)? {
+                Received::Message(_, message) => {
+                    self.stats.messages_received += 1;
+                    self.stats.bytes_received += message.len() as u64;
+                    self.messages.push(message);
+                }
+                Received::Part => {}
+                Received::Ping(number) => self.pong = Some(number),
+                Received::Pong(number) => {
+                    if number == self.ping.number
+                        && let Some(sent_at) = self.ping.sent_at.take()
+                    {
+                        self.stats.round_trip = Some(sent_at.elapsed());
+                    }
+                }
+                Received::Goodbye => {
+                    self.reading = Half::Goodbye;
+                    // The peer takes what is queued, then wants our goodbye.
+                    self.shared.state().begin_closing();
+                    self.shared.wake_all_senders();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a wake-up unless something came in the meantime; false when there is something to do.
+    fn park(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut state = self.shared.state();
+        state.stats = self.stats;
+        state.in_hand = Left { messages: self.current_messages, bytes: self.current.bytes() };
+        if state.is_aborted {
+            return Err(End::Aborted);
+        }
+        let is_idle = self.current.is_empty();
+        let is_closing = state.phase == Phase::Closing && self.writing == Half::Open;
+        let has_pong = self.pong.is_some() && self.writing == Half::Open;
+        if is_idle && (!state.queues.is_empty() || is_closing || has_pong) {
+            return Ok(false);
+        }
+        // While the link takes no more, a send needs no wake-up: the link will give one.
+        state.wants_sends = is_idle;
+        state.waker = Some(cx.waker().clone());
+        Ok(true)
+    }
+
+    fn publish(&self) {
+        let mut state = self.shared.state();
+        state.stats = self.stats;
+        state.in_hand = Left { messages: self.current_messages, bytes: self.current.bytes() };
+    }
+
+    fn finish(&mut self, end: End) -> Ended {
+        self.publish();
+        self.is_over = true;
+        Ended { end, left: self.shared.end(), stats: self.stats }
+    }
+}
+
+impl<D> Drop for Driver<D> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.shared.end();
+        }
+    }
+}
+
+/// What handle and driver share.
+struct Shared {
+    peer: Identity,
+    message_bytes_max: usize,
+    state: Mutex<State>,
+    room: [Notify; Lane::COUNT],
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held half-changed, so a poisoned lock is a sound one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses further sends and frees what waits.
+    fn end(&self) -> Left {
+        let left = {
+            let mut state = self.state();
+            state.phase = Phase::Ended;
+            let left = state.left();
+            state.queues = LaneQueues::new(0, [0; Lane::COUNT]);
+            state.in_hand = Left::default();
+            left
+        };
+        self.wake_all_senders();
+        left
+    }
+
+    fn wake_all_senders(&self) {
+        self.room.iter().for_each(Notify::notify_waiters);
+    }
+}
+
+struct State {
+    queues: LaneQueues,
+    phase: Phase,
+    is_aborted: bool,
+    /// The parked driver has nothing to write.
+    wants_sends: bool,
+    /// Present while the driver is parked.
+    waker: Option<Waker>,
+    /// What the driver has taken out and not written, as of its last look at the lock.
+    in_hand: Left,
+    stats: ConnectionStats,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Closing,
+    Ended,
+}
+
+impl State {
+    fn wake_up(&mut self) -> Result<(), End> {
+        self.wants_sends = false;
+        self.waker = None;
+        if self.is_aborted { Err(End::Aborted) } else { Ok(()) }
+    }
+
+    fn begin_closing(&mut self) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Closing;
+        }
+    }
+
+    fn left(&self) -> Left {
+        let lanes = Lane::ALL.iter();
+        lanes.fold(self.in_hand, |left, &lane| Left {
+            messages: left.messages + self.queues.messages(lane),
+            bytes: left.bytes + self.queues.bytes(lane),
+        })
+    }
+}
+
+/// Wakes outside the lock: the waker may run the driver at once.
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// Rounds of writing and reading before the driver lets others run.
+const ROUNDS_PER_TURN: usize = 16;
+/// Segments written before the driver looks at what came in: 512 KiB.
+const SEGMENTS_PER_ROUND: usize = 8;
+/// Reads before the driver looks at what is to be written, so that answers leave while requests come.
+const READS_PER_ROUND: usize = 4;

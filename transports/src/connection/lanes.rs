@@ -1,0 +1,362 @@
+//! What waits to be sent, and what goes next. Pure.
+//!
+//! Guarantee   first in first out within a lane; an earlier lane goes first, except that a lane which was passed
+//!             over [`PASSED_OVER_MAX`] times in a row gets one turn, so that nothing starves.
+//! Method      a lane is a queue of encoded segments of at most one chunk; a turn hands over a whole segment without
+//!             copying it, so the cost per message is the copy into the segment.
+//! Limits      `lane_bytes_max` per lane, exceeded by at most one message; never more than one chunk per turn, so
+//!             that a message of an earlier lane waits for no more than that.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::assembly::tag;
+use super::{CHUNK_BYTES, FRAME_BYTES_MAX};
+use crate::frame::{HEADER_BYTES, Outbox};
+
+/// How urgent a message is beside other traffic on the same connection; a later lane never holds up an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Heartbeats, view changes, acknowledgements.
+    Control,
+    /// Small messages that must not wait behind ordinary ones.
+    Urgent,
+    /// Everything else.
+    Ordinary,
+    /// Large transfers.
+    Bulk,
+}
+
+impl Lane {
+    /// How many there are.
+    pub const COUNT: usize = 4;
+    /// All of them, most urgent first.
+    pub const ALL: [Self; Self::COUNT] = [Self::Control, Self::Urgent, Self::Ordinary, Self::Bulk];
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Control => "control",
+            Self::Urgent => "urgent",
+            Self::Ordinary => "ordinary",
+            Self::Bulk => "bulk",
+        })
+    }
+}
+
+/// The waiting messages of one connection.
+#[derive(Debug)]
+pub struct LaneQueues {
+    lanes: [LaneQueue; Lane::COUNT],
+    /// Emptied outboxes, for their memory.
+    spare: Vec<Outbox>,
+    message_bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct LaneQueue {
+    segments: VecDeque<Segment>,
+    bytes: usize,
+    messages: usize,
+    bytes_max: usize,
+    passed_over: usize,
+    is_refusing: bool,
+}
+
+#[derive(Debug)]
+struct Segment {
+    outbox: Outbox,
+    /// Messages that end in it.
+    messages: usize,
+}
+
+impl LaneQueues {
+    /// Nothing waits.
+    pub fn new(message_bytes_max: usize, lane_bytes_max: [usize; Lane::COUNT]) -> Self {
+        let lanes = lane_bytes_max.map(|bytes_max| LaneQueue { bytes_max, ..LaneQueue::default() });
+        Self { lanes, spare: Vec::new(), message_bytes_max }
+    }
+
+    /// Queues one message made of `parts`, which are copied, and `body`, which is not copied when it is large.
+    ///
+    /// # Errors
+    /// [`SendError::TooLarge`], [`SendError::Full`]; nothing was queued.
+    pub fn push(&mut self, lane: Lane, parts: &[&[u8]], body: Bytes) -> Result<(), SendError> {
+        let head: usize = parts.iter().map(|part| part.len()).sum();
+        let size = head + body.len();
+        if size > self.message_bytes_max {
+            return Err(SendError::TooLarge { size, limit: self.message_bytes_max });
+        }
+        let queue = &mut self.lanes[lane as usize];
+        let cost = size + (size.div_ceil(CHUNK_BYTES)).max(1) * FRAME_OVERHEAD;
+        if queue.bytes + cost > queue.bytes_max && !queue.has_room() {
+            queue.is_refusing = true;
+            return Err(SendError::Full { lane, limit: queue.bytes_max });
+        }
+        queue.bytes += cost;
+        queue.messages += 1;
+        if size <= CHUNK_BYTES {
+            queue.push_frame(&mut self.spare, tag(lane, false), parts, body, true);
+            return Ok(());
+        }
+        // Header parts are small; should they fill a chunk, joining everything first is plain and rare.
+        let (parts, mut body) = if head < CHUNK_BYTES {
+            (parts, body)
+        } else {
+            let mut joined = BytesMut::with_capacity(size);
+            parts.iter().for_each(|part| joined.put_slice(part));
+            joined.put_slice(&body);
+            (&[][..], joined.freeze())
+        };
+        let head: usize = parts.iter().map(|part| part.len()).sum();
+        let first = body.split_to(CHUNK_BYTES - head);
+        queue.push_frame(&mut self.spare, tag(lane, true), parts, first, false);
+        while body.len() > CHUNK_BYTES {
+            let next = body.split_to(CHUNK_BYTES);
+            queue.push_frame(&mut self.spare, tag(lane, true), &[], next, false);
+        }
+        queue.push_frame(&mut self.spare, tag(lane, false), &[], body, true);
+        Ok(())
+    }
+
+    /// Moves what goes next into `current`, which must be empty, and returns how many messages end in it; `None`
+    /// when nothing waits. At most one chunk.
+    pub fn pop(&mut self, current: &mut Outbox) -> Option<usize> {
+        debug_assert!(current.is_empty());
+        let mut messages = None;
+        while let Some(index) = self.choose() {
+            let queue = &mut self.lanes[index];
+            let fits = |segment: &Segment| current.bytes() + segment.outbox.bytes() <= COALESCED_BYTES_MAX;
+            if messages.is_some() && !queue.segments.front().is_some_and(fits) {
+                break;
+            }
+            let Some(mut segment) = queue.segments.pop_front() else { break };
+            queue.bytes -= segment.outbox.bytes();
+            queue.messages -= segment.messages;
+            if current.is_empty() {
+                std::mem::swap(current, &mut segment.outbox);
+            } else {
+                current.append(&mut segment.outbox);
+            }
+            *messages.get_or_insert(0) += segment.messages;
+            if self.spare.len() < SPARE_MAX {
+                self.spare.push(segment.outbox);
+            }
+            for (other, queue) in self.lanes.iter_mut().enumerate() {
+                if other == index || queue.segments.is_empty() {
+                    queue.passed_over = 0;
+                } else if other > index {
+                    queue.passed_over += 1;
+                }
+            }
+        }
+        messages
+    }
+
+    /// True when nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.lanes.iter().all(|queue| queue.segments.is_empty())
+    }
+
+    /// True when the lane would take a message of any permitted size.
+    pub fn has_room(&self, lane: Lane) -> bool {
+        self.lanes[lane as usize].has_room()
+    }
+
+    /// Bytes that wait in a lane, overhead included.
+    pub fn bytes(&self, lane: Lane) -> usize {
+        self.lanes[lane as usize].bytes
+    }
+
+    /// Messages that wait in a lane, the one that is partly sent included.
+    pub fn messages(&self, lane: Lane) -> usize {
+        self.lanes[lane as usize].messages
+    }
+
+    /// Notes that somebody waits for room in the lane.
+    pub fn want_room(&mut self, lane: Lane) {
+        self.lanes[lane as usize].is_refusing = true;
+    }
+
+    /// The lanes that refused or made wait and have room again; each is told once.
+    pub fn take_relieved(&mut self) -> [bool; Lane::COUNT] {
+        self.lanes.each_mut().map(|queue| {
+            let relieved = queue.is_refusing && queue.has_room();
+            queue.is_refusing &= !relieved;
+            relieved
+        })
+    }
+
+    /// The lane whose turn it is.
+    fn choose(&self) -> Option<usize> {
+        let waiting = |index: &usize| !self.lanes[*index].segments.is_empty();
+        let starving = |index: &usize| self.lanes[*index].passed_over >= PASSED_OVER_MAX;
+        let indices = 0..Lane::COUNT;
+        indices.clone().filter(waiting).find(starving).or_else(|| indices.clone().find(waiting))
+    }
+}
+
+impl LaneQueue {
+    /// Half of the limit: a message of any size is then taken, so waiting for room and sending cannot chase each
+    /// other for ever.
+    fn has_room(&self) -> bool {
+        self.bytes <= self.bytes_max / 2
+    }
+
+    fn push_frame(&mut self, spare: &mut Vec<Outbox>, tag: u8, parts: &[&[u8]], body: Bytes, is_last: bool) {
+        let size = FRAME_OVERHEAD + parts.iter().map(|part| part.len()).sum::<usize>() + body.len();
+        let fits = |segment: &Segment| segment.outbox.bytes() + size <= SEGMENT_BYTES_MAX;
+        if !self.segments.back().is_some_and(fits) {
+            let outbox = spare.pop().unwrap_or_else(|| Outbox::new(FRAME_BYTES_MAX));
+            self.segments.push_back(Segment { outbox, messages: 0 });
+        }
+        if let Some(segment) = self.segments.back_mut() {
+            let pushed = segment.outbox.push_tagged(tag, parts, body);
+            debug_assert!(pushed.is_ok(), "a part is at most a chunk");
+            segment.messages += usize::from(is_last);
+        }
+    }
+}
+
+/// Why a message was not queued.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The lane holds what it may hold. Wait for room, then retry.
+    #[error("lane {lane} is full ({limit} bytes)")]
+    Full {
+        /// The lane.
+        lane: Lane,
+        /// Its limit in bytes.
+        limit: usize,
+    },
+    /// The message exceeds what both sides agreed on. Retrying cannot help.
+    #[error("message of {size} bytes exceeds the limit of {limit}")]
+    TooLarge {
+        /// Its size.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The connection is closing or has ended. Retry on another one.
+    #[error("the connection is closed")]
+    Closed,
+}
+
+/// Length prefix and tag.
+const FRAME_OVERHEAD: usize = HEADER_BYTES + 1;
+/// A segment is what a turn hands over: one full frame, or many small ones.
+const SEGMENT_BYTES_MAX: usize = FRAME_BYTES_MAX + HEADER_BYTES;
+/// Segments of several lanes leave in one write while they are together no larger than this.
+const COALESCED_BYTES_MAX: usize = 16 * 1024;
+/// Turns that earlier lanes may take before a waiting one gets its own.
+const PASSED_OVER_MAX: usize = 16;
+/// Emptied outboxes kept for reuse, at most 64 KiB each.
+const SPARE_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::super::assembly::{Assembly, Received};
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMIT: usize = 1 << 20;
+
+    /// Frames of the next turn, each as lane and first payload byte.
+    fn turn(queues: &mut LaneQueues) -> Vec<(u8, u8)> {
+        let mut current = Outbox::new(FRAME_BYTES_MAX);
+        queues.pop(&mut current);
+        std::iter::from_fn(|| current.pop_frame()).map(|frame| (frame[0] & 3, frame[1])).collect()
+    }
+
+    #[test]
+    fn t08_urgent_overtakes_bulk_after_at_most_one_chunk() {
+        let mut queues = LaneQueues::new(LIMIT, [LIMIT; 4]);
+        queues.push(Lane::Bulk, &[], vec![1; 5 * CHUNK_BYTES].into()).unwrap();
+        assert_eq!(turn(&mut queues), [(3, 1)]);
+        queues.push(Lane::Urgent, &[b"\x02"], Bytes::new()).unwrap();
+        queues.push(Lane::Control, &[b"\x03"], Bytes::new()).unwrap();
+        assert_eq!(turn(&mut queues), [(0, 3), (1, 2)]);
+        assert_eq!(turn(&mut queues), [(3, 1)]);
+    }
+
+    #[test]
+    fn t08_no_lane_starves() {
+        let mut queues = LaneQueues::new(LIMIT, [LIMIT; 4]);
+        queues.push(Lane::Bulk, &[b"b"], Bytes::new()).unwrap();
+        let full = Bytes::from(vec![7; CHUNK_BYTES]);
+        let turns = (0..).position(|_| {
+            queues.push(Lane::Ordinary, &[], full.clone()).unwrap();
+            turn(&mut queues).contains(&(3, b'b'))
+        });
+        assert!(turns.is_some_and(|turns| turns <= PASSED_OVER_MAX), "{turns:?}");
+    }
+
+    #[test]
+    fn t08_a_full_lane_refuses_and_tells_once_when_there_is_room() {
+        let mut queues = LaneQueues::new(LIMIT, [10_000; 4]);
+        let message = Bytes::from(vec![0; 3000]);
+        for _ in 0..3 {
+            queues.push(Lane::Ordinary, &[], message.clone()).unwrap();
+        }
+        let full = Err(SendError::Full { lane: Lane::Ordinary, limit: 10_000 });
+        assert_eq!(queues.push(Lane::Ordinary, &[], message.clone()), full);
+        assert_eq!(queues.push(Lane::Urgent, &[], message), Ok(()));
+        assert_eq!(queues.take_relieved(), [false; 4]);
+        turn(&mut queues);
+        assert_eq!(queues.take_relieved(), [false, false, queues.has_room(Lane::Ordinary), false]);
+        while !turn(&mut queues).is_empty() {}
+        assert_eq!(queues.take_relieved(), [false; 4]);
+        assert_eq!(queues.bytes(Lane::Ordinary) + queues.messages(Lane::Ordinary), 0);
+        // An idle lane takes any permitted message, or large ones could never be sent.
+        queues.push(Lane::Ordinary, &[], vec![0; LIMIT].into()).unwrap();
+        let size = LIMIT + 1;
+        let too_large = Err(SendError::TooLarge { size, limit: LIMIT });
+        assert_eq!(queues.push(Lane::Ordinary, &[], vec![0; size].into()), too_large);
+    }
+
+    proptest! {
+        #[test]
+        fn t08_messages_come_out_whole_and_in_order_per_lane(
+            messages in prop::collection::vec(
+                (0usize..4, prop_oneof![4 => 0usize..50, 1 => 0usize..200_000], prop_oneof![4 => 0usize..20, 1 => 0usize..140_000]),
+                0..40),
+            pops in prop::collection::vec(any::<bool>(), 40),
+        ) {
+            let mut queues = LaneQueues::new(LIMIT, [64 * LIMIT; 4]);
+            let mut assembly = Assembly::new(LIMIT);
+            let mut expected: [VecDeque<Vec<u8>>; 4] = Default::default();
+            let mut current = Outbox::new(FRAME_BYTES_MAX);
+            let mut drain = |queues: &mut LaneQueues, expected: &mut [VecDeque<Vec<u8>>; 4]| {
+                let ended = queues.pop(&mut current);
+                assert!(current.bytes() <= SEGMENT_BYTES_MAX);
+                let mut whole = 0;
+                while let Some(frame) = current.pop_frame() {
+                    if let Received::Message(lane, message) = assembly.take(frame).unwrap() {
+                        assert_eq!(expected[lane as usize].pop_front().as_deref(), Some(&message[..]));
+                        whole += 1;
+                    }
+                }
+                assert_eq!(ended.unwrap_or(0), whole);
+                ended.is_some()
+            };
+            for ((lane, body, head), pop) in messages.into_iter().zip(pops) {
+                let (head, body) = (vec![head as u8; head], vec![body as u8; body]);
+                queues.push(Lane::ALL[lane], &[&head[..head.len() / 2], &head[head.len() / 2..]], body.clone().into()).unwrap();
+                expected[lane].push_back([head, body].concat());
+                if pop {
+                    drain(&mut queues, &mut expected);
+                }
+            }
+            while drain(&mut queues, &mut expected) {}
+            prop_assert!(queues.is_empty());
+            prop_assert!(expected.iter().all(VecDeque::is_empty));
+            for lane in Lane::ALL {
+                prop_assert_eq!((queues.bytes(lane), queues.messages(lane)), (0, 0));
+            }
+        }
+    }
+}
