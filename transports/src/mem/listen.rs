@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{Names, World};
+use super::{Names, SCHEME, World};
 use crate::address::Address;
 use crate::error::{LinkError, TransportError};
 use crate::frame::FrameError;
@@ -23,7 +23,7 @@ pub(super) struct MemListener {
 impl MemListener {
     pub(super) fn open(world: &Arc<World>, address: &Address) -> Result<Self, TransportError> {
         let mut names = world.names();
-        let address = choose(&mut names, address);
+        let address = choose(&mut names, address)?;
         if names.listeners.contains_key(&address) {
             return Err(TransportError::InUse { address });
         }
@@ -67,7 +67,7 @@ pub(super) struct MemDatagrams {
 impl MemDatagrams {
     pub(super) fn open(world: &Arc<World>, address: &Address) -> Result<Self, TransportError> {
         let mut names = world.names();
-        let address = choose(&mut names, address);
+        let address = choose(&mut names, address)?;
         if names.sockets.contains_key(&address) {
             return Err(TransportError::InUse { address });
         }
@@ -116,6 +116,10 @@ impl Drop for MemDatagrams {
     }
 }
 
-fn choose(names: &mut Names, asked: &Address) -> Address {
-    if asked.rest().is_empty() { names.fresh("node") } else { asked.clone() }
+fn choose(names: &mut Names, asked: &Address) -> Result<Address, TransportError> {
+    if asked.scheme() != SCHEME {
+        let reason = format!("the scheme is not {SCHEME}");
+        return Err(TransportError::BadAddress { address: asked.clone(), reason });
+    }
+    Ok(if asked.rest().is_empty() { names.fresh("node") } else { asked.clone() })
 }

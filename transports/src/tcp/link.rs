@@ -28,7 +28,7 @@ pub(super) fn link(config: &TcpConfig, stream: TcpStream) -> io::Result<Link> {
     let peer = to_address(stream.peer_addr()?);
     let (read, write) = stream.into_split();
     Ok(Link {
-        sender: Box::new(TcpSender { stream: Some(write), is_closed: false, peer: peer.clone() }),
+        sender: Box::new(TcpSender { stream: write, is_closed: false, peer: peer.clone() }),
         receiver: Box::new(TcpReceiver { stream: read, peer: peer.clone() }),
         local,
         peer,
@@ -36,8 +36,8 @@ pub(super) fn link(config: &TcpConfig, stream: TcpStream) -> io::Result<Link> {
 }
 
 struct TcpSender {
-    /// Present until dropped.
-    stream: Option<OwnedWriteHalf>,
+    /// Its drop ends the direction, so that the peer does not wait for what will not come.
+    stream: OwnedWriteHalf,
     is_closed: bool,
     peer: Address,
 }
@@ -50,13 +50,13 @@ impl TcpSender {
 
 impl FrameSender for TcpSender {
     fn poll_send(&mut self, cx: &mut Context<'_>, outbox: &mut Outbox) -> Poll<Result<(), LinkError>> {
-        let Some(stream) = self.stream.as_mut().filter(|_| !self.is_closed) else {
+        if self.is_closed {
             return Poll::Ready(Err(LinkError::Closed));
-        };
+        }
         while !outbox.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let filled = outbox.slices(&mut slices);
-            let mut stream = Pin::new(&mut *stream);
+            let mut stream = Pin::new(&mut self.stream);
             let written = match &slices[..filled] {
                 [one] => ready!(stream.as_mut().poll_write(cx, one)),
                 many => ready!(stream.as_mut().poll_write_vectored(cx, many)),
@@ -72,20 +72,10 @@ impl FrameSender for TcpSender {
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         self.is_closed = true;
-        let Some(stream) = self.stream.as_mut() else { return Poll::Ready(Ok(())) };
-        match ready!(Pin::new(stream).poll_shutdown(cx)) {
+        match ready!(Pin::new(&mut self.stream).poll_shutdown(cx)) {
             // The peer is gone: what the link could deliver it has delivered.
             Err(error) if error.kind() != ErrorKind::NotConnected => Poll::Ready(Err(self.broken(error))),
             _ => Poll::Ready(Ok(())),
-        }
-    }
-}
-
-impl Drop for TcpSender {
-    fn drop(&mut self) {
-        // Without closing there is no clean end to announce: leave that to the drop of both halves.
-        if let Some(stream) = self.stream.take().filter(|_| !self.is_closed) {
-            stream.forget();
         }
     }
 }
