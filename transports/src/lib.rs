@@ -5,10 +5,13 @@
 //!             was handed over when it broke may or may not have arrived. Every buffer has a limit.
 //! Contract    [`transport`]: a [`Transport`] per scheme, collected in a [`Registry`]. No allocation and no boxed
 //!             future per frame: polls move batches between an [`Outbox`], the medium and an [`Inbox`].
-//! Rooms       [`mem`] (inside one process), [`tcp`] (feature `tcp`, on by default), [`fault`] (the fault model),
-//!             [`connection`] (handshake and lanes on any link).
+//! Rooms       [`mem`] (inside one process), [`tcp`] (feature `tcp`, on by default), [`sim`] (a whole simulated
+//!             network), [`fault`] (faults on any transport, and their model), [`connection`] (handshake and lanes on
+//!             any link), `conformance` (feature `conformance`: checks for any transport).
 
 pub mod address;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod connection;
 pub mod error;
 pub mod fault;

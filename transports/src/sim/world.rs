@@ -408,15 +408,18 @@ impl Connection {
         let peer = &self.ends[1 - side];
         let is_gone = peer.broken.is_some() || !core.is_alive(peer.host, peer.life);
         if is_gone || !peer.has_receiver {
-            // Nobody reads it: the other host answers what arrives with a reset.
+            // Nobody reads it: the other host answers what arrives with a reset. Until then it fills the window like
+            // anything that is not acknowledged.
             let answer = core.notice(at, to, from);
-            let pipe = &mut self.pipes[side];
-            pipe.window_used = pipe.window_used.saturating_sub(item.cost());
             if is_gone {
                 let back = &mut self.pipes[1 - side];
                 back.reset_at = earliest(back.reset_at, answer);
-            } else if !matches!(item, Item::End | Item::Abort) {
+            } else if item.cost() > 0 {
+                let pipe = &mut self.pipes[side];
                 pipe.unread_at = earliest(pipe.unread_at, answer);
+            }
+            if answer.is_none() {
+                self.unacknowledged(core, now, side);
             }
             self.wake_end(core, side);
             return None;
@@ -599,11 +602,17 @@ impl Connection {
             return;
         }
         let peer = &self.ends[1 - side];
-        if peer.broken.is_some() && self.pipes[side].unacknowledged_since.is_some() {
-            // A retransmission meets a host that knows nothing of the connection.
+        let is_gone = peer.broken.is_some();
+        if (is_gone || !peer.has_receiver) && self.pipes[side].unacknowledged_since.is_some() {
+            // A retransmission meets a host that knows nothing of the connection, or nobody who reads.
             let answer = core.notice(now, from, to).and_then(|at| core.notice(at, to, from));
-            let back = &mut self.pipes[1 - side];
-            back.reset_at = earliest(back.reset_at, answer);
+            if is_gone {
+                let back = &mut self.pipes[1 - side];
+                back.reset_at = earliest(back.reset_at, answer);
+            } else {
+                let pipe = &mut self.pipes[side];
+                pipe.unread_at = earliest(pipe.unread_at, answer);
+            }
             self.wake_end(core, side);
             return;
         }
@@ -637,6 +646,7 @@ impl Item {
         }
     }
 
+    /// What it counts against the window.
     fn cost(&self) -> usize {
         match self {
             Self::Frame(frame, _) => cost(frame),
