@@ -13,6 +13,7 @@ pub mod membership;
 pub mod multicast;
 pub mod planted;
 pub mod stack;
+pub mod rpc;
 pub mod time;
 pub mod wire;
 

@@ -33,6 +33,14 @@ pub enum Planted {
     StateAfterMessages,
     /// State transfer: the snapshot is taken before the view that admits the joiner, not at it.
     StateOfEarlierView,
+    /// RPC server: a request that comes again is executed again.
+    RpcExecutesDuplicates,
+    /// RPC server: a request whose slot has moved on is executed all the same.
+    RpcSlotIgnoresSequence,
+    /// RPC server: a refusal is not remembered, and a later copy of the request is executed.
+    RpcForgetsRefusals,
+    /// RPC client: a call that may have been executed is sent again to a restarted server.
+    RpcReissuesAfterRestart,
 }
 
 /// Which bug is planted into a machine; none by default.
