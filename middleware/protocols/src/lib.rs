@@ -12,8 +12,8 @@ pub mod machine;
 pub mod membership;
 pub mod multicast;
 pub mod planted;
-pub mod stack;
 pub mod rpc;
+pub mod stack;
 pub mod time;
 pub mod wire;
 

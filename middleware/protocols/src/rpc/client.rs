@@ -308,13 +308,13 @@ impl Client {
             budget: call.deadline.since(now),
             body: call.body.clone(),
         };
-        out.send(session.server, Lane::Ordinary, message);
-        if call.semantics == Semantics::OneWay {
+        out.send(self.address(), Lane::Ordinary, message);
+        if self.calls[slot as usize].semantics == Semantics::OneWay {
             self.end(slot, Outcome::Replied(Bytes::new()), out);
             return;
         }
-        let due = now + backoff(&self.config, &mut self.mix, call.sent);
-        call.due = due;
+        let due = now + backoff(&self.config, &mut self.mix, self.calls[slot as usize].sent);
+        self.calls[slot as usize].due = due;
         self.wake_by(due);
     }
 
@@ -366,6 +366,12 @@ impl Client {
         token
     }
 
+    /// Whichever life the server is in: the session says for which one a message is meant, and another one answers
+    /// that it does not know the session.
+    const fn address(&self) -> ProcessId {
+        ProcessId::any_life(self.server.node)
+    }
+
     fn find(&self, call: CallId) -> Option<u32> {
         let entry = self.calls.get(call.slot as usize)?;
         (call.sequence != 0 && entry.sequence == call.sequence).then_some(call.slot)
@@ -393,7 +399,7 @@ impl Client {
             *attempts = attempts.saturating_add(1);
             *due = now + backoff(&self.config, &mut self.mix, *attempts);
             let message = Message::Bind { client: self.config.number, codec: self.config.codec };
-            out.send(self.server, Lane::Urgent, message);
+            out.send(self.address(), Lane::Urgent, message);
         }
     }
 
@@ -547,7 +553,7 @@ impl Machine for Client {
                     let message =
                         Message::Cancel { client: self.config.number, session: session.id, call: id };
                     // In the lane of the request, so that it does not overtake it.
-                    out.send(session.server, Lane::Ordinary, message);
+                    out.send(self.address(), Lane::Ordinary, message);
                 }
             }
             Input::Reachable(peer) => self.on_reachable(now, peer, out),

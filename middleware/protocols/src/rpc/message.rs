@@ -1,14 +1,14 @@
 //! What client and server say to each other, and its layout.
 //!
-//! Layout      one byte of kind, then fixed little-endian fields in the order of declaration; a body is the rest of
-//!             the frame. Written down in docs/wire.md.
+//! Layout      one byte of kind, then fixed little-endian fields in the order of declaration; a body comes last, behind
+//!             its length (u32).
 
 use std::fmt;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::wire::{Wire, WireError, take_u8, take_u32, take_u64};
+use crate::wire::{Wire, WireError, put_count, take_bytes, take_u8, take_u32, take_u64};
 
 /// An enum of single-byte codes with a sentence each.
 macro_rules! codes {
@@ -247,6 +247,7 @@ impl Message {
                 out.put_u32_le(*signature);
                 out.put_u8(*semantics as u8);
                 out.put_u64_le(u64::try_from(budget.as_micros()).unwrap_or(u64::MAX));
+                put_count(out, body.len());
                 return body.clone();
             }
             Self::Reply { client, session, call, verdict } => {
@@ -254,6 +255,7 @@ impl Message {
                 match verdict {
                     Verdict::Done(body) => {
                         out.put_u8(DONE);
+                        put_count(out, body.len());
                         return body.clone();
                     }
                     Verdict::Refused(refusal) => {
@@ -307,14 +309,14 @@ impl Wire for Message {
                     other => return Err(WireError::Invalid { what: "semantics", value: other.into() }),
                 },
                 budget: Duration::from_micros(take_u64(input, "budget")?),
-                body: std::mem::take(input),
+                body: take_bytes(input, "arguments")?,
             },
             REPLY => Self::Reply {
                 client,
                 session: take_u64(input, "session")?,
                 call: take_call(input)?,
                 verdict: match take_u8(input, "verdict")? {
-                    DONE => Verdict::Done(std::mem::take(input)),
+                    DONE => Verdict::Done(take_bytes(input, "result")?),
                     REFUSED => Verdict::Refused(Refusal::take(input)?),
                     DOUBTFUL => Verdict::Doubtful(Doubt::take(input)?),
                     other => return Err(WireError::Invalid { what: "verdict", value: other.into() }),

@@ -351,7 +351,8 @@ impl Server {
         }
         let one_way = semantics == Semantics::OneWay;
         if !one_way {
-            session.slots[call.slot as usize].state = State::Executing { keep: semantics == Semantics::AtMostOnce };
+            session.slots[call.slot as usize].state =
+                State::Executing { keep: semantics == Semantics::AtMostOnce };
             session.executing += 1;
         }
         self.executing += 1;

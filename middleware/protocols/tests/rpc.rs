@@ -1,0 +1,393 @@
+//! The RPC machines by hand: one input, the outputs that follow, in words.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_protocols::rpc::{
+    CallId, Client, ClientCommand, ClientConfig, ClientEvent, Message, Outcome, Semantics, Server,
+    ServerCommand, ServerConfig, ServerEvent, Verdict,
+};
+use quorate_protocols::{Input, Machine, Output, Outputs, ProcessId, Time, Wire};
+
+const SERVER: ProcessId = ProcessId { node: 1, incarnation: 5 };
+const RESTARTED: ProcessId = ProcessId { node: 1, incarnation: 6 };
+const CLIENT: ProcessId = ProcessId { node: 2, incarnation: 1 };
+
+/// A client, what it says in words, and the time in milliseconds.
+struct Caller {
+    client: Client,
+    now: u64,
+}
+
+impl Caller {
+    fn bound() -> Self {
+        let mut caller = Self { client: Client::new(SERVER, ClientConfig::new(3, 1, 42)), now: 0 };
+        assert_eq!(caller.tick(0), "bind");
+        assert_eq!(caller.hear(SERVER, bound(70)), "event bound(1#5)");
+        caller
+    }
+
+    fn handle(&mut self, input: Input<Client>) -> String {
+        let mut out = Outputs::new();
+        self.client.handle(Time::from_nanos(self.now * 1_000_000), input, &mut out);
+        self.client.check().unwrap();
+        out.drain().map(|output| words(&output)).collect::<Vec<_>>().join(" ")
+    }
+
+    fn tick(&mut self, at_ms: u64) -> String {
+        self.now = at_ms;
+        self.handle(Input::Tick)
+    }
+
+    fn hear(&mut self, from: ProcessId, message: Message) -> String {
+        self.handle(Input::Received { from, message })
+    }
+
+    fn call(&mut self, token: u32, semantics: Semantics, budget_ms: u64) -> String {
+        let deadline = Time::from_nanos(self.now * 1_000_000) + Duration::from_millis(budget_ms);
+        let body = Bytes::from_static(b"?");
+        self.handle(Input::Command(ClientCommand::Call {
+            token,
+            method: 9,
+            signature: 8,
+            semantics,
+            deadline,
+            body,
+        }))
+    }
+}
+
+fn words(output: &Output<Client>) -> String {
+    match output {
+        Output::Send { message: Message::Bind { .. }, .. } => "bind".into(),
+        Output::Send { message: Message::Request { session, call, behind, .. }, .. } => {
+            format!("request({call} in {session}, {behind} behind)")
+        }
+        Output::Send { message: Message::Cancel { call, .. }, .. } => format!("cancel({call})"),
+        Output::Send { message, .. } => format!("{message:?}"),
+        Output::Event(ClientEvent::Bound(server)) => format!("event bound({server})"),
+        Output::Event(ClientEvent::Rejected(reason)) => format!("event rejected({reason:?})"),
+        Output::Event(ClientEvent::Ended { token, outcome }) => format!("event ended({token}, {outcome:?})"),
+        Output::Persist(()) => "persist".into(),
+        Output::Barrier => "barrier".into(),
+    }
+}
+
+const fn bound(session: u64) -> Message {
+    Message::Bound { client: 3, session, slots: 100 }
+}
+
+fn reply(session: u64, call: CallId) -> Message {
+    Message::Reply { client: 3, session, call, verdict: Verdict::Done(Bytes::from_static(b"!")) }
+}
+
+const fn id(sequence: u64, slot: u32) -> CallId {
+    CallId { slot, sequence }
+}
+
+#[test]
+fn r06_a_lost_request_is_sent_again_under_the_same_id_ever_more_rarely() {
+    let mut caller = Caller::bound();
+    assert_eq!(caller.call(1, Semantics::AtMostOnce, 60_000), "request(1@0 in 70, 0 behind)");
+    let mut sent_at = vec![0];
+    for ms in 1..30_000 {
+        match caller.tick(ms).as_str() {
+            "" => {}
+            "request(1@0 in 70, 0 behind)" => sent_at.push(ms),
+            other => panic!("{other} at {ms}"),
+        }
+    }
+    let waits: Vec<u64> = sent_at.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!((150..=250).contains(&waits[0]), "{waits:?}");
+    assert!(waits.iter().all(|wait| *wait <= 6_250), "{waits:?}");
+    assert!(waits[4] > 2_000 && waits.len() < 12, "{waits:?}");
+    assert_eq!(caller.hear(SERVER, reply(70, id(1, 0))), "event ended(1, Replied(b\"!\"))");
+    assert_eq!(caller.hear(SERVER, reply(70, id(1, 0))), "", "a second copy of the reply");
+    assert_eq!(caller.client.stats().late_replies, 1);
+}
+
+#[test]
+fn r06_a_server_that_is_at_it_is_not_asked_again_soon() {
+    let mut caller = Caller::bound();
+    caller.call(1, Semantics::AtMostOnce, 60_000);
+    caller.hear(SERVER, Message::Working { client: 3, session: 70, call: id(1, 0) });
+    assert_eq!(caller.tick(4_999), "");
+    assert_eq!(caller.tick(5_000), "request(1@0 in 70, 0 behind)");
+}
+
+#[test]
+fn a_call_ends_at_its_deadline_and_says_whether_it_was_sent() {
+    let mut caller = Caller::bound();
+    caller.call(1, Semantics::AtMostOnce, 100);
+    assert_eq!(caller.tick(99), "");
+    assert_eq!(caller.tick(100), "event ended(1, DeadlinePassed { sent: true })");
+    caller.handle(Input::Unreachable(SERVER));
+    assert_eq!(caller.call(2, Semantics::AtMostOnce, 100), "", "it waits for the server");
+    assert_eq!(caller.tick(200), "event ended(2, DeadlinePassed { sent: false })");
+}
+
+#[test]
+fn a_cancelled_call_ends_silently_and_its_slot_is_used_again() {
+    let mut caller = Caller::bound();
+    assert_eq!(caller.client.upcoming(), id(1, 0));
+    caller.call(1, Semantics::AtMostOnce, 1_000);
+    assert_eq!(caller.handle(Input::Command(ClientCommand::Cancel(id(1, 0)))), "cancel(1@0)");
+    assert_eq!(caller.hear(SERVER, reply(70, id(1, 0))), "");
+    assert_eq!(caller.call(2, Semantics::AtMostOnce, 1_000), "request(2@0 in 70, 0 behind)");
+    assert_eq!(
+        caller.handle(Input::Command(ClientCommand::Cancel(id(1, 0)))),
+        "",
+        "an old id cancels nothing"
+    );
+}
+
+#[test]
+fn the_oldest_incomplete_call_travels_with_every_request() {
+    let mut caller = Caller::bound();
+    caller.call(1, Semantics::AtMostOnce, 1_000);
+    assert_eq!(caller.call(2, Semantics::AtMostOnce, 1_000), "request(2@1 in 70, 1 behind)");
+    assert_eq!(caller.call(3, Semantics::AtMostOnce, 1_000), "request(3@2 in 70, 2 behind)");
+    caller.hear(SERVER, reply(70, id(1, 0)));
+    assert_eq!(caller.call(4, Semantics::AtMostOnce, 1_000), "request(4@0 in 70, 2 behind)");
+}
+
+#[test]
+fn r08_after_a_restart_of_the_server_only_idempotent_calls_are_sent_again() {
+    let mut caller = Caller::bound();
+    caller.call(1, Semantics::AtMostOnce, 60_000);
+    caller.call(2, Semantics::Idempotent, 60_000);
+    assert_eq!(
+        caller.hear(RESTARTED, Message::Lost { client: 3, session: 70 }),
+        "event ended(1, MaybeExecuted(SessionLost)) bind"
+    );
+    assert_eq!(caller.call(3, Semantics::AtMostOnce, 60_000), "", "it waits for the new session");
+    assert_eq!(
+        caller.hear(RESTARTED, bound(71)),
+        "event bound(1#6) request(2@1 in 71, 0 behind) request(3@0 in 71, 1 behind)"
+    );
+    assert_eq!(caller.hear(SERVER, reply(70, id(3, 0))), "", "an earlier life says nothing any more");
+}
+
+#[test]
+fn a_broken_connection_alone_loses_nothing() {
+    let mut caller = Caller::bound();
+    caller.call(1, Semantics::AtMostOnce, 60_000);
+    assert_eq!(caller.handle(Input::Unreachable(SERVER)), "bind");
+    assert_eq!(caller.handle(Input::Reachable(SERVER)), "bind");
+    assert_eq!(caller.hear(SERVER, bound(70)), "request(1@0 in 70, 0 behind)");
+}
+
+/// A server, and what it says in words.
+struct Service {
+    server: Server,
+    session: u64,
+}
+
+impl Service {
+    fn new(config: ServerConfig) -> Self {
+        let mut service = Self { server: Server::new(config), session: 0 };
+        let mut out = Outputs::new();
+        let message = Message::Bind { client: 3, codec: 1 };
+        service.server.handle(Time::ZERO, Input::Received { from: CLIENT, message }, &mut out);
+        for output in out.drain() {
+            if let Output::Send { message: Message::Bound { session, .. }, .. } = output {
+                service.session = session;
+            }
+        }
+        service
+    }
+
+    fn handle(&mut self, input: Input<Server>) -> (String, Vec<ServerEvent>) {
+        let (mut words, mut events) = (Vec::new(), Vec::new());
+        let mut out = Outputs::new();
+        self.server.handle(Time::ZERO, input, &mut out);
+        self.server.check().unwrap();
+        for output in out.drain() {
+            match output {
+                Output::Send { message: Message::Reply { call, verdict, .. }, .. } => {
+                    words.push(format!("reply({call}, {verdict:?})"));
+                }
+                Output::Send { message: Message::Working { call, .. }, .. } => {
+                    words.push(format!("working({call})"))
+                }
+                Output::Send { message, .. } => words.push(format!("{message:?}")),
+                Output::Event(event) => {
+                    words.push(match &event {
+                        ServerEvent::Execute { execution, .. } => format!("execute({})", execution.call),
+                        ServerEvent::Abort(execution) => format!("abort({})", execution.call),
+                    });
+                    events.push(event);
+                }
+                Output::Persist(()) | Output::Barrier => {}
+            }
+        }
+        (words.join(" "), events)
+    }
+
+    fn request(&mut self, call: CallId, behind: u32, semantics: Semantics) -> (String, Vec<ServerEvent>) {
+        let message = Message::Request {
+            client: 3,
+            session: self.session,
+            call,
+            behind,
+            method: 9,
+            signature: 8,
+            semantics,
+            budget: Duration::from_secs(1),
+            body: Bytes::from_static(b"?"),
+        };
+        self.handle(Input::Received { from: CLIENT, message })
+    }
+
+    /// Executes a request to its end.
+    fn serve(&mut self, call: CallId, behind: u32, semantics: Semantics) -> String {
+        let (_, events) = self.request(call, behind, semantics);
+        let [ServerEvent::Execute { execution, .. }] = events[..] else { panic!("{events:?}") };
+        let verdict = Verdict::Done(Bytes::from_static(b"!"));
+        self.handle(Input::Command(ServerCommand::Complete { execution, verdict })).0
+    }
+}
+
+#[test]
+fn r08_a_repeated_request_gets_the_kept_reply_and_is_not_executed_again() {
+    let mut service = Service::new(ServerConfig::new(1, 7));
+    assert_eq!(service.request(id(1, 0), 0, Semantics::AtMostOnce).0, "execute(1@0)");
+    assert_eq!(service.request(id(1, 0), 0, Semantics::AtMostOnce).0, "working(1@0)");
+    assert_eq!(service.serve(id(2, 1), 1, Semantics::AtMostOnce), "reply(2@1, Done(b\"!\"))");
+    assert_eq!(service.request(id(2, 1), 1, Semantics::AtMostOnce).0, "reply(2@1, Done(b\"!\"))");
+}
+
+#[test]
+fn r08_an_idempotent_request_keeps_no_reply_and_is_executed_again() {
+    let mut service = Service::new(ServerConfig::new(1, 7));
+    service.serve(id(1, 0), 0, Semantics::Idempotent);
+    assert_eq!(service.server.kept_bytes(), 0);
+    assert_eq!(service.request(id(1, 0), 0, Semantics::Idempotent).0, "execute(1@0)");
+}
+
+#[test]
+fn r08_acknowledged_replies_are_dropped_and_the_cache_stays_within_its_bytes() {
+    let mut config = ServerConfig::new(1, 7);
+    config.reply_bytes_max = 150;
+    let mut service = Service::new(config);
+    service.serve(id(1, 0), 0, Semantics::AtMostOnce);
+    service.serve(id(2, 1), 1, Semantics::AtMostOnce);
+    assert_eq!(service.server.kept_bytes(), 130);
+    service.serve(id(3, 2), 2, Semantics::AtMostOnce);
+    assert_eq!(service.server.kept_bytes(), 130, "the oldest made room");
+    assert_eq!(service.request(id(1, 0), 0, Semantics::AtMostOnce).0, "reply(1@0, Doubtful(ReplyForgotten))");
+    service.request(id(4, 3), 0, Semantics::AtMostOnce);
+    assert_eq!(service.server.kept_bytes(), 0, "everything below 4 is complete");
+}
+
+#[test]
+fn r08_a_newer_call_in_the_slot_ends_the_older_one() {
+    let mut service = Service::new(ServerConfig::new(1, 7));
+    service.request(id(1, 0), 0, Semantics::AtMostOnce);
+    assert_eq!(service.request(id(2, 0), 0, Semantics::AtMostOnce).0, "abort(1@0) execute(2@0)");
+    assert_eq!(service.request(id(1, 0), 0, Semantics::AtMostOnce).0, "", "a late copy of the older one");
+}
+
+#[test]
+fn a_cancellation_that_overtakes_its_request_is_remembered() {
+    let mut service = Service::new(ServerConfig::new(1, 7));
+    let message = Message::Cancel { client: 3, session: service.session, call: id(1, 0) };
+    assert_eq!(service.handle(Input::Received { from: CLIENT, message }).0, "");
+    let (words, _) = service.request(id(1, 0), 0, Semantics::AtMostOnce);
+    assert_eq!(words, "reply(1@0, Doubtful(ReplyForgotten))");
+}
+
+#[test]
+fn r08_a_new_life_of_the_client_ends_what_runs_for_the_old_one() {
+    let mut service = Service::new(ServerConfig::new(1, 7));
+    service.request(id(1, 0), 0, Semantics::AtMostOnce);
+    let from = ProcessId { incarnation: 2, ..CLIENT };
+    let message = Message::Bind { client: 3, codec: 1 };
+    let (words, _) = service.handle(Input::Received { from, message });
+    assert!(words.starts_with("abort(1@0) Bound"), "{words}");
+    assert_eq!(service.server.clients(), 1);
+    let message = Message::Bind { client: 3, codec: 1 };
+    assert_eq!(
+        service.handle(Input::Received { from: CLIENT, message }).0,
+        "",
+        "a late message of the old life"
+    );
+}
+
+#[test]
+fn an_unknown_session_is_told_so_and_another_codec_is_refused() {
+    let mut service = Service::new(ServerConfig::new(1, 7));
+    service.session += 1;
+    let lost = format!("Lost {{ client: 3, session: {} }}", service.session);
+    assert_eq!(service.request(id(1, 0), 0, Semantics::AtMostOnce).0, lost);
+    let message = Message::Bind { client: 4, codec: 2 };
+    let (words, _) = service.handle(Input::Received { from: CLIENT, message });
+    assert_eq!(words, "Rejected { client: 4, reason: CodecMismatch }");
+}
+
+#[test]
+fn every_message_survives_its_layout_and_damage_is_refused() {
+    let call = id(u64::MAX, 77);
+    let messages = [
+        Message::Bind { client: 3, codec: 1 },
+        bound(9),
+        Message::Rejected { client: 1, reason: quorate_protocols::rpc::Rejection::NoSuchService },
+        Message::Request {
+            client: 3,
+            session: 1,
+            call,
+            behind: 4,
+            method: 9,
+            signature: 8,
+            semantics: Semantics::Idempotent,
+            budget: Duration::from_micros(1_500),
+            body: Bytes::from_static(b"arguments"),
+        },
+        reply(1, call),
+        Message::Reply {
+            client: 3,
+            session: 1,
+            call,
+            verdict: Verdict::Refused(quorate_protocols::rpc::Refusal::Overloaded),
+        },
+        Message::Reply {
+            client: 3,
+            session: 1,
+            call,
+            verdict: Verdict::Doubtful(quorate_protocols::rpc::Doubt::HandlerFailed),
+        },
+        Message::Working { client: 3, session: 1, call },
+        Message::Cancel { client: 3, session: 1, call },
+        Message::Lost { client: 3, session: 1 },
+    ];
+    for message in messages {
+        let bytes = message.to_bytes();
+        assert_eq!(Message::from_bytes(bytes.clone()).unwrap(), message);
+        for length in 0..bytes.len() {
+            Message::from_bytes(bytes.slice(..length)).unwrap_err();
+        }
+        for index in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut damaged = bytes.to_vec();
+                damaged[index] ^= 1 << bit;
+                // Refused or another message, never a panic.
+                let _ = Message::from_bytes(damaged.into());
+            }
+        }
+    }
+}
+
+#[test]
+fn too_many_calls_are_told_so_at_once() {
+    let mut config = ClientConfig::new(3, 1, 42);
+    config.calls_max = 2;
+    let mut caller = Caller { client: Client::new(SERVER, config), now: 0 };
+    caller.tick(0);
+    caller.hear(SERVER, bound(70));
+    caller.call(1, Semantics::AtMostOnce, 1_000);
+    caller.call(2, Semantics::AtMostOnce, 1_000);
+    assert_eq!(
+        caller.call(3, Semantics::AtMostOnce, 1_000),
+        format!("event ended(3, {:?})", Outcome::TooManyCalls { limit: 2 })
+    );
+}
