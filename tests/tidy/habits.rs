@@ -20,6 +20,12 @@ const UNSAFE: &[&str] = &[];
 /// Folders whose files open with a `//!` header: purpose, guarantee, source, limits.
 const HEADED: &[&str] = &["transports/", "middleware/", "examples/", "tests/", "benches/"];
 
+/// What library code does not do, outside its tests: a peer, a file or a user could end the process by it.
+const PANICS: &[&str] = &[".unwrap()", ".expect(\"", "panic!"];
+
+/// Library files that may panic: their callers are tests.
+const MAY_PANIC: &[&str] = &["middleware/src/sim/", "transports/src/conformance/"];
+
 /// Sources that are a compiler's input, not ours to read: what the macro must refuse.
 fn is_compile_case(file: &str) -> bool {
     file.contains("/compile_fail/") || file.contains("/compile_pass/") || file.contains("/ui/")
@@ -46,6 +52,60 @@ fn broken_habits(tree: &Tree) -> Vec<Finding> {
         }
     }
     findings
+}
+
+fn panics(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (file, text) in tree.under("", ".rs") {
+        let is_library = (file.starts_with("middleware/") || file.starts_with("transports/"))
+            && file.contains("/src/")
+            && !file.ends_with("/tests.rs")
+            && !MAY_PANIC.iter().any(|folder| file.starts_with(folder));
+        if !is_library {
+            continue;
+        }
+        // The tests of a file stand at its end.
+        let end = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
+        let code = code_only(&text[..end]);
+        for pattern in PANICS {
+            // A literal is blank in the code, so the quote is looked up in the text.
+            for (line, at) in word_places(&code, pattern.trim_end_matches('"')) {
+                if text[at..].starts_with(pattern) {
+                    let change = format!(
+                        "`{pattern}`: return a typed error; what cannot fail is written so that it cannot"
+                    );
+                    findings.push(Finding::new(file, line, change));
+                }
+            }
+        }
+    }
+    findings
+}
+
+#[test]
+fn library_code_does_not_panic_by_unwrapping() {
+    assert_clean(&panics(&Tree::of_workspace()));
+}
+
+#[test]
+fn a_planted_panic_is_found() {
+    let tree = Tree::planted([
+        (
+            "middleware/src/a.rs",
+            "fn f() {\n    x.unwrap();\n    y.expect(\"never\"); z.expect(4)?; \"panic!\";\n}\n#[cfg(test)]\nmod tests { fn t() { x.unwrap() } }\n",
+        ),
+        ("transports/src/tcp/tests.rs", "fn t() { panic!() }\n"),
+        ("transports/src/tcp/mod.rs", "fn t() { panic!() }\n"),
+        ("examples/a.rs", "fn t() { panic!() }\n"),
+    ]);
+    assert_findings(
+        &panics(&tree),
+        [
+            ("middleware/src/a.rs:2", "`.unwrap()`"),
+            ("middleware/src/a.rs:3", "`.expect(\"`"),
+            ("transports/src/tcp/mod.rs:1", "`panic!`"),
+        ],
+    );
 }
 
 #[test]
