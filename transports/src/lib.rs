@@ -22,6 +22,7 @@ pub mod registry;
 pub mod sim;
 #[cfg(feature = "tcp")]
 pub mod tcp;
+mod timer;
 pub mod transport;
 
 pub use address::{Address, AddressError};

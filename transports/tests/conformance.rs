@@ -1,7 +1,10 @@
 //! Every transport keeps the one contract (catalogue T2), by one line each.
 
+use std::time::Duration;
+
 use quorate_transports::conformance::{self, Subject};
-use quorate_transports::fault::model::LinkModel;
+use quorate_transports::fault::FaultHandle;
+use quorate_transports::fault::model::{Chance, LatencyModel, LinkModel, LossModel};
 use quorate_transports::mem::{Mem, MemConfig};
 use quorate_transports::sim::SimNetwork;
 
@@ -44,6 +47,34 @@ async fn t02_the_simulated_network_keeps_the_contract_for_streams_on_a_bad_day()
     let report = conformance::run(|| simulated(LinkModel::BAD_WAN)).await;
     // Streams hide what the link does; datagrams do not, and must not.
     assert!(report.failed().iter().all(|name| name.starts_with("datagrams")), "{report}");
+}
+
+#[tokio::test]
+async fn t02_a_wrapper_without_faults_keeps_the_contract() {
+    let make = || Subject::new(FaultHandle::new(1).wrap(1, Mem::new()), "mem://");
+    conformance::run(make).await.into_result().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn t02_a_wrapper_with_stream_faults_keeps_the_contract_for_streams() {
+    let make = || {
+        let faults = FaultHandle::new(2);
+        let latency = LatencyModel::Uniform { min: Duration::ZERO, max: Duration::from_millis(5) };
+        let loss = LossModel::Independent(Chance::percent(5));
+        faults.change(|network| network.set_default(LinkModel { latency, loss, ..LinkModel::PERFECT }));
+        let world = Mem::new();
+        Subject::pair(faults.wrap(1, world.clone()), faults.wrap(2, world), "mem://")
+    };
+    let report = conformance::run(make).await;
+    assert!(report.failed().iter().all(|name| name.starts_with("datagrams")), "{report}");
+}
+
+#[cfg(feature = "tcp")]
+#[tokio::test]
+async fn t02_a_wrapper_without_faults_over_tcp_keeps_the_contract() {
+    use quorate_transports::tcp::Tcp;
+    let make = || Subject::new(FaultHandle::new(1).wrap(1, Tcp::new()), "tcp://127.0.0.1:0");
+    conformance::run(make).await.into_result().unwrap();
 }
 
 fn simulated(link: LinkModel) -> Subject {

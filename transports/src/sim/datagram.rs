@@ -7,13 +7,13 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 
-use super::link::{Timer, at_instant};
 use super::trace::digest;
 use super::world::{Mailbox, Place};
 use super::{Shared, SimEventKind, parse};
 use crate::address::Address;
 use crate::error::{LinkError, TransportError};
 use crate::frame::FrameError;
+use crate::timer::{Timer, instant_at};
 use crate::transport::DatagramSocket;
 
 /// Opens a socket on the transport's own host.
@@ -138,7 +138,7 @@ impl DatagramSocket for SimSocket {
                 return Poll::Ready(Ok((from, bytes)));
             }
             mailbox.waker = Some(cx.waker().clone());
-            let at = at_instant(world.core.epoch(), at);
+            let at = instant_at(world.core.epoch(), at);
             drop(guard);
             if self.timer.poll_until(cx, at).is_pending() {
                 return Poll::Pending;

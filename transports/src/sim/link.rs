@@ -1,12 +1,11 @@
 //! Connections of the simulated network, as the contract wants them.
 
 use std::io::ErrorKind;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::world::{Half, Progress, ReceiveFailure, SendFailure, World};
 use super::{SCHEME, Shared, SimEventKind, parse};
@@ -14,6 +13,7 @@ use crate::address::Address;
 use crate::error::{LinkError, TransportError};
 use crate::fault::model::StreamFate;
 use crate::frame::{Inbox, Outbox};
+use crate::timer::{Timer, instant_at};
 use crate::transport::{FrameReceiver, FrameSender, Link};
 
 /// Both halves of one end.
@@ -187,7 +187,7 @@ impl HalfLink {
                 Progress::Ready(result) => return Poll::Ready(result),
                 Progress::Wait(None) => return Poll::Pending,
                 Progress::Wait(Some(at)) => {
-                    let at = at_instant(world.core.epoch(), at);
+                    let at = instant_at(world.core.epoch(), at);
                     drop(world);
                     if self.timer.poll_until(cx, at).is_pending() {
                         return Poll::Pending;
@@ -237,34 +237,5 @@ impl FrameReceiver for SimReceiver {
     }
 }
 
-/// One reusable timer.
-#[derive(Default)]
-pub(super) struct Timer {
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
-impl Timer {
-    /// Ready when `at` has come.
-    pub(super) fn poll_until(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()> {
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-        if sleep.deadline() != at {
-            sleep.as_mut().reset(at);
-        }
-        let polled = sleep.as_mut().poll(cx);
-        if polled.is_ready() {
-            // A finished sleep must not be polled again.
-            self.sleep = None;
-        }
-        polled
-    }
-}
-
-/// A moment of the simulation on tokio's clock; beyond its end, far away.
-pub(super) fn at_instant(epoch: Instant, nanos: u64) -> Instant {
-    epoch + Duration::from_nanos(nanos.min(FAR_NANOS))
-}
-
 /// First pause before a lost request to connect is repeated, as TCP's.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
-/// Thirty years: tokio's clock takes no more.
-const FAR_NANOS: u64 = 30 * 365 * 24 * 3_600 * 1_000_000_000;
