@@ -49,18 +49,24 @@ pub(super) fn open(storage: Arc<dyn Storage>, config: Config) -> Result<(Log, Re
     segments.push_back(Segment::new(number, next));
 
     // Only now may the leftovers go: segments without a record, and files that never got their names.
+    let mut leftovers = Vec::new();
     for index in (1..segments.len()).rev() {
         if segments[index - 1].first == segments[index].first
             && let Some(empty) = segments.remove(index - 1)
         {
-            remove(&*storage, &segment_name(empty.number))?;
+            leftovers.push(segment_name(empty.number));
         }
     }
-    for name in names.iter().filter(|name| is_temporary(name)) {
-        // The new segment may have used and renamed one of them.
-        if *name != temporary_name(&segment_name(number)) {
-            remove(&*storage, name)?;
-        }
+    // The new segment may have used and renamed one of the temporary files.
+    let used = temporary_name(&segment_name(number));
+    leftovers.extend(names.into_iter().filter(|name| is_temporary(name) && *name != used));
+    for name in &leftovers {
+        storage.remove(name).map_err(io_error("remove", name))?;
+    }
+    if !leftovers.is_empty() {
+        // A later truncation drops the segment behind an empty one; the empty one must not come back after that,
+        // because the segments would not join any more.
+        storage.sync_directory().map_err(io_error("sync", "the directory"))?;
     }
 
     let dropped = tail.and_then(|tail| tail.dropped);
@@ -250,11 +256,7 @@ fn create_segment(storage: &dyn Storage, header: &SegmentHeader) -> Result<Arc<d
     Ok(file)
 }
 
-fn remove(storage: &dyn Storage, name: &str) -> Result<(), OpenError> {
-    storage.remove(name).map_err(io_error("remove", name))
-}
-
-pub(super) fn header_error(name: &str, fault: HeaderFault) -> OpenError {
+fn header_error(name: &str, fault: HeaderFault) -> OpenError {
     match fault {
         HeaderFault::Magic => OpenError::NotAJournal { file: name.to_owned() },
         HeaderFault::Version(found) => {
