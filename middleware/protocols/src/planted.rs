@@ -41,6 +41,22 @@ pub enum Planted {
     RpcForgetsRefusals,
     /// RPC client: a call that may have been executed is sent again to a restarted server.
     RpcReissuesAfterRestart,
+    /// Two-phase commit: a yes vote leaves before its record is durable.
+    CommitVoteBeforePersist,
+    /// Two-phase commit: the decision leaves before its record is durable.
+    CommitDecisionBeforePersist,
+    /// Two-phase commit: a participant that voted yes aborts on its own after a while.
+    CommitUncertainAborts,
+    /// Two-phase commit: the coordinator forgets a commit at the first acknowledgement.
+    CommitForgetsBeforeAcks,
+    /// Two-phase commit: the coordinator counts votes, not voters.
+    CommitCountsDuplicateVotes,
+    /// Two-phase commit: a participant acknowledges before its ending is durable.
+    CommitAcknowledgesBeforePersist,
+    /// Two-phase commit: a participant tells another that it never voted, and may vote later.
+    CommitRefusesWithoutRecord,
+    /// Two-phase commit: a participant does not remember what has ended, so that a late prepare runs again.
+    CommitForgetsFinished,
 }
 
 /// Which bug is planted into a machine; none by default.
