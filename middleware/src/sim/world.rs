@@ -251,9 +251,15 @@ impl<M: Machine> World<M> {
         if self.now < self.nodes[index].slow_until {
             delay += self.nodes[index].slow_by;
         }
-        let node = &self.nodes[index];
-        let (incarnation, position) = (node.incarnation, node.log.len());
-        self.schedule(delay, INPUT, Happening::Synced { node: index as u32, incarnation, position });
+        self.finish_sync_in(delay, index);
+    }
+
+    /// The running sync of the node ends after `delay`, whatever was said before.
+    fn finish_sync_in(&mut self, delay: u64, index: usize) {
+        let node = &mut self.nodes[index];
+        node.sync += 1;
+        let (sync, position) = (node.sync, node.log.len());
+        self.schedule(delay, INPUT, Happening::Synced { node: index as u32, sync, position });
     }
 }
 
@@ -398,10 +404,10 @@ impl<'a, S: Scenario> Engine<'a, S> {
                 self.feed(to as usize, input)
             }
             Happening::Tick { node: to, generation } => self.tick(to as usize, generation),
-            Happening::Synced { node: to, incarnation, position } => {
+            Happening::Synced { node: to, sync, position } => {
                 let index = to as usize;
                 let node = &mut self.world.nodes[index];
-                if node.machine.is_none() || incarnation != node.incarnation {
+                if sync != node.sync {
                     return Ok(());
                 }
                 node.durable = node.durable.max(position);
@@ -410,9 +416,11 @@ impl<'a, S: Scenario> Engine<'a, S> {
                 self.world.trace.line(self.world.now, || format!("{to} synced {position} records"));
                 if let Some((at, action)) = self.world.nodes[index].strike_when_durable.take() {
                     if at <= position {
-                        return self.strike(index, action);
+                        // A crash here takes what is held with it; the milder actions let it go.
+                        self.strike(index, action)?;
+                    } else {
+                        self.world.nodes[index].strike_when_durable = Some((at, action));
                     }
-                    self.world.nodes[index].strike_when_durable = Some((at, action));
                 }
                 self.release(index)
             }
@@ -466,7 +474,7 @@ impl<'a, S: Scenario> Engine<'a, S> {
             return Ok(());
         }
         self.world.trace.mark(now, index as u32, 6);
-        self.world.trace.note(now, || format!("{index} tick"));
+        self.world.trace.line(now, || format!("{index} tick"));
         self.feed(index, Input::Tick)
     }
 
@@ -564,7 +572,7 @@ impl<'a, S: Scenario> Engine<'a, S> {
             self.world.counts.strikes += 1;
             self.world
                 .trace
-                .line(self.world.now, || format!("{index} STRIKE {moment:?} {output:?}: {action:?}"));
+                .note(self.world.now, || format!("{index} STRIKE {moment:?} {output:?}: {action:?}"));
         }
         hit
     }
@@ -709,6 +717,7 @@ impl<'a, S: Scenario> Engine<'a, S> {
         node.machine = None;
         node.held.clear();
         node.held_by_barrier = false;
+        node.sync += 1;
         node.waiting.clear();
         node.paused_until = 0;
         node.tick_at = u64::MAX;
@@ -753,6 +762,11 @@ impl<'a, S: Scenario> Engine<'a, S> {
             for what in mem::take(&mut node.waiting) {
                 self.world.schedule(0, INPUT, what);
             }
+            if self.world.nodes[index].held_by_barrier {
+                // A stalled disk is a fault too.
+                let delay = self.world.weather.sync_time(&mut self.world.disk_rng);
+                self.world.finish_sync_in(delay, index);
+            }
             if self.world.nodes[index].machine.is_none() {
                 self.boot(index)?;
             }
@@ -795,7 +809,7 @@ enum Happening<M: Machine> {
     Command { node: u32, incarnation: u64, command: M::Command },
     Hint { node: u32, peer: ProcessId, reachable: bool },
     Tick { node: u32, generation: u64 },
-    Synced { node: u32, incarnation: u64, position: usize },
+    Synced { node: u32, sync: u64, position: usize },
     Wake { token: u64 },
     Fault { index: u32 },
     Heal { from: Nodes, to: Nodes },
@@ -812,6 +826,8 @@ struct Node<M: Machine> {
     durable: usize,
     held: VecDeque<Output<M>>,
     held_by_barrier: bool,
+    /// The number of the running (or last) sync; a crash makes it another.
+    sync: u64,
     waiting: VecDeque<Happening<M>>,
     paused_until: u64,
     slow_until: u64,
@@ -831,6 +847,7 @@ impl<M: Machine> Node<M> {
             durable: 0,
             held: VecDeque::new(),
             held_by_barrier: false,
+            sync: 0,
             waiting: VecDeque::new(),
             paused_until: 0,
             slow_until: 0,

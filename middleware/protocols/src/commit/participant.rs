@@ -249,10 +249,13 @@ impl Participant {
             (Some(Finish::Recorded(Ending::ReadOnly)), _) | (None, Some(Phase::Prepared(_))) => return,
             // Not voted, so not promised: refuse for good, and only then say so.
             (Some(Finish::VotedNo), _) | (None, Some(Phase::Preparing { .. })) => {
-                if self.take(txn).is_some() {
+                let asked = self.take(txn).is_some();
+                self.refuse(txn, fx);
+                // Behind the barrier: told before, the resource would hear "abort", and after a crash that loses the
+                // refusal be asked again, say yes, and commit.
+                if asked {
                     fx.out.event(Event::Abort(txn));
                 }
-                self.refuse(txn, fx);
                 Decision::Abort
             }
             (None, None) if self.is_full(txn.node) => return,
