@@ -19,8 +19,7 @@ pub struct FileStorage {
     directory: PathBuf,
     /// Synced after names change; opened once, because running out of descriptors must not fail a commit.
     handle: File,
-    /// Held, never read.
-    _lock: File,
+    lock: File,
 }
 
 impl FileStorage {
@@ -49,12 +48,20 @@ impl FileStorage {
             }
             Err(TryLockError::Error(source)) => return Err(io_error("lock")(source)),
         }
-        Ok(Self { directory: directory.to_owned(), handle, _lock: lock })
+        Ok(Self { directory: directory.to_owned(), handle, lock })
     }
 
     /// The directory.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+}
+
+impl Drop for FileStorage {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a child that another thread has just forked shares the lock until it executes
+        // its program, and the next opening would find the directory in use. If this fails, the system unlocks later.
+        let _ = self.lock.unlock();
     }
 }
 
