@@ -57,6 +57,9 @@ pub enum Command {
         /// The application's own encoding.
         state: Bytes,
     },
+    /// The user cannot take more events for now, or can again. While it cannot, this member acknowledges nothing, so
+    /// that the others' windows fill and they wait; events go on only up to those windows.
+    Saturated(bool),
     /// Leave in good order.
     Leave,
 }
@@ -197,6 +200,7 @@ impl<S: Layer> Machine for Group<S> {
                     Command::Join { contacts } => Down::Join { contacts },
                     Command::Cast(payload) => Down::Cast(Cast { headers: Headers::default(), payload }),
                     Command::State { view, state } => Down::State { view, state },
+                    Command::Saturated(full) => Down::Saturated(full),
                     Command::Leave => Down::Leave,
                 };
                 self.stack.down(now, request, &mut self.flow);

@@ -31,8 +31,8 @@ pub enum Planted {
     TotalObeysStaleOrder,
     /// State transfer: a joiner delivers messages before it has the state.
     StateAfterMessages,
-    /// State transfer: the snapshot is taken before the view that admits the joiner, not at it.
-    StateOfEarlierView,
+    /// State transfer: a joiner goes on with the pieces of an earlier view's state.
+    StateMixesViews,
     /// RPC server: a request that comes again is executed again.
     RpcExecutesDuplicates,
     /// RPC server: a request whose slot has moved on is executed all the same.

@@ -533,10 +533,10 @@ impl<'a, S: Scenario> Engine<'a, S> {
             return self.perform(index, output);
         };
         match moment {
-            Moment::Before if matches!(action, Action::Die { .. }) => self.strike(index, action),
             Moment::Before => {
                 self.strike(index, action)?;
-                self.perform(index, output)
+                // A node that lives on, because the strike was milder or may not kill, does what it was about to do.
+                if self.world.is_up(index) { self.perform(index, output) } else { Ok(()) }
             }
             Moment::Durable if matches!(output, Output::Persist(_)) => {
                 self.perform(index, output)?;

@@ -3,6 +3,7 @@
 //! Guarantee   completeness: a crashed member is suspected by every live one within [`Config::timeout`]. Accuracy
 //!             only while the network and the scheduler are quicker than the time-out: a suspicion is a reason to
 //!             act, never a proof, and no layer above may rest its safety on it.
+//!             A process that finds itself late blames its own sleep, not the others.
 //! Method      heartbeats carry the sender's view, so that a member which missed a view change is found too.
 //! Source      van Steen & Tanenbaum, failure detection; Chandra & Toueg 1996 (eventually perfect).
 //! Limits      n (n - 1) messages an interval; meant for groups of some ten members.
@@ -104,6 +105,12 @@ impl Layer for HeartbeatDetector {
 
     fn tick(&mut self, now: Time, flow: &mut Flow<Heartbeat>) {
         let Some(view) = &self.view else { return };
+        if self.beat_at + self.config.interval * 3 < now {
+            // I was asleep, or my clock jumped: whose silence it was I cannot tell, so everyone gets fresh time.
+            for watch in self.watched.values_mut().filter(|watch| !watch.suspected) {
+                watch.until = now + self.config.timeout;
+            }
+        }
         if self.beat_at <= now {
             self.beat_at = now + self.config.interval;
             flow.multicast(view.others(self.me), Lane::Control, Heartbeat(view.id));

@@ -414,7 +414,7 @@ impl ViewSync {
             Message::Accept { view, ballot, proposal } => {
                 self.on_accept(now, from, view, ballot, proposal, flow)
             }
-            Message::Accepted { view, ballot } => self.on_accepted(from, view, ballot, flow),
+            Message::Accepted { view, ballot } => self.on_accepted(now, from, view, ballot, flow),
             Message::Refuse { view, promised } => self.on_refuse(now, from, view, promised, flow),
             Message::Install { proposal } => self.on_install(proposal, flow),
             Message::Behind { view } => {
@@ -626,25 +626,43 @@ impl ViewSync {
         }
     }
 
-    fn on_accepted(&mut self, from: ProcessId, view: ViewId, ballot: Ballot, flow: &mut Flow<Message>) {
+    fn on_accepted(
+        &mut self,
+        now: Time,
+        from: ProcessId,
+        view: ViewId,
+        ballot: Ballot,
+        flow: &mut Flow<Message>,
+    ) {
         if !self.is_current(from, view, flow) {
             return;
         }
-        let plant = self.plant;
         let Some(member) = self.member() else { return };
         let Some(leading) = member.leading.as_mut().filter(|leading| leading.ballot == ballot) else {
             return;
         };
-        let Step::Accepting { proposal, accepted } = &mut leading.step else { return };
-        accepted.insert(from);
-        let (proposal, accepted) = (proposal.clone(), accepted.clone());
-        if !member.quorum(plant, |process| accepted.contains(&process)) {
+        if let Step::Accepting { accepted, .. } = &mut leading.step {
+            accepted.insert(from);
+            self.decide_if_ready(now, flow);
+        }
+    }
+
+    /// Decides once all that go on and seem alive have accepted, or a quorum when patience has run out: a quorum is
+    /// enough to be safe, but the more hold the whole cut, the more crashes the next view survives.
+    fn decide_if_ready(&mut self, now: Time, flow: &mut Flow<Message>) {
+        let Phase::Member(member) = &self.phase else { return };
+        let Some(leading) = &member.leading else { return };
+        let Step::Accepting { proposal, accepted } = &leading.step else { return };
+        let goes_on = |process: &&ProcessId| proposal.view.contains(**process) && !self.is_suspect(**process);
+        let all = member.view.members.iter().filter(goes_on).all(|process| accepted.contains(process));
+        let quorum = member.quorum(self.plant, |process| accepted.contains(&process));
+        if !quorum || !(all || leading.patience_until <= now) {
             return;
         }
-        member.leading = None;
-        let old = member.view.members.iter();
-        let told: BTreeSet<_> = old.chain(proposal.view.members.iter()).copied().collect();
-        let told = told.into_iter().filter(|process| *process != self.me).collect();
+        let proposal = proposal.clone();
+        let told = member.view.members.iter().chain(proposal.view.members.iter()).copied();
+        let told: BTreeSet<_> = told.filter(|process| *process != self.me).collect();
+        let told = told.into_iter().collect();
         flow.multicast(told, Lane::Control, Message::Install { proposal: proposal.clone() });
         self.on_install(proposal, flow);
     }
@@ -752,8 +770,13 @@ impl ViewSync {
         let (view, ballot) = (member.view.id, leading.ballot);
         let impatient = leading.patience_until <= now;
         if impatient && matches!(leading.step, Step::Accepting { .. }) {
-            // Somebody died between promise and acceptance: ask anew who is there.
-            return self.lead(now, flow);
+            self.decide_if_ready(now, flow);
+            let undecided = self.member().is_some_and(|member| member.decided.is_none());
+            // Too many died between promise and acceptance: ask anew who is there.
+            if undecided {
+                self.lead(now, flow);
+            }
+            return;
         }
         if leading.resend_at <= now {
             leading.resend_at = now + retry;
@@ -802,8 +825,9 @@ impl Layer for ViewSync {
     fn down(&mut self, now: Time, request: Down, flow: &mut Flow<Message>) {
         match request {
             Down::Create { group } => self.on_create(now, group, flow),
+            // Asked again, a joiner goes on with the new contacts.
             Down::Join { contacts } => {
-                if matches!(self.phase, Phase::Idle) {
+                if matches!(self.phase, Phase::Idle | Phase::Joining { .. }) {
                     self.phase = Phase::Joining { contacts, retry_at: now };
                 }
             }

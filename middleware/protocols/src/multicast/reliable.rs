@@ -111,6 +111,8 @@ pub struct Reliable {
     me: ProcessId,
     config: Config,
     plant: Plant,
+    /// The user cannot take more: acknowledgements are withheld.
+    saturated: bool,
     /// Accepted from above, not yet numbered. Outlives views.
     pending: VecDeque<Cast>,
     current: Option<Epoch>,
@@ -127,6 +129,8 @@ struct Epoch {
     /// `acked[member][sender]`: how many of the sender's messages the member holds.
     acked: Vec<Vec<u64>>,
     safe: Vec<u64>,
+    /// What the others were last told.
+    acknowledged: Vec<u64>,
     frozen: bool,
     fill: Option<Vec<u64>>,
     /// Something arrived that the others do not know of yet.
@@ -198,6 +202,7 @@ impl Epoch {
             streams: (0..size).map(|_| Stream::default()).collect(),
             acked: vec![vec![0; size]; size],
             safe: vec![0; size],
+            acknowledged: vec![0; size],
             frozen: false,
             fill: None,
             ack_due: false,
@@ -207,8 +212,14 @@ impl Epoch {
         })
     }
 
-    fn received(&self) -> Vec<u64> {
-        self.streams.iter().map(Stream::received).collect()
+    /// The acknowledgement vector: what is held, or, while the user is saturated, what was acknowledged before.
+    fn acknowledge(&mut self, saturated: bool) -> Vec<u64> {
+        if !saturated {
+            self.acknowledged = self.streams.iter().map(Stream::received).collect();
+        }
+        // One's own messages are no burden to oneself.
+        self.acknowledged[self.rank] = self.streams[self.rank].received();
+        self.acknowledged.clone()
     }
 
     fn is_settled(&self) -> bool {
@@ -291,7 +302,7 @@ impl Epoch {
 impl Reliable {
     /// The layer of process `me`, silent until its first view.
     pub fn new(me: ProcessId, config: Config, plant: Plant) -> Self {
-        Self { me, config, plant, pending: VecDeque::new(), current: None, previous: None }
+        Self { me, config, plant, saturated: false, pending: VecDeque::new(), current: None, previous: None }
     }
 
     fn on_cast(&mut self, cast: Cast, flow: &mut Flow<Message>) {
@@ -333,7 +344,7 @@ impl Reliable {
             (mine.delivered, mine.known) = (received, received);
             epoch.acked[rank][rank] = received;
             (epoch.stability_due, epoch.ack_due) = (true, false);
-            let (view, received) = (epoch.view.id, epoch.received());
+            let (view, received) = (epoch.view.id, epoch.acknowledge(self.saturated));
             flow.up(Up::Deliver { sender: rank, first, casts: casts.clone() });
             let data = Message::Data { view, first, casts, received };
             flow.multicast(epoch.others.clone(), Lane::Ordinary, data);
@@ -426,7 +437,8 @@ impl Reliable {
 
     fn on_fill(&mut self, now: Time, cut: Vec<u64>, flow: &mut Flow<Message>) {
         let Some(epoch) = &mut self.current else { return };
-        if cut.len() != epoch.streams.len() {
+        // The same wish again must not begin the search for a holder anew: it would never get beyond the first two.
+        if cut.len() != epoch.streams.len() || epoch.fill.as_ref() == Some(&cut) {
             return;
         }
         for (stream, &count) in epoch.streams.iter_mut().zip(&cut) {
@@ -509,6 +521,12 @@ impl Layer for Reliable {
     fn down(&mut self, now: Time, request: Down, flow: &mut Flow<Message>) {
         match request {
             Down::Cast(cast) => self.on_cast(cast, flow),
+            Down::Saturated(saturated) => {
+                self.saturated = saturated;
+                if let Some(epoch) = &mut self.current {
+                    epoch.ack_due = !saturated;
+                }
+            }
             Down::Freeze => self.on_freeze(flow),
             Down::Fill { cut } => self.on_fill(now, cut, flow),
             Down::Install { view, cut } => self.on_install(now, view, cut, flow),
@@ -534,7 +552,7 @@ impl Layer for Reliable {
                 let Some(epoch) = &mut self.current else { return };
                 epoch.on_acked(now, &self.config, rank, &received);
                 if answer && !epoch.frozen {
-                    let received = epoch.received();
+                    let received = epoch.acknowledge(self.saturated);
                     flow.send(from, Lane::Control, Message::Ack { view, received, answer: false });
                 }
             }
@@ -557,15 +575,15 @@ impl Layer for Reliable {
             flow.up(Up::Safe(epoch.safe.clone()));
         }
         let view = epoch.view.id;
-        if epoch.ack_due && !epoch.frozen {
-            let ack = Message::Ack { view, received: epoch.received(), answer: false };
+        if epoch.ack_due && !epoch.frozen && !self.saturated {
+            let ack = Message::Ack { view, received: epoch.acknowledge(self.saturated), answer: false };
             flow.multicast(epoch.others.clone(), Lane::Control, ack);
         }
         epoch.ack_due = false;
         if epoch.status_at <= now {
             epoch.status_at = now + self.config.status_interval;
             if !epoch.frozen && !epoch.is_settled() {
-                let status = Message::Ack { view, received: epoch.received(), answer: true };
+                let status = Message::Ack { view, received: epoch.acknowledge(self.saturated), answer: true };
                 flow.multicast(epoch.others.clone(), Lane::Control, status);
             }
         }

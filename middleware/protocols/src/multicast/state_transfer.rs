@@ -110,15 +110,13 @@ impl StateTransfer {
 
     fn on_view(&mut self, view: View, flow: &mut Flow<Message>) {
         self.outgoing.clear();
-        self.incoming.clear();
+        if !self.plant.has(Planted::StateMixesViews) {
+            self.incoming.clear();
+        }
         self.view = Some(view.clone());
         if self.synced {
-            let wanted = view.donor() == Some(self.me) && view.synced.contains(&false);
-            if wanted && self.plant.has(Planted::StateOfEarlierView) {
-                flow.up(Up::StateWanted(view.id));
-            }
             flow.up(Up::View(view.clone()));
-            if wanted && !self.plant.has(Planted::StateOfEarlierView) {
+            if view.donor() == Some(self.me) && view.synced.contains(&false) {
                 flow.up(Up::StateWanted(view.id));
             }
         } else {

@@ -46,6 +46,8 @@ pub enum Down {
     Leave,
     /// Multicast in the current view; waits for the next one while the view changes.
     Cast(Cast),
+    /// The user cannot take more for now, or can again: while it cannot, nothing is acknowledged.
+    Saturated(bool),
     /// The state that [`Up::StateWanted`] asked for.
     State {
         /// The view at whose beginning it was taken.
