@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::world::{Half, Progress, ReceiveFailure, SendFailure, World};
+use super::connection::{Half, Progress, ReceiveFailure, SendFailure};
+use super::world::World;
 use super::{SCHEME, Shared, SimEventKind, parse};
 use crate::address::Address;
 use crate::error::{LinkError, TransportError};

@@ -5,8 +5,9 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::connection::Half;
 use super::link::link;
-use super::world::{Backlog, Half, Place, World};
+use super::world::{Backlog, Place, World};
 use super::{SCHEME, Shared, SimEventKind, parse};
 use crate::address::Address;
 use crate::error::TransportError;

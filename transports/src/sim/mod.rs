@@ -15,6 +15,8 @@
 //!             caller's to abort. Windows, backlogs, queues and the trace are bounded by [`SimConfig`].
 
 mod config;
+mod connection;
+mod core;
 mod datagram;
 mod link;
 mod listen;
