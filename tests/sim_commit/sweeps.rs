@@ -7,7 +7,7 @@ use crate::oracle::Bank;
 
 #[test]
 fn k02_every_transaction_commits_everywhere_or_nowhere_in_every_seed() {
-    let summary = sweep(&Config::default(), 0..1_500, |rng| Bank::new(rng, Plant::NONE)).unwrap();
+    let summary = sweep(&Config::default(), 0..2_000, |rng| Bank::new(rng, Plant::NONE)).unwrap();
     println!("{summary}");
     assert!(summary.counts.strikes > summary.seeds, "aimed crashes hit: {summary}");
 }

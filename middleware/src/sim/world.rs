@@ -4,6 +4,8 @@
 //! Outputs     are carried out in order; behind a barrier everything waits until the simulated disk has synced.
 //! Order       inputs of one instant come before the ticks of that instant; equal ones in order of scheduling.
 //! Limits      [`NODES_MAX`] nodes; an event budget per run, beyond which the run is a storm.
+//! Size        one file although long: time, nodes, disks and faults change together, and every rule here is about
+//!             their order.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};

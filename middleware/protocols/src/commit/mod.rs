@@ -10,7 +10,7 @@
 //!             | coordinator, votes | asks again; after [`Config::prepare_timeout`] aborts |
 //!             | coordinator, acknowledgements of a commit | sends the decision again, without end |
 //!             | participant, its own resource | asks the coordinator whether the transaction still lives |
-//!             | participant that voted yes, the decision | asks coordinator and other participants; blocks if all are uncertain |
+//!             | participant that voted yes, the decision | asks the coordinator, after a while the others too; blocks if all are uncertain |
 //! Peers       a participant that was never asked, or has not voted, records a refusal and answers "abort"; one that
 //!             knows the decision tells it; an uncertain one is silent. A read-only vote is recorded too (one forced
 //!             write), because after a restart its voter could not tell that it has voted.
@@ -33,8 +33,8 @@ use bytes::Bytes;
 use crate::machine::Outputs;
 use crate::planted::Plant;
 
-pub use manager::{InDoubt, Manager};
-pub use message::{Decision, Message, Record, Vote};
+pub use manager::{InDoubt, Load, Manager};
+pub use message::{Decision, Ending, Message, Record, Vote};
 
 /// A transaction's name: it tells who coordinates it, so that whoever is in doubt knows whom to ask.
 ///

@@ -284,10 +284,11 @@ impl Participant {
                         continue;
                     }
                     fx.send(txn.node, Message::Query(txn));
-                    for node in
-                        prepared.participants.iter().filter(|node| **node != self.me && **node != txn.node)
-                    {
-                        fx.send(*node, Message::Query(txn));
+                    if prepared.retry.attempt >= PEERS_AFTER {
+                        let others = prepared.participants.iter().filter(|node| **node != self.me);
+                        for node in others.filter(|node| **node != txn.node) {
+                            fx.send(*node, Message::Query(txn));
+                        }
                     }
                     prepared.retry = prepared.retry.next(now, &self.config, txn);
                     self.put(txn, Phase::Prepared(prepared));
@@ -411,3 +412,7 @@ impl Phase {
         }
     }
 }
+
+/// Waits for the coordinator before the other participants are asked as well: about three seconds by default. A
+/// participant that is asked too early, while its prepare is only late, would refuse a transaction that could commit.
+const PEERS_AFTER: u32 = 4;
