@@ -87,7 +87,9 @@ pub enum Output<M: Machine + ?Sized> {
     Event(M::Event),
     /// Append to stable storage.
     Persist(M::Record),
-    /// Hold all outputs that follow, of this and of later calls, until every record so far is durable.
+    /// Hold all outputs that follow, of this and of later calls, until every record so far is durable. Only records
+    /// may be appended meanwhile, in their order, so that the next sync covers many: a record must never claim
+    /// that an output before it has been carried out.
     Barrier,
 }
 

@@ -21,6 +21,9 @@ pub struct Weather {
     pub sync_max: Duration,
     /// How often a sync takes a hundred times as long.
     pub sync_stall: Chance,
+    /// While a barrier waits for its sync, records that follow are appended already, so that the next sync covers
+    /// many; else they wait like everything else.
+    pub appends_early: bool,
     /// Whether machines are told about reachability.
     pub hints: Hints,
     /// Every message and record goes through its byte layout and back.
@@ -46,6 +49,7 @@ impl Weather {
             sync_min: Duration::from_micros(100),
             sync_max: Duration::from_micros(100),
             sync_stall: Chance::NEVER,
+            appends_early: false,
             hints: Hints::Late(Duration::from_micros(100)),
             wire_check: false,
         }
@@ -76,7 +80,8 @@ impl Weather {
             Hints::Late(micros(decade(rng, 10, 1_000_000)))
         };
         let wire_check = rng.chance(Chance::percent(10));
-        Self { link, drift_ppm_max, turn, sync_min, sync_max, sync_stall, hints, wire_check }
+        let appends_early = rng.chance(Chance::percent(50));
+        Self { link, drift_ppm_max, turn, sync_min, sync_max, sync_stall, appends_early, hints, wire_check }
     }
 
     /// Simpler conditions, one step each: what the shrinker tries.
@@ -102,6 +107,7 @@ impl Weather {
                 w.sync_max = calm.sync_max;
                 w.sync_stall = Chance::NEVER;
             }),
+            quiet(&|w| w.appends_early = false),
             quiet(&|w| w.hints = Hints::None),
             quiet(&|w| w.wire_check = false),
         ];
@@ -110,9 +116,8 @@ impl Weather {
     }
 
     pub(crate) fn calm_down(&mut self) {
-        let wire_check = self.wire_check;
-        let drift_ppm_max = self.drift_ppm_max;
-        *self = Self { wire_check, drift_ppm_max, ..Self::calm() };
+        let Self { wire_check, drift_ppm_max, appends_early, .. } = *self;
+        *self = Self { wire_check, drift_ppm_max, appends_early, ..Self::calm() };
     }
 
     /// The clock of a new incarnation: its epoch is its own.
@@ -153,7 +158,7 @@ impl Weather {
             other => format!("{other:?}"),
         };
         format!(
-            "latency {latency}, loss {:?}, duplication {} ppm, reordering {} ppm{}, drift up to {} ppm, turn {:?}, sync {:?} to {:?} (stall {} ppm), hints {:?}{}",
+            "latency {latency}, loss {:?}, duplication {} ppm, reordering {} ppm{}, drift up to {} ppm, turn {:?}, sync {:?} to {:?} (stall {} ppm){}, hints {:?}{}",
             self.link.loss,
             self.link.duplication.as_ppm(),
             self.link.reordering.as_ppm(),
@@ -163,6 +168,7 @@ impl Weather {
             self.sync_min,
             self.sync_max,
             self.sync_stall.as_ppm(),
+            if self.appends_early { " with early appends" } else { "" },
             self.hints,
             if self.wire_check { ", through the wire layouts" } else { "" },
         )

@@ -499,10 +499,12 @@ impl<'a, S: Scenario> Engine<'a, S> {
                 if node.machine.is_none() || node.incarnation != incarnation || outcome.is_err() {
                     continue;
                 }
-                if node.held_by_barrier {
-                    node.held.push_back(output);
+                let early = self.world.weather.appends_early && matches!(output, Output::Persist(_));
+                if node.held_by_barrier && !early {
+                    let position = node.log.len();
+                    node.held.push_back((position, output));
                 } else {
-                    outcome = self.carry_out(index, output);
+                    outcome = self.carry_out(index, usize::MAX, output);
                 }
             }
             self.out = out;
@@ -520,14 +522,25 @@ impl<'a, S: Scenario> Engine<'a, S> {
             if node.held_by_barrier || node.machine.is_none() || node.incarnation != incarnation {
                 return Ok(());
             }
-            let Some(output) = node.held.pop_front() else {
+            let Some((position, output)) = node.held.pop_front() else {
                 return Ok(());
             };
-            self.carry_out(index, output)?;
+            self.carry_out(index, position, output)?;
         }
     }
 
-    fn carry_out(&mut self, index: usize, output: Output<S::Machine>) -> Result<(), Breach> {
+    /// `position`: the end of the log when the machine asked for it, which is what a barrier waits for.
+    fn carry_out(&mut self, index: usize, position: usize, output: Output<S::Machine>) -> Result<(), Breach> {
+        if let Output::Barrier = output {
+            let node = &mut self.world.nodes[index];
+            // Without early appends, records were held as well and the present end of the log is what is meant.
+            let position = if self.world.weather.appends_early { position } else { usize::MAX };
+            if node.durable < position.min(node.log.len()) {
+                node.held_by_barrier = true;
+                self.world.begin_sync(index);
+            }
+            return Ok(());
+        }
         if self.world.armed.is_empty() {
             return self.perform(index, output);
         }
@@ -616,14 +629,8 @@ impl<'a, S: Scenario> Engine<'a, S> {
                 self.world.nodes[index].log.push(record);
                 Ok(())
             }
-            Output::Barrier => {
-                let node = &mut self.world.nodes[index];
-                if node.durable < node.log.len() {
-                    node.held_by_barrier = true;
-                    self.world.begin_sync(index);
-                }
-                Ok(())
-            }
+            // Seen to by `carry_out`, which knows how far.
+            Output::Barrier => Ok(()),
         }
     }
 
@@ -826,7 +833,8 @@ struct Node<M: Machine> {
     /// Durable records first, then the tail that no sync has covered.
     log: Vec<M::Record>,
     durable: usize,
-    held: VecDeque<Output<M>>,
+    /// What waits behind a barrier, each with the end of the log when it was asked for.
+    held: VecDeque<(usize, Output<M>)>,
     held_by_barrier: bool,
     /// The number of the running (or last) sync; a crash makes it another.
     sync: u64,
