@@ -20,6 +20,7 @@ mod core;
 mod datagram;
 mod link;
 mod listen;
+pub mod plan;
 mod trace;
 mod world;
 
@@ -35,6 +36,7 @@ use crate::fault::model::{Clock, LinkModel};
 use crate::transport::{BoxFuture, DatagramSocket, Link, Listener, Transport};
 
 pub use config::SimConfig;
+pub use plan::{SimFault, SimStep};
 pub use trace::{SimEvent, SimEventKind};
 
 use world::World;
