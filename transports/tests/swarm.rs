@@ -12,9 +12,12 @@ use bytes::Bytes;
 use quorate_transports::connection::{
     CodecId, Connection, ConnectionConfig, Deliver, Hello, Lane, Verdict, answer, dial,
 };
-use quorate_transports::fault::model::{LinkModel, Rng};
+use quorate_transports::fault::FaultHandle;
+use quorate_transports::fault::model::{Chance, LatencyModel, LinkModel, LossModel, Rng};
+use quorate_transports::mem::Mem;
 use quorate_transports::sim::{SimNetwork, plan};
-use quorate_transports::{Address, Identity, Incarnation, NodeId, Transport};
+use quorate_transports::{Address, Identity, Incarnation, Listener, NodeId, Transport};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 const HOSTS: [&str; 3] = ["a", "b", "c"];
@@ -28,11 +31,33 @@ struct Log {
 }
 
 #[derive(Clone, Default)]
-struct Checker(Arc<Mutex<Log>>);
+struct Checker(Arc<Mutex<Log>>, Arc<Notify>);
 
 impl Checker {
     fn messages(&self) -> u64 {
         self.0.lock().unwrap().messages
+    }
+
+    /// Messages by the program that sent them.
+    fn by_sender(&self) -> [u64; HOSTS.len()] {
+        let mut counts = [0; HOSTS.len()];
+        for (key, next) in &self.0.lock().unwrap().next {
+            counts[key.0 as usize] += next;
+        }
+        counts
+    }
+
+    /// Waits for so many further messages of every sender for which `wanted` is true.
+    async fn further(&self, count: u64, wanted: [bool; HOSTS.len()]) {
+        let before = self.by_sender();
+        loop {
+            let arrival = self.1.notified();
+            let now = self.by_sender();
+            if (0..HOSTS.len()).all(|index| !wanted[index] || now[index] >= before[index] + count) {
+                return;
+            }
+            arrival.await;
+        }
     }
 }
 
@@ -53,6 +78,7 @@ impl Deliver for Checker {
             }
             log.messages += 1;
         }
+        self.1.notify_waiters();
         Poll::Ready(())
     }
 }
@@ -60,15 +86,28 @@ impl Deliver for Checker {
 /// Six words.
 const HEAD: u64 = 48;
 
-/// One life of one program: accepts connections, and keeps one to the next host, over which it sends.
-async fn program(network: SimNetwork, index: usize, life: u64, seed: u64, checker: Checker) {
-    let mut rng = Rng::labelled(seed, index as u64 * 1_000 + life);
+/// One life of one program on the simulated network.
+async fn simulated(network: SimNetwork, index: usize, life: u64, seed: u64, checker: Checker) {
     let transport = network.transport(HOSTS[index]);
     let place: Address = format!("sim://{}:1", HOSTS[index]).parse().unwrap();
+    let next: Address = format!("sim://{}:1", HOSTS[(index + 1) % HOSTS.len()]).parse().unwrap();
+    let listener = transport.listen(&place).await.unwrap();
+    program(transport, listener, next, (index, life), seed, checker).await;
+}
+
+/// One life of one program: accepts connections, and keeps one to the next program, over which it sends.
+async fn program(
+    transport: impl Transport,
+    mut listener: Box<dyn Listener>,
+    next: Address,
+    (index, life): (usize, u64),
+    seed: u64,
+    checker: Checker,
+) {
+    let mut rng = Rng::labelled(seed, index as u64 * 1_000 + life);
     let identity = Identity::new(NodeId(index as u64), Incarnation(life));
-    let hello = Hello::new(identity, CodecId(0), 1 << 20, std::slice::from_ref(&place));
+    let hello = Hello::new(identity, CodecId(0), 1 << 20, &[listener.local_address()]);
     let config = ConnectionConfig::default();
-    let mut listener = transport.listen(&place).await.unwrap();
     let accepting = {
         let (hello, config, checker) = (hello.clone(), config.clone(), checker.clone());
         async move {
@@ -86,7 +125,6 @@ async fn program(network: SimNetwork, index: usize, life: u64, seed: u64, checke
             }
         }
     };
-    let next: Address = format!("sim://{}:1", HOSTS[(index + 1) % HOSTS.len()]).parse().unwrap();
     let dialling = async {
         for attempt in 0.. {
             if let Ok(link) = transport.connect(&next).await
@@ -134,7 +172,7 @@ fn story(seed: u64) -> (u64, u64) {
         let checker = Checker::default();
         let mut lives = [0; HOSTS.len()];
         let start =
-            |index: usize, life| tokio::spawn(program(network.clone(), index, life, seed, checker.clone()));
+            |index: usize, life| tokio::spawn(simulated(network.clone(), index, life, seed, checker.clone()));
         let mut programs: Vec<_> = (0..HOSTS.len()).map(|index| start(index, 0)).collect();
         let plan = plan::draw(seed, &HOSTS, Duration::from_secs(20));
         let killing = async {
@@ -191,4 +229,58 @@ fn t05_a_run_of_whole_connections_repeats_bit_for_bit() {
     for seed in 1_000..1_005 {
         assert_eq!(story(seed), story(seed), "seed {seed}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn t06_connections_over_faulty_memory_keep_their_promises() {
+    let world = Mem::new();
+    restless(|| world.clone(), "mem://").await;
+}
+
+#[cfg(feature = "tcp")]
+#[tokio::test]
+async fn t06_connections_over_faulty_tcp_keep_their_promises() {
+    restless(quorate_transports::tcp::Tcp::new, "tcp://127.0.0.1:0").await;
+}
+
+/// Programs over a transport with losses, delays, resets and a partition as a stream has them.
+async fn restless<T: Transport>(make: impl Fn() -> T, place: &str) {
+    let faults = FaultHandle::new(6);
+    let checker = Checker::default();
+    let transports: Vec<_> = (0..HOSTS.len()).map(|index| faults.wrap(index as u64, make())).collect();
+    let mut listeners = Vec::new();
+    for transport in &transports {
+        listeners.push(transport.listen(&place.parse().unwrap()).await.unwrap());
+    }
+    let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_address()).collect();
+    let mut programs = JoinSet::new();
+    for (index, (transport, listener)) in transports.into_iter().zip(listeners).enumerate() {
+        let next = addresses[(index + 1) % HOSTS.len()].clone();
+        programs.spawn(program(transport, listener, next, (index, 0), 6, checker.clone()));
+    }
+    let everybody = [true; HOSTS.len()];
+    let story = async {
+        checker.further(50, everybody).await;
+        let restless = LinkModel {
+            latency: LatencyModel::Uniform { min: Duration::ZERO, max: Duration::from_millis(5) },
+            loss: LossModel::Independent(Chance::percent(5)),
+            retransmission_timeout: Duration::from_millis(2),
+            reset: Chance::ppm(5_000),
+            ..LinkModel::PERFECT
+        };
+        faults.change(|network| network.set_default(restless));
+        checker.further(200, everybody).await;
+        // The way from 0 to 1 is closed: 1 and 2 go on to send to 2 and 0.
+        faults.change(|network| network.cut(0, 1));
+        checker.further(50, [false, true, true]).await;
+        faults.change(|network| {
+            network.heal_all();
+            network.set_default(LinkModel::PERFECT);
+        });
+        checker.further(50, everybody).await;
+    };
+    tokio::time::timeout(Duration::from_secs(120), story).await.expect("somebody does not get through");
+    let breaches = std::mem::take(&mut checker.0.lock().unwrap().breaches);
+    assert!(breaches.is_empty(), "{breaches:#?}");
+    assert!(faults.stats().resets > 0);
 }
