@@ -1,6 +1,8 @@
 //! (being built)
 
 pub mod codec;
+pub mod node;
 pub mod sim;
 
 pub use codec::Payload;
+pub use node::{Address, Identity, Incarnation, Lane, Node, NodeId};

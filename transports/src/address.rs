@@ -4,6 +4,7 @@
 //!             found out by the transport, with a typed error.
 //! Limits      [`Address::BYTES_MAX`] bytes.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -133,6 +134,12 @@ pub enum AddressError {
         /// The limit.
         limit: usize,
     },
+}
+
+impl From<Infallible> for AddressError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
 }
 
 const SEPARATOR: &str = "://";

@@ -30,9 +30,9 @@ use crate::transport::Link;
 
 /// Takes the messages of a connection, in the driver's task.
 pub trait Deliver: Send + Unpin {
-    /// Takes messages off the front of `messages`: `Ready` when it needs no more of the driver's patience (what it
-    /// left behind is dropped), `Pending` when it cannot take the rest now. `Pending` stops the reading of the
-    /// whole connection, so that the peer's senders are held back; wake `cx` when there is room.
+    /// Takes messages out of `messages`, in order: `Ready` when it is done with all of them (what it left behind is
+    /// dropped), `Pending` when it cannot take the rest now; the same vector is then offered again. `Pending` stops
+    /// the reading of the whole connection, so that the peer's senders are held back; wake `cx` when there is room.
     fn poll_deliver(&mut self, cx: &mut Context<'_>, messages: &mut Vec<Bytes>) -> Poll<()>;
 }
 

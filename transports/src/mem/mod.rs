@@ -80,6 +80,15 @@ impl Transport for Mem {
     }
 }
 
+/// The two ends of a link that no listener has to accept: for a node that talks to itself, and for tests.
+pub fn link_pair(config: &MemConfig) -> (Link, Link) {
+    let name = |rest| match Address::new(SCHEME, rest) {
+        Ok(address) => address,
+        Err(error) => unreachable!("a constant name is well-formed: {error}"),
+    };
+    link::pair(config, name("left"), name("right"))
+}
+
 /// What all clones of a [`Mem`] share.
 #[derive(Debug, Default)]
 struct World {

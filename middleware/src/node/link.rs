@@ -1,0 +1,426 @@
+//! Dialling, answering, and the life of a connection within the node.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use quorate_transports::connection::{
+    Agreement, Connection, Driver, Ended, Established, HandshakeError, Hello, Mismatch, Verdict, answer, dial,
+};
+use quorate_transports::mem::{MemConfig, link_pair};
+use quorate_transports::{Address, Identity, Link, Listener, NodeId};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::channel::Dispatch;
+use super::error::{ConnectError, SendError};
+use super::inner::{Inner, Role};
+use super::peer::{Active, Candidate, Choice, Peer, choose};
+
+impl Inner {
+    /// Accepts links until the node stops.
+    pub(super) fn spawn_accepting(this: &Arc<Self>, mut listener: Box<dyn Listener>) {
+        let inner = this.clone();
+        this.spawn(Role::Helper, async move {
+            let handshakes = Arc::new(Semaphore::new(inner.limits.handshakes_max));
+            loop {
+                let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
+                match poll_fn(|cx| listener.poll_accept(cx)).await {
+                    Ok(link) => {
+                        let answering = Self::answer_link(inner.clone(), link);
+                        inner.spawn(Role::Helper, async move {
+                            answering.await;
+                            drop(permit);
+                        });
+                    }
+                    Err(error) => {
+                        let address = listener.local_address();
+                        tracing::warn!(node = %inner.identity, %address, %error, "accepting failed");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        });
+    }
+
+    /// One attempt at one address. The connection stands, and the handlers know, when it returns.
+    pub(super) async fn dial_once(
+        this: &Arc<Self>,
+        address: &Address,
+        wanted: Option<NodeId>,
+        insists: bool,
+    ) -> Result<Identity, ConnectError> {
+        let attempt = async {
+            if this.is_stopping() {
+                return Err(ConnectError::ShutDown);
+            }
+            let link = this.registry.connect(address).await?;
+            let established = dial(link, &this.hello(wanted, insists), &this.limits.connection).await?;
+            let identity = established.peer.identity;
+            Self::install(this, established, insists)?;
+            Ok(identity)
+        };
+        let result = attempt.await;
+        if let Err(error) = &result {
+            this.counters.dials_failed.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(node = %this.identity, %address, error = error as &dyn std::error::Error, "dialling failed");
+        }
+        result
+    }
+
+    /// Dials a peer until it is connected or nobody wants it any more.
+    pub(super) async fn redial(this: Arc<Self>, peer: Arc<Peer>) {
+        let mut insists = false;
+        loop {
+            let Some((failures, _)) = this.start_attempt(&peer, false) else { return };
+            let pause = this.backoff(failures);
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            let Some((_, addresses)) = this.start_attempt(&peer, true) else { return };
+            let mut is_turned_away = false;
+            for address in addresses {
+                match Self::dial_once(&this, &address, Some(peer.node), insists).await {
+                    Ok(_) => break,
+                    Err(ConnectError::Handshake(error)) => {
+                        is_turned_away |= matches!(error, HandshakeError::Duplicate { .. });
+                        // What the peer once said of this address no longer holds.
+                        if let HandshakeError::Mismatch { source: Mismatch::Node { .. }, .. } = error {
+                            peer.state().told.retain(|told| *told != address);
+                        }
+                    }
+                    Err(_) => {}
+                }
+                if peer.state().active.is_some() {
+                    break;
+                }
+            }
+            insists = is_turned_away;
+            let mut state = peer.state();
+            state.is_attempting = false;
+            if state.active.is_none() {
+                state.failures = state.failures.saturating_add(1);
+                let expired = state.backlog.expire(this.limits.backlog_wait_max);
+                this.counters.expired.fetch_add(expired as u64, Ordering::Relaxed);
+            }
+            drop(state);
+            peer.changed.notify_waiters();
+        }
+    }
+
+    /// Looks whether dialling still makes sense; if not, the dialling task is over.
+    fn start_attempt(&self, peer: &Peer, is_attempting: bool) -> Option<(u32, Vec<Address>)> {
+        let is_stopping = self.is_stopping();
+        let mut state = peer.state();
+        if is_stopping || !state.wants_connection() {
+            state.is_dialling = false;
+            return None;
+        }
+        state.is_attempting = is_attempting;
+        Some((state.failures, state.addresses()))
+    }
+
+    async fn answer_link(this: Arc<Self>, link: Link) {
+        let peer = link.peer.clone();
+        // Lives until the connection is installed, or the attempt is over.
+        let mut accepting = None;
+        let hello = this.hello(None, false);
+        let answered = answer(link, &hello, &this.limits.connection, |theirs| {
+            Self::decide(&this, theirs, &mut accepting)
+        })
+        .await;
+        let installed = match answered {
+            Ok(established) => {
+                let insists = established.peer.insists;
+                Self::install(&this, established, insists)
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = installed {
+            this.counters.handshakes_refused.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(node = %this.identity, %peer, error = &error as &dyn std::error::Error, "link refused");
+        }
+    }
+
+    /// Whether a peer that dialled us gets its connection.
+    fn decide(this: &Arc<Self>, theirs: &Hello, accepting: &mut Option<Accepting>) -> Verdict {
+        if this.is_stopping() {
+            return Verdict::ShuttingDown;
+        }
+        let Ok(peer) = this.peer_or_insert(theirs.identity.node) else { return Verdict::Incompatible };
+        let mut state = peer.state();
+        let we_are_lower = this.identity.node < theirs.identity.node;
+        if let Some(active) = &state.active {
+            match choose(old(active), new(theirs, false, theirs.insists), we_are_lower) {
+                Choice::ReplaceDead => {}
+                Choice::Replace if !active.connection.is_open() => {}
+                Choice::Replace | Choice::Keep => return Verdict::Duplicate,
+                Choice::Refuse => return Verdict::Incompatible,
+            }
+        } else if !theirs.insists && (state.accepting > 0 || state.is_attempting && we_are_lower) {
+            return Verdict::Duplicate;
+        }
+        state.accepting += 1;
+        drop(state);
+        *accepting = Some(Accepting { inner: this.clone(), peer });
+        Verdict::Accept
+    }
+
+    /// Makes an established link the connection with its peer, or lets it end beside a better one.
+    fn install(this: &Arc<Self>, established: Established, insists: bool) -> Result<(), ConnectError> {
+        let theirs = established.peer.clone();
+        let identity = theirs.identity;
+        let is_dialled = established.is_dialled;
+        let told = dialable(&theirs.addresses, &established.link.peer);
+        let peer = this.peer_or_insert(identity.node)?;
+        let starting = Starting::new(this, established);
+        let mut state = peer.state();
+        let we_are_lower = this.identity.node < identity.node;
+        let choice = match &state.active {
+            None => Choice::Replace,
+            Some(active) => choose(old(active), new(&theirs, is_dialled, insists), we_are_lower),
+        };
+        if choice == Choice::Refuse {
+            return Err(HandshakeError::Duplicate { identity }.into());
+        }
+        let (serial, connection) = (starting.serial, starting.connection.clone());
+        if !this.register(serial, identity, &connection) {
+            return Err(ConnectError::ShutDown);
+        }
+        if choice == Choice::Keep
+            && let Some(active) = &mut state.active
+        {
+            // The peer may have sent on it already: take that, then end it in peace. A goodbye from the side that
+            // did not dial the other one could arrive before that one has come to be, and look like a break.
+            if active.is_dialled {
+                connection.close();
+            } else {
+                active.spares.push(connection);
+            }
+            drop(state);
+            starting.run(this, None);
+            return Ok(());
+        }
+        let is_muted = starting.is_muted.clone();
+        let mut active = Active {
+            connection: connection.clone(),
+            identity,
+            serial,
+            is_dialled,
+            is_muted,
+            spares: Vec::new(),
+        };
+        if let Some(replaced) = state.active.take() {
+            if choice == Choice::ReplaceDead {
+                replaced.is_muted.store(true, Ordering::Release);
+                replaced.connection.abort();
+            } else if is_dialled {
+                replaced.connection.close();
+            } else {
+                active.spares.push(replaced.connection);
+            }
+            active.spares.extend(replaced.spares);
+        }
+        state.active = Some(active);
+        // Taken under the lock: announcements must follow the order of the replacements, not that of the handshakes.
+        let rank = this.serial.fetch_add(1, Ordering::Relaxed);
+        state.told = told;
+        while let Some(waiting) = state.backlog.pop() {
+            let fits = waiting.life.is_none_or(|life| life == identity.incarnation);
+            if !fits || connection.send(waiting.lane, &[], waiting.message).is_err() {
+                this.counters.expired.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        drop(state);
+        peer.changed.notify_waiters();
+        this.announce_up(identity, rank);
+        starting.run(this, Some((peer, rank)));
+        Ok(())
+    }
+
+    /// The connection of the node with itself: the same lanes and limits as every other.
+    pub(super) fn loopback(this: &Arc<Self>) -> Result<Connection, SendError> {
+        let mut loopback = this.loopback.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(connection) = &*loopback {
+            return if connection.is_open() { Ok(connection.clone()) } else { Err(SendError::ShutDown) };
+        }
+        let message_bytes_max = this.limits.connection.message_bytes_max;
+        let agreement = Agreement { version: Hello::VERSIONS.1, message_bytes_max };
+        let (one, two) = link_pair(&MemConfig::default());
+        let [sending, receiving] = [(one, true), (two, false)].map(|(link, is_dialled)| {
+            Starting::new(this, Established::assume(link, this.hello(None, false), agreement, is_dialled))
+        });
+        for starting in [&receiving, &sending] {
+            if !this.register(starting.serial, this.identity, &starting.connection) {
+                this.unregister(receiving.serial, None);
+                return Err(SendError::ShutDown);
+            }
+        }
+        let connection = sending.connection.clone();
+        receiving.run(this, None);
+        sending.run(this, None);
+        *loopback = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// A connection is over.
+    fn finish(this: &Arc<Self>, ending: &Ending, ended: Option<Ended>) {
+        match &ended {
+            Some(ended) => {
+                tracing::debug!(node = %this.identity, peer = %ending.identity, end = %ended.end, "connection ended")
+            }
+            None => tracing::debug!(node = %this.identity, peer = %ending.identity, "connection dropped"),
+        }
+        if let Some((peer, rank)) = &ending.place {
+            let mut state = peer.state();
+            if let Some(active) = state.active.take_if(|active| active.serial == ending.serial) {
+                active.spares.iter().for_each(Connection::close);
+                // One that breaks at once counts as a failed attempt, or two nodes could dial in a tight loop.
+                let is_stable = ending.since.elapsed() >= STABLE_AFTER;
+                state.failures = if is_stable { 0 } else { state.failures.saturating_add(1) };
+                Self::ensure_dialling(this, peer, &mut state);
+            }
+            // A connection that this side has accepted already may have made the peer close this one.
+            let is_postponed = state.accepting > 0;
+            if is_postponed {
+                state.postponed = Some((ending.identity, *rank));
+            }
+            drop(state);
+            peer.changed.notify_waiters();
+            if !is_postponed {
+                this.announce_down(ending.identity, *rank);
+            }
+        }
+        this.unregister(ending.serial, ended.as_ref());
+    }
+}
+
+/// A connection whose driver does not run yet.
+struct Starting {
+    serial: u64,
+    identity: Identity,
+    connection: Connection,
+    driver: Driver<Dispatch>,
+    is_muted: Arc<AtomicBool>,
+}
+
+impl Starting {
+    fn new(inner: &Inner, established: Established) -> Self {
+        let serial = inner.serial.fetch_add(1, Ordering::Relaxed);
+        let identity = established.peer.identity;
+        let is_muted = Arc::new(AtomicBool::new(false));
+        let dispatch = Dispatch::new(inner.channels.clone(), identity, serial, is_muted.clone());
+        let (connection, driver) = established.start(&inner.limits.connection, dispatch);
+        Self { serial, identity, connection, driver, is_muted }
+    }
+
+    fn run(self, inner: &Arc<Inner>, place: Option<(Arc<Peer>, u64)>) {
+        let ending = Ending {
+            inner: inner.clone(),
+            place,
+            serial: self.serial,
+            identity: self.identity,
+            since: Instant::now(),
+            ended: None,
+        };
+        inner.spawn(Role::Connection, ending.watch(self.driver));
+    }
+}
+
+/// Cleans up behind a connection's task, also when that is aborted or a handler panics.
+struct Ending {
+    inner: Arc<Inner>,
+    /// The peer whose connection it became, and its rank among those.
+    place: Option<(Arc<Peer>, u64)>,
+    serial: u64,
+    identity: Identity,
+    since: Instant,
+    ended: Option<Ended>,
+}
+
+impl Ending {
+    async fn watch(mut self, driver: Driver<Dispatch>) {
+        self.ended = Some(driver.await);
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let ended = self.ended.take();
+        Inner::finish(&self.inner, self, ended);
+    }
+}
+
+/// An incoming connection between the verdict and its installation.
+struct Accepting {
+    inner: Arc<Inner>,
+    peer: Arc<Peer>,
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        let postponed = {
+            let mut state = self.peer.state();
+            state.accepting -= 1;
+            if state.accepting == 0 { state.postponed.take() } else { None }
+        };
+        // Says nothing when the new connection was announced in the meantime.
+        if let Some((identity, rank)) = postponed {
+            self.inner.announce_down(identity, rank);
+        }
+    }
+}
+
+fn old(active: &Active) -> Candidate {
+    Candidate {
+        incarnation: active.identity.incarnation,
+        is_dialled: active.is_dialled,
+        is_open: active.connection.is_open(),
+        insists: false,
+    }
+}
+
+fn new(theirs: &Hello, is_dialled: bool, insists: bool) -> Candidate {
+    Candidate { incarnation: theirs.identity.incarnation, is_dialled, is_open: true, insists }
+}
+
+/// What a peer says of its addresses, as seen from here: one that listens on all interfaces means the one that we see.
+fn dialable(told: &[Address], seen: &Address) -> Vec<Address> {
+    let seen_ip = seen.rest().parse::<SocketAddr>().ok().map(|place| place.ip());
+    let place = |address: &Address| {
+        let place: SocketAddr = match address.rest().parse() {
+            Ok(place) => place,
+            Err(_) => return Some(address.clone()),
+        };
+        if !place.ip().is_unspecified() {
+            return Some(address.clone());
+        }
+        let ip = seen_ip.filter(|_| seen.scheme() == address.scheme())?;
+        Address::new(address.scheme(), &SocketAddr::new(ip, place.port()).to_string()).ok()
+    };
+    told.iter().filter_map(place).collect()
+}
+
+/// After a failed accept, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A connection that lasted so long was a good one.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_listens_everywhere_is_dialled_where_it_was_seen() {
+        let addresses =
+            |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Address>>();
+        let told = addresses(&["tcp://[::]:80", "tcp://0.0.0.0:81", "tcp://10.0.0.9:82", "mem://a"]);
+        let seen = "tcp://10.0.0.7:5555".parse().unwrap();
+        let expected = ["tcp://10.0.0.7:80", "tcp://10.0.0.7:81", "tcp://10.0.0.9:82", "mem://a"];
+        assert_eq!(dialable(&told, &seen), addresses(&expected));
+        let seen = "mem://b".parse().unwrap();
+        assert_eq!(dialable(&told, &seen), addresses(&expected[2..]));
+    }
+}
