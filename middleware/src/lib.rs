@@ -1,7 +1,10 @@
 //! (being built)
 
 pub mod codec;
+mod driver;
+pub mod group;
 pub mod node;
+pub mod replication;
 pub mod sim;
 
 pub use codec::Payload;
