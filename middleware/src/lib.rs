@@ -1,11 +1,10 @@
 //! (being built)
 
 pub mod codec;
-mod driver;
-pub mod group;
 pub mod node;
-pub mod replication;
+pub mod rpc;
 pub mod sim;
 
 pub use codec::Payload;
 pub use node::{Address, Identity, Incarnation, Lane, Node, NodeId};
+pub use quorate_macros::service;

@@ -1,3 +1,9 @@
 //! Remote procedure call: what is executed how often, and what is known when no answer comes.
 
+mod bank;
+mod binding;
+mod calls;
+mod failures;
+mod refused;
 mod simulated;
+mod support;

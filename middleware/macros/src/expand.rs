@@ -2,7 +2,8 @@
 //! import.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
 
 use crate::parse::{Kind, Method, Service, fnv, type_text};
 
@@ -10,7 +11,8 @@ pub(crate) fn service(service: &Service) -> TokenStream {
     let contract = contract(service);
     let client = client(service);
     let server = server(service);
-    quote! { #contract #client #server }
+    let travelling = travelling(service);
+    quote! { #contract #client #server #travelling }
 }
 
 /// The user's trait; `async fn` becomes a future that is known to be `Send`, which stable Rust cannot say of an
@@ -138,9 +140,7 @@ fn server(service: &Service) -> TokenStream {
         let Method { name, id, .. } = method;
         let names: Vec<_> = method.arguments.iter().map(|argument| &argument.name).collect();
         let types = method.arguments.iter().map(|argument| &argument.ty);
-        let cfg = method.attributes.iter().filter(|attribute| attribute.path().is_ident("cfg"));
         quote! {
-            #(#cfg)*
             #id => ::quorate::rpc::generated::handle::<C, _, _, _>(
                 request,
                 move |(#(#names,)*): (#(#types,)*)| async move { __service.#name(#(#names),*).await },
@@ -195,6 +195,21 @@ fn server(service: &Service) -> TokenStream {
                 }
             }
         }
+    }
+}
+
+/// Says of every type, at its own place, when it has no serde.
+fn travelling(service: &Service) -> TokenStream {
+    let types = service.methods.iter().flat_map(|method| {
+        let results = match &method.output.fallible {
+            Some((ok, error)) => vec![ok, error],
+            None => vec![&method.output.whole],
+        };
+        method.arguments.iter().map(|argument| &argument.ty).chain(results)
+    });
+    let checks = types.map(|ty| quote_spanned!(ty.span()=> ::quorate::rpc::generated::travels::<#ty>();));
+    quote! {
+        const _: fn() = || { #(#checks)* };
     }
 }
 
@@ -253,6 +268,6 @@ fn declarations(method: &Method) -> impl Iterator<Item = TokenStream> + '_ {
 
 /// What a reader of the client should see too.
 fn shared_attributes(method: &Method) -> impl Iterator<Item = &syn::Attribute> {
-    const SHARED: [&str; 6] = ["doc", "cfg", "deprecated", "must_use", "allow", "expect"];
+    const SHARED: [&str; 5] = ["doc", "deprecated", "must_use", "allow", "expect"];
     method.attributes.iter().filter(|attribute| SHARED.iter().any(|name| attribute.path().is_ident(name)))
 }

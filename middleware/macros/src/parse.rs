@@ -218,7 +218,7 @@ fn travels(ty: &Type, what: &str, errors: &mut Errors) {
             ),
         ),
         Type::Ptr(_) | Type::BareFn(_) => {
-            errors.add(ty, &format!("a pointer cannot travel to another process as a {what}"));
+            errors.add(ty, "a pointer cannot travel to another process");
         }
         Type::ImplTrait(_) | Type::TraitObject(_) => {
             errors.add(
@@ -306,6 +306,10 @@ fn attributes(
             },
             "exactly_once" | "at_least_once" | "streaming" => {
                 errors.add(attribute, &format!("`#[{name}]` is not supported yet"));
+            }
+            "cfg" | "cfg_attr" => {
+                errors
+                    .add(attribute, "both sides must see the same methods: put `#[cfg]` on the whole trait");
             }
             _ => others.push(attribute.clone()),
         }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use quorate_transports::Identity;
-use quorate_transports::connection::Deliver;
+use quorate_transports::connection::{Connection, Deliver, Lane};
 
 use super::error::ChannelTaken;
 
@@ -53,6 +53,12 @@ pub trait ChannelHandler: Send + Sync {
     /// time.
     fn on_peer(&self, event: PeerEvent) {
         let _ = event;
+    }
+
+    /// Learns that a peer has not opened `channel`, to which this node sent something that was dropped there. Told to
+    /// every handler; the same rules as for [`on_peer`](Self::on_peer).
+    fn on_refused(&self, peer: Identity, channel: Channel) {
+        let _ = (peer, channel);
     }
 }
 
@@ -118,6 +124,15 @@ impl Channels {
         }
     }
 
+    /// Tells every handler that a peer has not opened a channel.
+    fn tell_refused(&self, peer: Identity, channel: Channel) {
+        let entries: Vec<_> =
+            self.open.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for entry in entries {
+            entry.handler.on_refused(peer, channel);
+        }
+    }
+
     fn entry(&self, channel: Channel) -> Option<Arc<Entry>> {
         self.open.read().unwrap_or_else(PoisonError::into_inner).get(&channel).cloned()
     }
@@ -168,6 +183,8 @@ impl Entry {
 pub(super) struct Dispatch {
     channels: Arc<Channels>,
     from: Identity,
+    /// The connection itself, for saying that a channel is not open.
+    back: Arc<OnceLock<Connection>>,
     /// The connection's number.
     serial: u64,
     is_blocked: bool,
@@ -183,10 +200,21 @@ impl Dispatch {
     pub(super) fn new(
         channels: Arc<Channels>,
         from: Identity,
+        back: Arc<OnceLock<Connection>>,
         serial: u64,
         is_muted: Arc<AtomicBool>,
     ) -> Self {
-        Self { channels, from, serial, is_blocked: false, is_muted, at: 0, entry: None, frames: Vec::new() }
+        Self {
+            channels,
+            from,
+            back,
+            serial,
+            is_blocked: false,
+            is_muted,
+            at: 0,
+            entry: None,
+            frames: Vec::new(),
+        }
     }
 
     fn unblock(&mut self) {
@@ -238,7 +266,21 @@ impl Deliver for Dispatch {
                 self.at += 1;
                 continue;
             };
+            if channel == REFUSALS {
+                if let Some(refused) = channel_of(&first.slice(CHANNEL_BYTES..)) {
+                    self.channels.tell_refused(self.from, refused);
+                }
+                self.at += 1;
+                continue;
+            }
             self.entry = self.channels.entry(channel);
+            if self.entry.is_none()
+                && let Some(back) = self.back.get()
+            {
+                // Once for the whole run of frames; if the lane is full, who waits for an answer asks again.
+                let parts = [&REFUSALS.0.to_le_bytes()[..], &channel.0.to_le_bytes()[..]];
+                let _ = back.send(Lane::Urgent, &parts, Bytes::new());
+            }
             while let Some(message) = messages.get_mut(self.at)
                 && channel_of(message) == Some(channel)
             {
@@ -267,6 +309,8 @@ const fn fnv1a(mut hash: u64, bytes: &[u8]) -> u64 {
     hash
 }
 
+/// Where a node hears that a peer has not opened a channel; the message is that channel, little-endian.
+const REFUSALS: Channel = Channel::named("node", "refusals");
 /// Every message begins with its channel, little-endian.
 pub(super) const CHANNEL_BYTES: usize = 8;
 const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;

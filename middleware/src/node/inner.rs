@@ -37,8 +37,6 @@ pub(super) struct Inner {
     pub(super) limits: Limits,
     pub(super) channels: Arc<Channels>,
     pub(super) serial: AtomicU64,
-    /// Memberships in groups begun so far.
-    pub(super) memberships: AtomicU64,
     pub(super) counters: Counters,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     /// What handlers were told last, with the rank of the connection.
@@ -139,7 +137,6 @@ impl Inner {
             limits,
             channels: Arc::default(),
             serial: AtomicU64::new(0),
-            memberships: AtomicU64::new(0),
             counters: Counters::default(),
             peers: RwLock::default(),
             up: Mutex::default(),
@@ -189,11 +186,6 @@ impl Inner {
             peer.state().give_address(address);
             peer.changed.notify_waiters();
         }
-    }
-
-    pub(super) fn addresses_of(&self, node: NodeId) -> Vec<Address> {
-        let peer = self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned();
-        peer.map(|peer| peer.state().addresses()).unwrap_or_default()
     }
 
     pub(super) fn forget(&self, node: NodeId) {

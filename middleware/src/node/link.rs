@@ -2,8 +2,8 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use quorate_transports::connection::{
@@ -311,8 +311,12 @@ impl Starting {
         let serial = inner.serial.fetch_add(1, Ordering::Relaxed);
         let identity = established.peer.identity;
         let is_muted = Arc::new(AtomicBool::new(false));
-        let dispatch = Dispatch::new(inner.channels.clone(), identity, serial, is_muted.clone());
+        let back = Arc::new(OnceLock::new());
+        let dispatch =
+            Dispatch::new(inner.channels.clone(), identity, back.clone(), serial, is_muted.clone());
         let (connection, driver) = established.start(&inner.limits.connection, dispatch);
+        // Just made, so it is empty.
+        let _ = back.set(connection.clone());
         Self { serial, identity, connection, driver, is_muted }
     }
 

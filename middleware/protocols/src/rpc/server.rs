@@ -177,6 +177,17 @@ impl Server {
         }
     }
 
+    /// True while the execution is neither completed nor aborted.
+    pub fn is_executing(&self, execution: &Execution) -> bool {
+        let Execution { from, client, session: id, call, one_way } = *execution;
+        let slot = self.sessions.get(&(from, client)).filter(|session| session.id == id);
+        let slot = slot.and_then(|session| session.slots.get(call.slot as usize));
+        one_way
+            || slot.is_some_and(|slot| {
+                slot.sequence == call.sequence && matches!(slot.state, State::Executing { .. })
+            })
+    }
+
     /// Requests that execute now.
     pub const fn executing(&self) -> u32 {
         self.executing

@@ -1,0 +1,61 @@
+//! Remote procedure call: plain traits, called across processes.
+//!
+//! Purpose     `#[service]` on a trait gives a typed client and a server; a call looks like a local one and says, when
+//!             it fails, what is known.
+//! Guarantee   a request is executed *at most once*, however often it is sent: also when connections break, messages
+//!             are repeated, or either side crashes and comes back. A method declared `#[idempotent]` may be executed
+//!             again. Every call ends, at the latest at its deadline. Dropping a call cancels it on both sides.
+//! Method      the machines of `quorate_protocols::rpc` behind two thin faces.
+//! Limits      [`ClientOptions`], [`ServeOptions`]; a request or reply is bounded by what a connection carries.
+//!
+//! | failure (Tanenbaum & van Steen) | what the caller sees |
+//! | --- | --- |
+//! | the server cannot be located | [`BindError`], at once, with what was tried |
+//! | the request is lost | nothing: it is sent again under the same id |
+//! | the server crashes | [`CallError::MaybeExecuted`], or for `#[idempotent]` methods the answer of the next life |
+//! | the reply is lost | nothing: the kept reply is sent again |
+//! | the client crashes | its next life ends what was executing for it |
+//!
+//! ```
+//! use quorate::node::Node;
+//! use quorate::service;
+//!
+//! #[service]
+//! pub trait Greeter {
+//!     /// Says hello.
+//!     async fn greet(&self, name: String) -> String;
+//! }
+//!
+//! struct Polite;
+//!
+//! impl Greeter for Polite {
+//!     async fn greet(&self, name: String) -> String {
+//!         format!("hello {name}")
+//!     }
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let server = Node::builder().listen("tcp://127.0.0.1:0").start().await?;
+//! let _serving = server.serve("greeter", GreeterServer::new(Polite))?;
+//!
+//! let node = Node::builder().start().await?;
+//! let greeter = GreeterClient::connect(&node, "greeter", &server.addresses()[0]).await?;
+//! assert_eq!(greeter.greet("ann".into()).await?, "hello ann");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod client;
+mod error;
+#[doc(hidden)]
+pub mod generated;
+mod post;
+mod schema;
+mod server;
+
+pub use client::{Client, ClientOptions, IntoAddress};
+pub use error::{BindError, CallError, NotSent, RpcError, ServeError};
+pub use quorate_protocols::rpc::{ClientStats, Doubt, Refusal, Rejection, ServerStats};
+pub use schema::{ArgumentSchema, MethodSchema, Schema, Semantics};
+pub use server::{ServeOptions, ServeStats, Service, Serving};

@@ -1,0 +1,90 @@
+//! What a service offers, as data: printable, comparable, made by `#[service]`.
+
+use std::fmt;
+use std::time::Duration;
+
+pub use quorate_protocols::rpc::Semantics;
+
+/// A service: its methods and a fingerprint over all that both sides must agree on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schema {
+    /// The trait's name.
+    pub service: &'static str,
+    /// Equal for equal names, types (as written) and semantics of all methods, in order.
+    pub fingerprint: u64,
+    /// The methods in the order of the trait.
+    pub methods: &'static [MethodSchema],
+}
+
+/// One method. Two sides understand each other on a method when `id` and `signature` agree; other methods may
+/// differ, so methods can be added on either side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MethodSchema {
+    /// The method's name.
+    pub name: &'static str,
+    /// A stable hash of the name: what travels.
+    pub id: u32,
+    /// A stable hash of the types of arguments and result, as written. The insides of a user's own type are not
+    /// seen: changing those is for the codec to notice.
+    pub signature: u32,
+    /// The arguments.
+    pub arguments: &'static [ArgumentSchema],
+    /// The type of the result, as written.
+    pub result: &'static str,
+    /// How often a request may be executed.
+    pub semantics: Semantics,
+    /// What `#[deadline]` says.
+    pub deadline: Option<Duration>,
+}
+
+/// One argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArgumentSchema {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type, as written.
+    pub ty: &'static str,
+}
+
+impl Schema {
+    /// The method with this id.
+    pub fn method(&self, id: u32) -> Option<&'static MethodSchema> {
+        self.methods.iter().find(|method| method.id == id)
+    }
+}
+
+/// Reads like the trait:
+///
+/// ```text
+/// service Bank 5d1f..
+///   transfer(from: u64, to: u64, cents: u64) -> Result<Receipt, BankError>   id 1b2c.. types 77aa..
+/// ```
+impl fmt::Display for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "service {} {:016x}", self.service, self.fingerprint)?;
+        for method in self.methods {
+            write!(f, "\n  {method}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for MethodSchema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}(", self.name)?;
+        for (index, argument) in self.arguments.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{}: {}", argument.name, argument.ty)?;
+        }
+        write!(f, ") -> {}   id {:08x} types {:08x}", self.result, self.id, self.signature)?;
+        match self.semantics {
+            Semantics::AtMostOnce => {}
+            Semantics::Idempotent => f.write_str(" idempotent")?,
+            Semantics::OneWay => f.write_str(" one way")?,
+        }
+        if let Some(deadline) = self.deadline {
+            write!(f, " deadline {deadline:?}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,487 @@
+//! The service's side: a thin face over the server machine.
+//!
+//! Method      the reader task of a connection steps the machine with a batch of requests, polls each handler once,
+//!             right there, and answers all that are ready with one more step. Only a handler that has to wait gets
+//!             a task of its own. A handler that panics or is abandoned gives a typed doubt, never a silence.
+//! Limits      [`ServeOptions`]; requests of a client that lets more than `BLOCKED_BYTES_MAX` of answers pile up are
+//!             dropped until it reads.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use quorate_protocols::rpc::{
+    self, Doubt, Execution, Message, Refusal, ServerCommand, ServerConfig, ServerEvent, Verdict,
+};
+use quorate_protocols::{Input, Lane, Machine, Output, Outputs, ProcessId, Time, Wire};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::error::ServeError;
+use super::generated::Dispatched;
+use super::post::{self, Posted};
+use super::schema::Schema;
+use crate::node::{self, ChannelGuard, ChannelHandler, Identity, Node, NodeId, process_id_of};
+
+/// Something that other processes can call; `#[service]` makes it of a trait.
+pub trait Service: Send + Sync + 'static {
+    /// What it offers.
+    fn schema(&self) -> &'static Schema;
+
+    /// The id of the codec that it uses.
+    fn codec(&self) -> u8;
+
+    /// Decodes a request for the method with this id and begins to execute it. Must not block.
+    fn dispatch(&self, method: u32, request: Bytes) -> Dispatched;
+}
+
+/// How a service is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServeOptions {
+    /// Requests executing at once; one more is refused as overloaded. Default 1,024. Small values refuse bursts,
+    /// large ones let memory grow with slow handlers.
+    pub executing_max: u32,
+    /// Clients known at once; the one that has been silent longest makes room. Default 1,024.
+    pub clients_max: usize,
+    /// Bytes of replies kept for one client until it acknowledges them. Default 1 MiB.
+    pub reply_bytes_max: usize,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        let machine = ServerConfig::new(0, 0);
+        Self {
+            executing_max: machine.executing_max,
+            clients_max: machine.clients_max,
+            reply_bytes_max: machine.reply_bytes_max,
+        }
+    }
+}
+
+impl Node {
+    /// Serves `service` under `name` until the returned handle is dropped or shut down.
+    ///
+    /// # Errors
+    /// [`ServeError::NameTaken`].
+    ///
+    /// Must be called within a tokio runtime: handlers that wait run there.
+    pub fn serve(&self, name: &str, service: impl Service) -> Result<Serving, ServeError> {
+        self.serve_with(name, service, ServeOptions::default())
+    }
+
+    /// As [`serve`](Self::serve), with limits of the caller's choice.
+    ///
+    /// # Errors
+    /// [`ServeError::NameTaken`].
+    pub fn serve_with(
+        &self,
+        name: &str,
+        service: impl Service,
+        options: ServeOptions,
+    ) -> Result<Serving, ServeError> {
+        let mut config = ServerConfig::new(service.codec(), post::seed(self.identity(), post::next_number()));
+        config.executing_max = options.executing_max;
+        config.clients_max = options.clients_max;
+        config.reply_bytes_max = options.reply_bytes_max;
+        let core = Arc::new(Core {
+            node: self.clone(),
+            name: name.to_owned(),
+            service: Box::new(service),
+            epoch: Instant::now(),
+            state: Mutex::new(State {
+                machine: rpc::Server::new(config),
+                outputs: Outputs::new(),
+                head: BytesMut::new(),
+                running: BTreeMap::new(),
+                blocked: BTreeMap::new(),
+                totals: Totals::default(),
+            }),
+            idle: Notify::new(),
+        });
+        let guard = self
+            .open(post::service_channel(name), Arc::new(Requests(Arc::clone(&core))))
+            .map_err(|_| ServeError::NameTaken { name: name.to_owned() })?;
+        Ok(Serving { core, guard: Some(guard) })
+    }
+}
+
+/// A service that is being served. Dropping it stops at once: handlers are dropped, clients see the service gone.
+pub struct Serving {
+    core: Arc<Core>,
+    guard: Option<ChannelGuard>,
+}
+
+impl Serving {
+    /// What is offered.
+    pub fn schema(&self) -> &'static Schema {
+        self.core.service.schema()
+    }
+
+    /// Totals and present state.
+    pub fn stats(&self) -> ServeStats {
+        let state = self.core.lock();
+        ServeStats {
+            requests: state.machine.stats(),
+            executing: state.machine.executing(),
+            clients: state.machine.clients(),
+            kept_bytes: state.machine.kept_bytes(),
+            spawned: state.totals.spawned,
+            panicked: state.totals.panicked,
+            malformed: state.totals.malformed,
+            shed: state.totals.shed,
+        }
+    }
+
+    /// Takes no new requests, lets those that execute finish and answers them, at most until `deadline`; then stops.
+    /// Tells how many handlers had to be dropped.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops at once.
+    pub async fn shutdown(mut self, deadline: Duration) -> usize {
+        self.core.step(&mut self.core.lock(), Input::Command(ServerCommand::Drain));
+        let idle = async {
+            loop {
+                let notified = self.core.idle.notified();
+                {
+                    let state = self.core.lock();
+                    if state.machine.executing() == 0 && state.blocked.is_empty() {
+                        return;
+                    }
+                }
+                notified.await;
+            }
+        };
+        let _ = tokio::time::timeout(deadline, idle).await;
+        let left = self.core.lock().machine.executing() as usize;
+        self.guard.take();
+        left
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.guard.take();
+        let mut state = self.core.lock();
+        for (_, task) in std::mem::take(&mut state.running) {
+            task.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "serving {:?}", self.core.name)
+    }
+}
+
+/// What a service has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServeStats {
+    /// What became of the requests.
+    pub requests: rpc::ServerStats,
+    /// Requests that execute now.
+    pub executing: u32,
+    /// Clients known now.
+    pub clients: usize,
+    /// Bytes of replies kept now.
+    pub kept_bytes: usize,
+    /// Handlers that had to wait and got a task of their own.
+    pub spawned: u64,
+    /// Handlers that panicked.
+    pub panicked: u64,
+    /// Frames that were no message.
+    pub malformed: u64,
+    /// Requests dropped because too many answers wait for their sender to read; they come again.
+    pub shed: u64,
+}
+
+struct Core {
+    node: Node,
+    name: String,
+    service: Box<dyn Service>,
+    /// The zero of the machine's time.
+    epoch: Instant,
+    state: Mutex<State>,
+    /// Told whenever nothing executes and nothing waits to be sent.
+    idle: Notify,
+}
+
+struct State {
+    machine: rpc::Server,
+    outputs: Outputs<rpc::Server>,
+    head: BytesMut,
+    /// The tasks of handlers that have to wait.
+    running: BTreeMap<Execution, AbortHandle>,
+    /// Answers that found a connection full.
+    blocked: BTreeMap<NodeId, Blocked>,
+    totals: Totals,
+}
+
+#[derive(Default)]
+struct Blocked {
+    answers: VecDeque<(ProcessId, Lane, Message)>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Totals {
+    spawned: u64,
+    panicked: u64,
+    malformed: u64,
+    shed: u64,
+}
+
+/// One request that the machine wants executed.
+struct Order {
+    execution: Execution,
+    method: u32,
+    signature: u32,
+    deadline: Time,
+    body: Bytes,
+}
+
+impl Core {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock (a failed debug assertion) must not silence the service.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Steps the machine with something that asks for no execution.
+    fn step(self: &Arc<Self>, state: &mut State, input: Input<rpc::Server>) {
+        self.step_at(post::time_since(self.epoch), state, input, &mut Vec::new());
+    }
+
+    /// Steps the machine, answers, and collects what is to be executed when the lock is let go.
+    fn step_at(
+        self: &Arc<Self>,
+        now: Time,
+        state: &mut State,
+        input: Input<rpc::Server>,
+        orders: &mut Vec<Order>,
+    ) {
+        let mut outputs = std::mem::take(&mut state.outputs);
+        state.machine.handle(now, input, &mut outputs);
+        for output in outputs.drain() {
+            match output {
+                Output::Send { to, lane, message } => {
+                    for to in to.as_slice() {
+                        self.answer(state, *to, lane, message.clone());
+                    }
+                }
+                Output::Event(ServerEvent::Execute { execution, method, signature, deadline, body }) => {
+                    orders.push(Order { execution, method, signature, deadline, body });
+                }
+                Output::Event(ServerEvent::Abort(execution)) => {
+                    if let Some(task) = state.running.remove(&execution) {
+                        task.abort();
+                    }
+                }
+                Output::Persist(()) | Output::Barrier => {}
+            }
+        }
+        state.outputs = outputs;
+        if state.machine.executing() == 0 && state.blocked.is_empty() {
+            self.idle.notify_waiters();
+        }
+    }
+
+    fn answer(self: &Arc<Self>, state: &mut State, to: ProcessId, lane: Lane, message: Message) {
+        let node = node::identity_of(to).node;
+        if !state.blocked.contains_key(&node) {
+            if self.try_answer(state, to, lane, &message) {
+                return;
+            }
+            tokio::spawn(Arc::clone(self).unblock(node));
+        }
+        let blocked = state.blocked.entry(node).or_default();
+        blocked.bytes += size(&message);
+        blocked.answers.push_back((to, lane, message));
+    }
+
+    /// False when the connection is full.
+    fn try_answer(&self, state: &mut State, to: ProcessId, lane: Lane, message: &Message) -> bool {
+        match post::answer(&self.node, to, lane, message, &mut state.head) {
+            Ok(Posted::TooLarge { size, limit }) => {
+                tracing::warn!(service = self.name, peer = %to, size, limit, "a reply exceeds the limit");
+                let Message::Reply { client, session, call, .. } = *message else { return true };
+                let verdict = Verdict::Doubtful(Doubt::ReplyUnsendable);
+                let message = Message::Reply { client, session, call, verdict };
+                post::answer(&self.node, to, lane, &message, &mut state.head).is_ok()
+            }
+            Ok(_) => true,
+            Err(post::Full) => false,
+        }
+    }
+
+    /// Sends what waits for a full connection, in order.
+    async fn unblock(self: Arc<Self>, node: NodeId) {
+        loop {
+            // An error ends the waiting too: answers to somebody who is gone are dropped by the sending.
+            let _ = self.node.ready(node, node::Lane::Ordinary).await;
+            let mut state = self.lock();
+            loop {
+                let next = state.blocked.get_mut(&node).and_then(|blocked| blocked.answers.pop_front());
+                let Some((to, lane, message)) = next else {
+                    state.blocked.remove(&node);
+                    if state.machine.executing() == 0 && state.blocked.is_empty() {
+                        self.idle.notify_waiters();
+                    }
+                    return;
+                };
+                let is_sent = self.try_answer(&mut state, to, lane, &message);
+                if let Some(blocked) = state.blocked.get_mut(&node) {
+                    if !is_sent {
+                        blocked.answers.push_front((to, lane, message));
+                        break;
+                    }
+                    blocked.bytes -= size(&message);
+                }
+            }
+        }
+    }
+
+    /// Begins every order; those that are done at once are answered together.
+    fn execute(self: &Arc<Self>, orders: Vec<Order>) {
+        let mut done = Vec::with_capacity(orders.len());
+        for order in orders {
+            let execution = order.execution;
+            let deadline = order.deadline;
+            let mut handler = match self.begin(order) {
+                Ok(handler) => handler,
+                Err(verdict) => {
+                    done.push((execution, verdict));
+                    continue;
+                }
+            };
+            // Most handlers need not wait: they are done here and never become a task.
+            match self.poll(execution, &mut handler, &mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(verdict) => done.push((execution, verdict)),
+                Poll::Pending => self.spawn(execution, deadline, handler),
+            }
+        }
+        if done.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        let now = post::time_since(self.epoch);
+        for (execution, verdict) in done {
+            let command = ServerCommand::Complete { execution, verdict };
+            self.step_at(now, &mut state, Input::Command(command), &mut Vec::new());
+        }
+    }
+
+    fn begin(&self, order: Order) -> Result<Handler, Verdict> {
+        let Order { execution, method, signature, body, .. } = order;
+        let Some(schema) = self.service.schema().method(method) else {
+            return Err(Verdict::Refused(Refusal::NoSuchMethod));
+        };
+        if schema.signature != signature {
+            return Err(Verdict::Refused(Refusal::SignatureMismatch));
+        }
+        // Users' `Deserialize` and the body of a handler up to its first await run in here.
+        match catch_unwind(AssertUnwindSafe(|| self.service.dispatch(method, body))) {
+            Ok(Dispatched::Running(future)) => Ok(Handler { method: schema.name, future }),
+            Ok(Dispatched::Refused(refusal)) => Err(Verdict::Refused(refusal)),
+            Err(_) => Err(self.panicked(execution, schema.name)),
+        }
+    }
+
+    /// Polls a handler; its panic becomes a verdict.
+    fn poll(&self, execution: Execution, handler: &mut Handler, cx: &mut Context<'_>) -> Poll<Verdict> {
+        // The handler is dropped after a panic and never polled again: nothing half-changed of it is seen. The
+        // service itself is shared by design and guards its own state, as with any panic in any task.
+        catch_unwind(AssertUnwindSafe(|| handler.future.as_mut().poll(cx)))
+            .unwrap_or_else(|_| Poll::Ready(self.panicked(execution, handler.method)))
+    }
+
+    fn panicked(&self, execution: Execution, method: &'static str) -> Verdict {
+        self.lock().totals.panicked += 1;
+        tracing::error!(service = self.name, method, peer = %execution.from, "the handler panicked");
+        Verdict::Doubtful(Doubt::HandlerFailed)
+    }
+
+    fn spawn(self: &Arc<Self>, execution: Execution, deadline: Time, mut handler: Handler) {
+        let core = Arc::clone(self);
+        let until = post::instant_of(self.epoch, deadline);
+        let mut state = self.lock();
+        state.totals.spawned += 1;
+        if !state.machine.is_executing(&execution) {
+            return; // cancelled while it was polled: dropping the handler is all
+        }
+        // Under the lock, so that the task cannot end before it is noted.
+        let task = tokio::spawn(async move {
+            let run = std::future::poll_fn(|cx| core.poll(execution, &mut handler, cx));
+            // A one-way request has nobody who gives up on it.
+            let verdict = if execution.one_way {
+                run.await
+            } else {
+                let ended = tokio::time::timeout_at(until, run).await;
+                ended.unwrap_or(Verdict::Doubtful(Doubt::Abandoned))
+            };
+            let mut state = core.lock();
+            state.running.remove(&execution);
+            core.step(&mut state, Input::Command(ServerCommand::Complete { execution, verdict }));
+        });
+        state.running.insert(execution, task.abort_handle());
+    }
+}
+
+/// A request in the service's code.
+struct Handler {
+    method: &'static str,
+    future: Pin<Box<dyn Future<Output = Verdict> + Send>>,
+}
+
+/// Hears the clients.
+struct Requests(Arc<Core>);
+
+impl ChannelHandler for Requests {
+    fn poll_deliver(&self, _: &mut Context<'_>, from: Identity, frames: &mut Vec<Bytes>) -> Poll<()> {
+        let core = &self.0;
+        let mut state = core.lock();
+        // Not reading at all would be simpler, but two nodes that call each other would both wait for the other to
+        // read. A dropped request is sent again by its client, later and later.
+        if state.blocked.get(&from.node).is_some_and(|blocked| blocked.bytes > BLOCKED_BYTES_MAX) {
+            state.totals.shed += frames.len() as u64;
+            return Poll::Ready(());
+        }
+        let now = post::time_since(core.epoch);
+        let from = process_id_of(from);
+        let mut orders = Vec::with_capacity(frames.len());
+        for frame in frames.drain(..) {
+            match Message::from_bytes(frame) {
+                Ok(message) => {
+                    core.step_at(now, &mut state, Input::Received { from, message }, &mut orders);
+                }
+                Err(error) => {
+                    state.totals.malformed += 1;
+                    tracing::warn!(service = core.name, peer = %from, %error, "a damaged rpc message was dropped");
+                }
+            }
+        }
+        drop(state);
+        if !orders.is_empty() {
+            core.execute(orders);
+        }
+        Poll::Ready(())
+    }
+}
+
+/// What an answer counts while it waits.
+fn size(message: &Message) -> usize {
+    let body = if let Message::Reply { verdict: Verdict::Done(body), .. } = message { body.len() } else { 0 };
+    body + size_of::<Message>()
+}
+
+/// Answers to one client that may wait for room on its connection before its requests are dropped: twice what a lane
+/// holds, so that bursts that fit into flight do not hit it.
+const BLOCKED_BYTES_MAX: usize = 8 << 20;

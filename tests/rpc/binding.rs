@@ -1,0 +1,83 @@
+//! The client cannot locate the server: typed, at once, with what was tried (catalogue R5).
+
+use quorate::codec::Json;
+use quorate::rpc::{BindError, ClientOptions, Rejection, ServeError};
+use quorate::service;
+
+use crate::support::{Over, soon};
+
+#[service]
+pub(crate) trait Bell {
+    async fn ring(&self) -> u32;
+}
+
+struct Brass;
+
+impl Bell for Brass {
+    async fn ring(&self) -> u32 {
+        1
+    }
+}
+
+#[tokio::test]
+async fn r05_nobody_at_the_address_is_told_at_once_with_the_address() {
+    for (over, address) in Over::all().into_iter().zip(["mem://nobody", "tcp://127.0.0.1:1"]) {
+        let node = over.client(2).await;
+        let error = soon("the refusal", BellClient::connect(&node, "bell", address)).await.err().unwrap();
+        assert!(matches!(error, BindError::Unreachable { .. }), "{error:?}");
+        assert!(error.is_retryable());
+        let text = error.to_string();
+        assert!(text.contains("bell") && text.contains(address), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn r05_a_node_without_the_service_says_so_at_once() {
+    for over in Over::all() {
+        let (server, address) = over.server(7).await;
+        let node = over.client(2).await;
+        // The node serves nothing at all, then something else, then the right thing under another name.
+        let error = soon("no service", BellClient::connect(&node, "bell", &address)).await.err().unwrap();
+        assert!(matches!(error, BindError::Rejected { reason: Rejection::NoSuchService, .. }), "{error:?}");
+        let _other = server.serve("gong", BellServer::new(Brass)).unwrap();
+        let error = soon("no service", BellClient::connect(&node, "bell", &address)).await.err().unwrap();
+        assert!(matches!(error, BindError::Rejected { reason: Rejection::NoSuchService, .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("\"bell\" of node 7") && text.contains(&address), "{text}");
+        let bell = BellClient::connect(&node, "gong", &address).await.unwrap();
+        assert_eq!(bell.ring().await.unwrap(), 1);
+    }
+}
+
+#[tokio::test]
+async fn r05_another_codec_is_refused_at_binding() {
+    for over in Over::all() {
+        let (server, address) = over.server(1).await;
+        let _serving = server.serve("bell", BellServer::new(Brass)).unwrap();
+        let node = over.client(2).await;
+        let binding = BellClient::<Json>::connect_with(&node, "bell", &address, ClientOptions::default());
+        let error = soon("the mismatch", binding).await.err().unwrap();
+        assert!(matches!(error, BindError::Rejected { reason: Rejection::CodecMismatch, .. }), "{error:?}");
+        assert!(!error.is_retryable());
+    }
+}
+
+#[tokio::test]
+async fn r05_what_is_no_address_is_told() {
+    let node = Over::Tcp.client(2).await;
+    let error = BellClient::connect(&node, "bell", "somewhere").await.err().unwrap();
+    assert!(matches!(error, BindError::Address(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_name_is_served_once_until_it_is_free_again() {
+    let (server, address) = Over::Tcp.server(1).await;
+    let serving = server.serve("bell", BellServer::new(Brass)).unwrap();
+    let error = server.serve("bell", BellServer::new(Brass)).unwrap_err();
+    assert_eq!(error, ServeError::NameTaken { name: "bell".into() });
+    drop(serving);
+    let _again = server.serve("bell", BellServer::new(Brass)).unwrap();
+    // A node may call itself.
+    let bell = BellClient::connect(&server, "bell", &address).await.unwrap();
+    assert_eq!(soon("calling oneself", bell.ring()).await.unwrap(), 1);
+}

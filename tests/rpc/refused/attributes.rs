@@ -1,0 +1,27 @@
+//! Attributes that say too much, or something that is not there yet.
+
+#[quorate::service]
+pub trait Attributes {
+    #[idempotent]
+    #[one_way]
+    async fn both(&self);
+    #[idempotent(always)]
+    async fn argued(&self) -> u32;
+    #[one_way]
+    async fn answered(&self) -> u32;
+    #[one_way]
+    #[deadline = "1s"]
+    async fn impatient(&self);
+    #[deadline = "soon"]
+    async fn soon(&self);
+    #[deadline = "0ms"]
+    async fn never(&self);
+    #[deadline("1s")]
+    async fn called(&self);
+    #[exactly_once]
+    async fn exactly_once(&self);
+    #[streaming]
+    async fn streaming(&self);
+}
+
+fn main() {}
