@@ -223,7 +223,7 @@ async fn nodes_that_dial_each_other_at_once_keep_one_connection() {
             .await;
             assert!(left_one.is_nothing() && left_two.is_nothing(), "{left_one:?} {left_two:?}");
             for (seen, peer) in [(seen_one, two.identity()), (seen_two, one.identity())] {
-                assert_eq!(seen.events().last(), Some(&PeerEvent::Down(peer)));
+                assert_eq!(seen.events(), [PeerEvent::Up(peer), PeerEvent::Down(peer)]);
                 assert_eq!(seen.frames(0).await.len(), 50);
             }
         }

@@ -212,16 +212,17 @@ impl Inner {
             is_muted,
             spares: Vec::new(),
         };
-        if let Some(replaced) = state.active.take() {
+        let mut replaced = None;
+        if let Some(old) = state.active.take() {
+            active.spares.extend(old.spares);
             if choice == Choice::ReplaceDead {
-                replaced.is_muted.store(true, Ordering::Release);
-                replaced.connection.abort();
+                old.is_muted.store(true, Ordering::Release);
+                replaced = Some(old.connection);
             } else if is_dialled {
-                replaced.connection.close();
+                replaced = Some(old.connection);
             } else {
-                active.spares.push(replaced.connection);
+                active.spares.push(old.connection);
             }
-            active.spares.extend(replaced.spares);
         }
         state.active = Some(active);
         // Taken under the lock: announcements must follow the order of the replacements, not that of the handshakes.
@@ -236,6 +237,12 @@ impl Inner {
         drop(state);
         peer.changed.notify_waiters();
         this.announce_up(identity, rank);
+        // Only now, or its end could be told before its replacement.
+        match replaced {
+            Some(old) if choice == Choice::ReplaceDead => old.abort(),
+            Some(old) => old.close(),
+            None => {}
+        }
         starting.run(this, Some((peer, rank)));
         Ok(())
     }
