@@ -4,6 +4,8 @@ mod bank;
 mod binding;
 mod calls;
 mod failures;
+mod processes;
 mod refused;
 mod simulated;
 mod support;
+mod weather;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub(super) struct Inner {
     pub(super) limits: Limits,
     pub(super) channels: Arc<Channels>,
     pub(super) serial: AtomicU64,
+    /// What [`Node::fresh_number`](super::Node::fresh_number) gave last.
+    pub(super) numbers: AtomicU32,
     pub(super) counters: Counters,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     /// What handlers were told last, with the rank of the connection.
@@ -137,6 +139,7 @@ impl Inner {
             limits,
             channels: Arc::default(),
             serial: AtomicU64::new(0),
+            numbers: AtomicU32::new(0),
             counters: Counters::default(),
             peers: RwLock::default(),
             up: Mutex::default(),

@@ -24,6 +24,7 @@ mod peer;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -61,6 +62,12 @@ impl Node {
     /// Where it can be dialled.
     pub fn addresses(&self) -> Vec<Address> {
         self.inner.addresses.clone()
+    }
+
+    /// A number that nothing else in this life of the node got: 1, 2, 3, ... For what is opened on the node and needs
+    /// a name of its own on the wire.
+    pub(crate) fn fresh_number(&self) -> u32 {
+        self.inner.numbers.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
     /// The directory that it owns, when it was given one. Files and directories named `node*` in it are the node's.

@@ -300,7 +300,7 @@ impl Core {
         server: Identity,
         options: ClientOptions,
     ) -> Result<Arc<Self>, BindError> {
-        let number = post::next_number();
+        let number = node.fresh_number();
         let replies = Arc::new(Replies(OnceLock::new()));
         let handler: Arc<dyn ChannelHandler> = Arc::clone(&replies) as _;
         let guard = node.open(post::reply_channel(number), handler).map_err(|_| BindError::NodeShutDown)?;

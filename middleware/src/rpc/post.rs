@@ -1,6 +1,5 @@
 //! What calls ask of the node: names, times, and the sending of one message.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -73,12 +72,6 @@ pub(super) const fn reply_channel(number: u32) -> Channel {
     const BASE: Channel = Channel::named("rpc replies", "");
     // An odd factor keeps different numbers different.
     Channel(BASE.0.wrapping_add((number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
-}
-
-/// A number that no other client and no other life of a service in this process has had.
-pub(super) fn next_number() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// A seed that differs between any two lives of any two nodes, clients and services, and is the same in every run of

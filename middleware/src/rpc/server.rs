@@ -87,7 +87,7 @@ impl Node {
         service: impl Service,
         options: ServeOptions,
     ) -> Result<Serving, ServeError> {
-        let mut config = ServerConfig::new(service.codec(), post::seed(self.identity(), post::next_number()));
+        let mut config = ServerConfig::new(service.codec(), post::seed(self.identity(), self.fresh_number()));
         config.executing_max = options.executing_max;
         config.clients_max = options.clients_max;
         config.reply_bytes_max = options.reply_bytes_max;
