@@ -1,7 +1,24 @@
-//! (being built)
+//! An embeddable async middleware: no broker to run, services get what a distributed-systems course teaches as parts.
+//!
+//! One [`Node`] per process multiplexes everything over one connection per peer:
+//!
+//! | what you need | module |
+//! | --- | --- |
+//! | call a method of a trait in another process | [`rpc`] and [`service`] |
+//! | the same members and the same messages in several processes | [`group`] |
+//! | state that survives the death of a minority | [`replication`] |
+//! | identity, connections, limits, shutdown | [`node`] |
+//! | values as bytes | [`codec`] |
+//! | tests under every fault, thousands of times faster than real time | [`sim`] |
+//!
+//! The protocols under them are pure state machines, in `quorate_protocols`; transports and the journal are crates of
+//! their own. `docs/ARCHITECTURE.md` in the repository has the picture.
 
 pub mod codec;
+mod driver;
+pub mod group;
 pub mod node;
+pub mod replication;
 pub mod rpc;
 pub mod sim;
 
