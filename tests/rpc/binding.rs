@@ -1,8 +1,11 @@
 //! The client cannot locate the server: typed, at once, with what was tried (catalogue R5).
 
-use quorate::codec::Json;
-use quorate::rpc::{BindError, ClientOptions, Rejection, ServeError};
+use std::time::Duration;
+
+use quorate::codec::{Json, Postcard};
+use quorate::rpc::{BindError, ClientOptions, Patience, Rejection, ServeError};
 use quorate::service;
+use quorate_transports::mem::Mem;
 
 use crate::support::{Over, soon};
 
@@ -80,4 +83,27 @@ async fn a_name_is_served_once_until_it_is_free_again() {
     // A node may call itself.
     let bell = BellClient::connect(&server, "bell", &address).await.unwrap();
     assert_eq!(soon("calling oneself", bell.ring()).await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r05_who_is_patient_waits_for_the_node_and_for_the_service() {
+    let over = Over::Mem(Mem::new());
+    let node = over.client(2).await;
+    let mut options = ClientOptions::default();
+    options.patience = Patience::WaitUntilAvailable;
+    let early =
+        BellClient::<Postcard>::connect_with(&node, "bell", "mem://tower", options).await.err().unwrap();
+    assert!(matches!(early, BindError::Unreachable { .. }), "{early:?}");
+
+    options.bind_deadline = Duration::from_secs(60);
+    let waiting = tokio::spawn({
+        let node = node.clone();
+        async move { BellClient::<Postcard>::connect_with(&node, "bell", "mem://tower", options).await }
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let (server, _) = over.server_at(1, 1, "mem://tower").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let _serving = server.serve("bell", BellServer::new(Brass)).unwrap();
+    let bell = waiting.await.unwrap().unwrap();
+    assert_eq!(bell.ring().await.unwrap(), 1);
 }

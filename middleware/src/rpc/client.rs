@@ -66,10 +66,22 @@ impl IntoAddress for &String {
     }
 }
 
+/// What a client does about a service that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Patience {
+    /// Tell the caller at once, with what was tried.
+    #[default]
+    FailAtOnce,
+    /// Ask again, ever more rarely, until [`ClientOptions::bind_deadline`].
+    WaitUntilAvailable,
+}
+
 /// How a client behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientOptions {
+    /// What to do when nothing listens at the address, or the node there has no such service (yet). Default: fail.
+    pub patience: Patience,
     /// How long binding may take in all. Default 5 s. Shorter fails on a busy server, longer is noticed by people.
     pub bind_deadline: Duration,
     /// How long a call may take when neither its method nor `with_deadline` says. Default 30 s. The error of a call
@@ -87,6 +99,7 @@ impl Default for ClientOptions {
     fn default() -> Self {
         let machine = ClientConfig::new(0, 0, 0);
         Self {
+            patience: Patience::FailAtOnce,
             bind_deadline: Duration::from_secs(5),
             call_deadline: Duration::from_secs(30),
             calls_max: machine.calls_max,
@@ -123,7 +136,30 @@ impl<C: Codec> Client<C> {
     ) -> Result<Self, BindError> {
         let address = address.into_address()?;
         let asked = Asked { service: name.to_owned(), address };
-        let began = Instant::now();
+        let limit = options.bind_deadline;
+        let until = Instant::now() + limit;
+        let mut pause = PATIENCE_PAUSE_MIN;
+        loop {
+            let error = match Self::bind(node, &asked, options, until).await {
+                Ok(client) => return Ok(client),
+                Err(error) => error,
+            };
+            let is_patient = options.patience == Patience::WaitUntilAvailable && error.is_retryable();
+            if !is_patient || Instant::now() + pause >= until {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PATIENCE_PAUSE_MAX);
+        }
+    }
+
+    /// One attempt to bind.
+    async fn bind(
+        node: &Node,
+        asked: &Asked,
+        options: ClientOptions,
+        until: Instant,
+    ) -> Result<Self, BindError> {
         let limit = options.bind_deadline;
         let connected = async {
             // A node does not dial itself, but a service is called by its address wherever it is.
@@ -133,13 +169,13 @@ impl<C: Codec> Client<C> {
                 node.connect(&asked.address).await
             }
         };
-        let identity = match tokio::time::timeout_at(began + limit, connected).await {
+        let identity = match tokio::time::timeout_at(until, connected).await {
             Ok(Ok(identity)) => identity,
             Ok(Err(source)) => return Err(asked.unreachable(source)),
             Err(_) => return Err(asked.no_connection(limit)),
         };
-        let core = Core::open::<C>(node, name, identity, options)?;
-        let answer = tokio::time::timeout_at(began + limit, core.bound()).await;
+        let core = Core::open::<C>(node, &asked.service, identity, options)?;
+        let answer = tokio::time::timeout_at(until, core.bound()).await;
         match answer {
             Ok(Ok(())) => Ok(Self { core, deadline: None, codec: PhantomData }),
             Ok(Err(reason)) => Err(asked.rejected(identity, reason)),
@@ -231,20 +267,20 @@ struct Asked {
 }
 
 impl Asked {
-    fn unreachable(self, source: crate::node::ConnectError) -> BindError {
-        BindError::Unreachable { service: self.service, address: self.address.to_string(), source }
+    fn unreachable(&self, source: crate::node::ConnectError) -> BindError {
+        BindError::Unreachable { service: self.service.clone(), address: self.address.to_string(), source }
     }
 
-    fn no_connection(self, waited: Duration) -> BindError {
-        BindError::NoConnection { service: self.service, address: self.address.to_string(), waited }
+    fn no_connection(&self, waited: Duration) -> BindError {
+        BindError::NoConnection { service: self.service.clone(), address: self.address.to_string(), waited }
     }
 
-    fn rejected(self, node: Identity, reason: Rejection) -> BindError {
-        BindError::Rejected { service: self.service, address: self.address.to_string(), node, reason }
+    fn rejected(&self, node: Identity, reason: Rejection) -> BindError {
+        BindError::Rejected { service: self.service.clone(), address: self.address.to_string(), node, reason }
     }
 
-    fn no_answer(self, node: Identity, waited: Duration) -> BindError {
-        BindError::NoAnswer { service: self.service, address: self.address.to_string(), node, waited }
+    fn no_answer(&self, node: Identity, waited: Duration) -> BindError {
+        BindError::NoAnswer { service: self.service.clone(), address: self.address.to_string(), node, waited }
     }
 }
 
@@ -629,3 +665,8 @@ async fn keep_time(core: Weak<Core>, wanted: Arc<Notify>) {
         }
     }
 }
+
+/// The first pause of who waits until a service is available; doubles up to the longest.
+const PATIENCE_PAUSE_MIN: Duration = Duration::from_millis(20);
+/// The longest pause: a service that comes is found within a second.
+const PATIENCE_PAUSE_MAX: Duration = Duration::from_secs(1);

@@ -54,7 +54,7 @@ mod post;
 mod schema;
 mod server;
 
-pub use client::{Client, ClientOptions, IntoAddress};
+pub use client::{Client, ClientOptions, IntoAddress, Patience};
 pub use error::{BindError, CallError, NotSent, RpcError, ServeError};
 pub use quorate_protocols::rpc::{ClientStats, Doubt, Refusal, Rejection, ServerStats};
 pub use schema::{ArgumentSchema, MethodSchema, Schema, Semantics};
