@@ -37,6 +37,8 @@ pub(super) struct Inner {
     pub(super) limits: Limits,
     pub(super) channels: Arc<Channels>,
     pub(super) serial: AtomicU64,
+    /// Memberships in groups begun so far.
+    pub(super) memberships: AtomicU64,
     /// What [`Node::fresh_number`](super::Node::fresh_number) gave last.
     pub(super) numbers: AtomicU32,
     pub(super) counters: Counters,
@@ -139,6 +141,7 @@ impl Inner {
             limits,
             channels: Arc::default(),
             serial: AtomicU64::new(0),
+            memberships: AtomicU64::new(0),
             numbers: AtomicU32::new(0),
             counters: Counters::default(),
             peers: RwLock::default(),
@@ -189,6 +192,11 @@ impl Inner {
             peer.state().give_address(address);
             peer.changed.notify_waiters();
         }
+    }
+
+    pub(super) fn addresses_of(&self, node: NodeId) -> Vec<Address> {
+        let peer = self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned();
+        peer.map(|peer| peer.state().addresses()).unwrap_or_default()
     }
 
     pub(super) fn forget(&self, node: NodeId) {

@@ -93,6 +93,16 @@ impl Node {
         self.inner.add_address(node, address);
     }
 
+    /// Where a node can be dialled, as far as this one was told, by its user or by the node itself.
+    pub fn addresses_of(&self, node: NodeId) -> Vec<Address> {
+        self.inner.addresses_of(node)
+    }
+
+    /// Tells apart the memberships that this life of the node begins, one after the other, counting from one.
+    pub(crate) fn begin_membership(&self) -> u64 {
+        self.inner.memberships.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// Closes the connection with a node gracefully, in the background, and no longer dials it. It may dial us.
     pub fn forget(&self, node: NodeId) {
         self.inner.forget(node);

@@ -1,0 +1,89 @@
+//! What has arrived for a machine and waits for its task.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use quorate_transports::Identity;
+use tokio::sync::Notify;
+
+use crate::node::{ChannelHandler, PeerEvent};
+
+/// One thing that arrived.
+pub(super) enum Arrival {
+    Frame(Identity, Bytes),
+    Peer(PeerEvent),
+}
+
+/// A queue between the connections' tasks and the machine's, bounded in bytes.
+pub(super) struct Inbox {
+    bytes_max: usize,
+    state: Mutex<State>,
+    filled: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    arrivals: VecDeque<Arrival>,
+    bytes: usize,
+    /// Connections that wait for room.
+    blocked: Vec<Waker>,
+}
+
+impl Inbox {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, state: Mutex::default(), filled: Notify::new() }
+    }
+
+    pub(super) fn pop(&self) -> Option<Arrival> {
+        let mut state = self.lock();
+        let arrival = state.arrivals.pop_front();
+        if let Some(Arrival::Frame(_, frame)) = &arrival {
+            state.bytes -= frame.len() + FRAME_OVERHEAD_BYTES;
+        }
+        // Half empty again: waking for every frame would make the connections run in small steps.
+        if state.bytes * 2 <= self.bytes_max && !state.blocked.is_empty() {
+            let blocked = std::mem::take(&mut state.blocked);
+            drop(state);
+            blocked.into_iter().for_each(Waker::wake);
+        }
+        arrival
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().arrivals.is_empty()
+    }
+
+    /// Resolves when something has arrived since it resolved last.
+    pub(super) async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ChannelHandler for Inbox {
+    fn poll_deliver(&self, cx: &mut Context<'_>, from: Identity, frames: &mut Vec<Bytes>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.bytes >= self.bytes_max {
+            state.blocked.push(cx.waker().clone());
+            return Poll::Pending;
+        }
+        state.bytes += frames.iter().map(|frame| frame.len() + FRAME_OVERHEAD_BYTES).sum::<usize>();
+        state.arrivals.extend(frames.drain(..).map(|frame| Arrival::Frame(from, frame)));
+        drop(state);
+        self.filled.notify_one();
+        Poll::Ready(())
+    }
+
+    fn on_peer(&self, event: PeerEvent) {
+        self.lock().arrivals.push_back(Arrival::Peer(event));
+        self.filled.notify_one();
+    }
+}
+
+/// What a waiting frame costs beside its bytes, so that a flood of empty frames is bounded, too.
+const FRAME_OVERHEAD_BYTES: usize = 64;

@@ -1,0 +1,428 @@
+//! The one loop that runs a machine over real time, a node's channel and, where it keeps records, a journal.
+//!
+//! Purpose     every protocol of quorate runs in this loop and in the simulator, unchanged.
+//! Guarantee   outputs are carried out in order; what stands behind a [`Output::Barrier`] waits until the journal has
+//!             synced every record before it. A failed journal ends the machine: no promise is made that was not kept.
+//! Method      one task owns one machine. A turn takes all inputs that wait, up to a bound, then ticks, then carries
+//!             out. A message is encoded once, however many receive it.
+//! Frames      `to incarnation u64, from incarnation u64, message`, little-endian; an incarnation of zero addresses
+//!             whichever life the receiver is in. Another life's message, and bytes that are no message, are counted
+//!             and dropped.
+//! Limits      [`INPUTS_PER_TURN`], [`INBOX_BYTES_MAX`] beyond which the node stops reading from the peer,
+//!             [`COMMANDS_MAX`] waiting commands.
+
+mod inbox;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use quorate_journal::{AppendError, Journal, Pending, Record};
+use quorate_protocols::{Input, Machine, Output, Outputs, ProcessId, Time, Wire};
+use quorate_transports::NodeId;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+
+use crate::node::{Channel, ChannelGuard, ChannelTaken, Node, PeerEvent, SendError, lane_of};
+use inbox::{Arrival, Inbox};
+
+/// Where a machine's events go. Called in the machine's task: quick work only.
+pub(crate) trait Sink<M: Machine>: Send + 'static {
+    /// Takes one event.
+    fn take(&mut self, event: M::Event);
+
+    /// Takes a frame that is not the machine's but its face's own; see [`send_aside`].
+    fn take_aside(&mut self, from: NodeId, frame: Bytes) {
+        let _ = (from, frame);
+    }
+
+    /// A command that the sink itself wants to give, for example because it is full. Asked once a turn, and whenever
+    /// [`Setup::wake`] was notified.
+    fn command(&mut self) -> Option<M::Command> {
+        None
+    }
+
+    /// The machine has ended; nothing follows.
+    fn ended(&mut self, why: &Stopped) {
+        let _ = why;
+    }
+}
+
+/// What a machine needs to run.
+pub(crate) struct Setup<M> {
+    /// The channel that its messages use; the same on all processes.
+    pub(crate) channel: Channel,
+    /// Who it is: its node's id, and the incarnation it was made for.
+    pub(crate) me: ProcessId,
+    /// The machine.
+    pub(crate) machine: M,
+    /// Where its records go, and under which kind; `None` for a machine without records.
+    pub(crate) journal: Option<(Journal, u16)>,
+    /// Notified, it makes the driver ask its sink for a command.
+    pub(crate) wake: Arc<Notify>,
+}
+
+/// A running machine, as its face sees it. Dropping the handle stops the machine.
+pub(crate) struct Handle<M: Machine> {
+    commands: mpsc::Sender<M::Command>,
+    stopped: watch::Receiver<Option<Stopped>>,
+    stop: watch::Sender<bool>,
+    counts: Arc<Counts>,
+}
+
+/// Why a machine runs no longer.
+#[derive(Debug, Clone)]
+pub(crate) enum Stopped {
+    /// It was asked to stop, nobody holds it any more, or its node was shut down.
+    Asked,
+    /// Its records cannot be kept.
+    Journal(AppendError),
+}
+
+/// What a driver has met, in totals.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Frames that were no message of the protocol.
+    pub(crate) malformed: AtomicU64,
+    /// Messages for another life of this process.
+    pub(crate) stale: AtomicU64,
+    /// Messages that the node did not take; protocols repeat what matters.
+    pub(crate) unsent: AtomicU64,
+}
+
+impl<M: Machine> Handle<M> {
+    /// Gives a command, waiting for room. `Err` gives it back when the machine has stopped.
+    pub(crate) async fn command(&self, command: M::Command) -> Result<(), M::Command> {
+        self.commands.send(command).await.map_err(|error| error.0)
+    }
+
+    /// What the driver has met.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Stops the machine and waits until it has stopped.
+    pub(crate) async fn stop(&self) {
+        self.stop.send_replace(true);
+        self.stopped().await;
+    }
+
+    /// Waits until the machine has stopped, for whatever reason.
+    pub(crate) async fn stopped(&self) -> Stopped {
+        let mut stopped = self.stopped.clone();
+        match stopped.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or(Stopped::Asked),
+            // The task is gone with its runtime.
+            Err(_) => Stopped::Asked,
+        }
+    }
+}
+
+/// Starts the machine on the node. Must be called within a tokio runtime.
+///
+/// # Errors
+/// [`ChannelTaken`].
+pub(crate) fn start<M, S>(node: &Node, setup: Setup<M>, sink: S) -> Result<Handle<M>, ChannelTaken>
+where
+    M: Machine<Command: Send, Event: Send, Message: Send, Record: Send> + Send + 'static,
+    S: Sink<M>,
+{
+    let inbox = Arc::new(Inbox::new(INBOX_BYTES_MAX));
+    let guard = node.open(setup.channel, inbox.clone())?;
+    let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
+    let (stopped_sender, stopped) = watch::channel(None);
+    let (stop, stop_wish) = watch::channel(false);
+    let counts = Arc::new(Counts::default());
+    let driver = Driver {
+        node: node.clone(),
+        _guard: guard,
+        me: setup.me,
+        channel: setup.channel,
+        machine: setup.machine,
+        journal: setup.journal,
+        sink,
+        epoch: Instant::now(),
+        inbox,
+        command_queue,
+        wake: setup.wake,
+        stop_wish,
+        counts: counts.clone(),
+        outputs: Outputs::new(),
+        records: Vec::new(),
+        syncing: None,
+        unsynced: None,
+        held: VecDeque::new(),
+        lives: BTreeMap::new(),
+        node_is_gone: false,
+    };
+    tokio::spawn(async move {
+        let why = driver.run().await;
+        stopped_sender.send_replace(Some(why));
+    });
+    Ok(Handle { commands, stopped, stop, counts })
+}
+
+/// Sends a frame of the face's own beside the machine's messages, for example an introduction. May be lost.
+pub(crate) fn send_aside(node: &Node, channel: Channel, to: NodeId, frame: &[u8]) {
+    let header = [0; HEADER_BYTES];
+    // A face's frame is told from a message by the sender's incarnation, which is never zero.
+    let _ = node.send(to, crate::node::Lane::Control, channel, &[&header, frame], Bytes::new());
+}
+
+struct Driver<M: Machine, S> {
+    node: Node,
+    _guard: ChannelGuard,
+    me: ProcessId,
+    channel: Channel,
+    machine: M,
+    journal: Option<(Journal, u16)>,
+    sink: S,
+    epoch: Instant,
+    inbox: Arc<Inbox>,
+    command_queue: mpsc::Receiver<M::Command>,
+    wake: Arc<Notify>,
+    stop_wish: watch::Receiver<bool>,
+    counts: Arc<Counts>,
+    outputs: Outputs<M>,
+    /// Records of this turn, not yet handed to the journal.
+    records: Vec<Record>,
+    /// The sync that a barrier waits for.
+    syncing: Option<Pending>,
+    /// The last records handed to the journal, which a later barrier must wait for.
+    unsynced: Option<Pending>,
+    /// Outputs behind a barrier.
+    held: VecDeque<Output<M>>,
+    /// The life in which each node was last heard, to tell the machine of connections.
+    lives: BTreeMap<NodeId, u64>,
+    node_is_gone: bool,
+}
+
+impl<M: Machine, S: Sink<M>> Driver<M, S> {
+    async fn run(mut self) -> Stopped {
+        let why = loop {
+            if let Err(failure) = self.turn() {
+                break Stopped::Journal(failure);
+            }
+            match self.rest().await {
+                Ok(true) => {}
+                Ok(false) => break Stopped::Asked,
+                Err(failure) => break Stopped::Journal(failure),
+            }
+        };
+        self.sink.ended(&why);
+        why
+    }
+
+    /// Everything that can be done now.
+    fn turn(&mut self) -> Result<(), AppendError> {
+        if self.held.len() >= HELD_MAX {
+            return Ok(()); // the disk is behind: nothing new until it has caught up
+        }
+        if let Some(command) = self.sink.command() {
+            self.feed(Input::Command(command))?;
+        }
+        for _ in 0..INPUTS_PER_TURN {
+            let Some(arrival) = self.inbox.pop() else { break };
+            self.on_arrival(arrival)?;
+        }
+        for _ in 0..INPUTS_PER_TURN {
+            let Ok(command) = self.command_queue.try_recv() else { break };
+            self.feed(Input::Command(command))?;
+        }
+        // A tick may make the next one due, but never for ever: the rest waits for the next turn.
+        for _ in 0..TICKS_PER_TURN {
+            let now = self.now();
+            if self.machine.deadline().is_none_or(|at| at > now) {
+                break;
+            }
+            self.feed(Input::Tick)?;
+        }
+        self.submit()
+    }
+
+    /// Waits until something can be done; false when the machine shall stop.
+    async fn rest(&mut self) -> Result<bool, AppendError> {
+        let unwanted = *self.stop_wish.borrow() || self.node_is_gone;
+        if unwanted || (self.command_queue.is_closed() && self.command_queue.is_empty()) {
+            return Ok(false);
+        }
+        let behind = self.held.len() >= HELD_MAX;
+        if !behind && (!self.inbox.is_empty() || !self.command_queue.is_empty()) {
+            // Let the others on this thread run between two full turns.
+            tokio::task::yield_now().await;
+            return Ok(true);
+        }
+        let deadline = self.machine.deadline().map(|at| self.epoch + Duration::from_nanos(at.as_nanos()));
+        let mut first = None;
+        tokio::select! {
+            biased;
+            _ = self.stop_wish.changed() => return Ok(!*self.stop_wish.borrow()),
+            synced = synced(&mut self.syncing) => {
+                synced?;
+                self.syncing = None;
+                self.release()?;
+            }
+            () = self.inbox.filled(), if !behind => {}
+            command = self.command_queue.recv(), if !behind => match command {
+                Some(command) => first = Some(command),
+                None => return Ok(false),
+            },
+            () = self.wake.notified(), if !behind => {}
+            () = until(deadline), if !behind => {}
+        }
+        if let Some(command) = first {
+            self.feed(Input::Command(command))?;
+        }
+        Ok(true)
+    }
+
+    fn now(&self) -> Time {
+        Time::from_nanos(u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn on_arrival(&mut self, arrival: Arrival) -> Result<(), AppendError> {
+        match arrival {
+            Arrival::Frame(from, mut frame) => {
+                if frame.len() < HEADER_BYTES {
+                    self.counts.malformed.fetch_add(1, Ordering::Relaxed);
+                    return Ok(());
+                }
+                let (to, life) = (frame.get_u64_le(), frame.get_u64_le());
+                if life == 0 {
+                    self.sink.take_aside(from.node, frame);
+                    return Ok(());
+                }
+                if to != 0 && to != self.me.incarnation {
+                    self.counts.stale.fetch_add(1, Ordering::Relaxed);
+                    return Ok(());
+                }
+                match M::Message::from_bytes(frame) {
+                    Ok(message) => {
+                        self.lives.insert(from.node, life);
+                        let from = ProcessId { node: from.node.0, incarnation: life };
+                        self.feed(Input::Received { from, message })
+                    }
+                    Err(error) => {
+                        self.counts.malformed.fetch_add(1, Ordering::Relaxed);
+                        tracing::debug!(channel = %self.channel, peer = %from, %error, "malformed message dropped");
+                        Ok(())
+                    }
+                }
+            }
+            Arrival::Peer(event) => {
+                let node = match event {
+                    PeerEvent::Up(peer) | PeerEvent::Down(peer) => peer.node,
+                };
+                let Some(&incarnation) = self.lives.get(&node) else { return Ok(()) };
+                let peer = ProcessId { node: node.0, incarnation };
+                match event {
+                    PeerEvent::Up(_) => self.feed(Input::Reachable(peer)),
+                    PeerEvent::Down(_) => self.feed(Input::Unreachable(peer)),
+                }
+            }
+        }
+    }
+
+    fn feed(&mut self, input: Input<M>) -> Result<(), AppendError> {
+        let now = self.now();
+        let mut outputs = std::mem::take(&mut self.outputs);
+        self.machine.handle(now, input, &mut outputs);
+        for output in outputs.drain() {
+            self.carry_out(output)?;
+        }
+        self.outputs = outputs;
+        Ok(())
+    }
+
+    fn carry_out(&mut self, output: Output<M>) -> Result<(), AppendError> {
+        if self.syncing.is_some() {
+            self.held.push_back(output);
+            return Ok(());
+        }
+        match output {
+            Output::Send { to, lane, message } => self.send(to.as_slice(), lane_of(lane), &message),
+            Output::Event(event) => self.sink.take(event),
+            Output::Persist(record) => {
+                if let Some((_, kind)) = self.journal {
+                    self.records.push(Record::new(kind, record.to_bytes()));
+                }
+            }
+            Output::Barrier => {
+                self.submit()?;
+                self.syncing = self.unsynced.take();
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands this turn's records to the journal, as one append.
+    fn submit(&mut self) -> Result<(), AppendError> {
+        if let (Some((journal, _)), false) = (&self.journal, self.records.is_empty()) {
+            self.unsynced = Some(journal.submit(std::mem::take(&mut self.records))?);
+        }
+        Ok(())
+    }
+
+    /// Carries out what a barrier held, up to the next one.
+    fn release(&mut self) -> Result<(), AppendError> {
+        while self.syncing.is_none()
+            && let Some(output) = self.held.pop_front()
+        {
+            self.carry_out(output)?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, to: &[ProcessId], lane: crate::node::Lane, message: &M::Message) {
+        let mut body = BytesMut::new();
+        message.encode(&mut body);
+        let body = body.freeze();
+        for peer in to {
+            let mut header = [0; HEADER_BYTES];
+            (&mut header[..]).put_u64_le(peer.incarnation);
+            (&mut header[8..]).put_u64_le(self.me.incarnation);
+            let sent = self.node.send(NodeId(peer.node), lane, self.channel, &[&header], body.clone());
+            if let Err(error) = sent {
+                self.node_is_gone |= matches!(error, SendError::ShutDown);
+                self.counts.unsent.fetch_add(1, Ordering::Relaxed);
+                tracing::trace!(channel = %self.channel, %peer, %error, "message not sent");
+            }
+        }
+    }
+}
+
+/// Resolves when the sync is done; never without one.
+async fn synced(pending: &mut Option<Pending>) -> Result<(), AppendError> {
+    match pending {
+        Some(pending) => pending.await.map(drop),
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Inputs of one kind that are taken before the machine ticks: large enough that batches form under load, small
+/// enough that a tick is never delayed by more than some hundred microseconds.
+const INPUTS_PER_TURN: usize = 512;
+
+/// A machine that is due again after so many ticks gets its next chance after the next look at the inputs.
+const TICKS_PER_TURN: usize = 16;
+
+/// Bytes that may wait for the machine from all peers together; beyond it the node stops reading.
+const INBOX_BYTES_MAX: usize = 32 << 20;
+
+/// Commands that may wait.
+const COMMANDS_MAX: usize = 1024;
+
+/// Outputs that may wait behind a barrier before inputs wait, too.
+const HELD_MAX: usize = 65_536;
+
+/// Both incarnations.
+const HEADER_BYTES: usize = 16;

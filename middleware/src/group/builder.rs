@@ -1,0 +1,215 @@
+//! How a membership begins.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_protocols::ProcessId;
+use quorate_protocols::group::{Command, Config};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use super::events::{Events, GroupSink, Shared};
+use super::introduce::Introducer;
+use super::{Fifo, Group, Inner, JoinError, Order, Total};
+use crate::driver::{self, Setup};
+use crate::node::{Address, Channel, Node};
+
+/// Says what group to make or join, and how.
+#[derive(Debug, Clone)]
+pub struct Builder<O> {
+    name: String,
+    limits: Limits,
+    order: PhantomData<O>,
+}
+
+/// The limits and times of a membership. All members should use the same.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of one message. Default 1 MiB; must leave room in a transport's frame for 4 KiB of headers.
+    pub payload_bytes_max: usize,
+    /// Own messages that may be cast and not yet delivered here. Default 8,192. Fewer limit the rate of one sender by
+    /// the round trip, more cost memory.
+    pub outstanding_max: usize,
+    /// Unread events beyond which this member makes the others wait. Default 65,536.
+    pub events_waiting_max: usize,
+    /// How long a silent member is trusted. Default 1 s. Shorter detects crashes sooner and suspects more slow
+    /// members wrongly, which expels them. A broken connection is acted on sooner than silence.
+    pub suspect_after: Duration,
+    /// How long [`Builder::join`] tries. Default 10 s.
+    pub join_within: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            payload_bytes_max: 1 << 20,
+            outstanding_max: 8192,
+            events_waiting_max: 65_536,
+            suspect_after: Duration::from_secs(1),
+            join_within: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Builder<Total> {
+    /// A group in uniform total order.
+    pub fn total(name: impl Into<String>) -> Self {
+        Self { name: name.into(), limits: Limits::default(), order: PhantomData }
+    }
+}
+
+impl Builder<Fifo> {
+    /// A group in FIFO order.
+    pub fn fifo(name: impl Into<String>) -> Self {
+        Self { name: name.into(), limits: Limits::default(), order: PhantomData }
+    }
+}
+
+impl<O: Order> Builder<O> {
+    /// Other limits than the default ones.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Founds the group, with this node as its only member.
+    ///
+    /// Two nodes that both found a group of one name have two groups.
+    ///
+    /// # Errors
+    /// [`JoinError`].
+    /// # Cancel safety
+    /// Dropping the future founds nothing.
+    pub async fn create(self, node: &Node) -> Result<(Group<O>, Events), JoinError> {
+        let (group, events) = self.start(node)?;
+        // Unlike any other founding: nodes have ids of their own, and lives that only grow.
+        let unique = group.inner.me.incarnation ^ group.inner.me.node.rotate_left(32);
+        self.begin(&group, Command::Create { group: unique }).await?;
+        Ok((group, events))
+    }
+
+    /// Joins the group through any of `contacts`, of which one must be a member when its turn comes.
+    ///
+    /// Returns when this process is in a view and the state of the others is here: both wait among the events.
+    ///
+    /// # Errors
+    /// [`JoinError`].
+    /// # Cancel safety
+    /// Dropping the future gives up; if the others had just let this process in, they suspect it after a while.
+    pub async fn join(self, node: &Node, contacts: &[Address]) -> Result<(Group<O>, Events), JoinError> {
+        if contacts.is_empty() {
+            return Err(JoinError::NoContact { name: self.name });
+        }
+        let (group, events) = self.start(node)?;
+        match self.enter(node, contacts, &group).await {
+            Ok(()) => Ok((group, events)),
+            Err(error) => {
+                // The name is free again when this returns.
+                group.inner.handle.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn enter(self, node: &Node, contacts: &[Address], group: &Group<O>) -> Result<(), JoinError> {
+        let deadline = Instant::now() + self.limits.join_within;
+        loop {
+            let known = reach(node, contacts, deadline).await;
+            if !known.is_empty() {
+                self.begin(group, Command::Join { contacts: known }).await?;
+            }
+            // Whoever was not reached, or not a member yet, is asked again with the next round.
+            let round = deadline.min(Instant::now() + CONTACT_ROUND);
+            match timeout_at(round, group.inner.shared.wait_view()).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(why)) => return Err(JoinError::Ended(why)),
+                Err(_) if Instant::now() >= deadline => {
+                    let (name, deadline) = (self.name, self.limits.join_within);
+                    return Err(JoinError::Deadline { name, deadline, tried: contacts.to_vec() });
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn begin(&self, group: &Group<O>, command: Command) -> Result<(), JoinError> {
+        let given = group.inner.handle.command(command).await;
+        given.map_err(|_| JoinError::Ended(group.inner.shared.why_ended()))
+    }
+
+    fn start(&self, node: &Node) -> Result<(Group<O>, Events), JoinError> {
+        let limits = &self.limits;
+        let positive = [
+            ("payload_bytes_max", limits.payload_bytes_max),
+            ("outstanding_max", limits.outstanding_max),
+            ("events_waiting_max", limits.events_waiting_max),
+        ];
+        if let Some((name, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return Err(JoinError::Limit { name, reason: "must be at least 1" });
+        }
+        if limits.outstanding_max > Semaphore::MAX_PERMITS {
+            return Err(JoinError::Limit {
+                name: "outstanding_max",
+                reason: "is beyond what can be counted",
+            });
+        }
+        if limits.suspect_after < SUSPECT_AFTER_MIN {
+            let reason = "below 50 ms the scheduler alone makes members suspects";
+            return Err(JoinError::Limit { name: "suspect_after", reason });
+        }
+        let channel = Channel::named("group", &self.name);
+        let me = membership(node);
+        let wake = Arc::new(Notify::new());
+        let shared = Arc::new(Shared::new(wake.clone(), limits.events_waiting_max));
+        let window = Arc::new(Semaphore::new(limits.outstanding_max));
+        let introducer = Introducer::new(node.clone(), channel, me);
+        let sink = GroupSink::new(me, shared.clone(), window.clone(), introducer);
+        let setup = Setup { channel, me, machine: O::machine(me, self.config()), journal: None, wake };
+        let handle = driver::start(node, setup, sink)
+            .map_err(|source| JoinError::Taken { name: self.name.clone(), source })?;
+        let payload_bytes_max = limits.payload_bytes_max;
+        let events = Events::new(shared.clone());
+        let inner = Inner { me, handle, shared, window, payload_bytes_max };
+        Ok((Group { inner: Arc::new(inner) }, events))
+    }
+
+    fn config(&self) -> Config {
+        let mut config = Config::default();
+        config.heartbeat.timeout = self.limits.suspect_after;
+        config.heartbeat.interval = self.limits.suspect_after / 10;
+        config.reliable.pending_max = config.reliable.pending_max.max(self.limits.outstanding_max * 2);
+        config
+    }
+}
+
+/// Connects to as many contacts as answer; each is addressed in whichever life it is.
+async fn reach(node: &Node, contacts: &[Address], deadline: Instant) -> Vec<ProcessId> {
+    let mut known = Vec::new();
+    for address in contacts {
+        let patience = deadline.min(Instant::now() + CONTACT_ROUND);
+        if let Ok(Ok(identity)) = timeout_at(patience, node.connect(address)).await
+            && identity.node != node.identity().node
+        {
+            known.push(ProcessId { node: identity.node.0, incarnation: 0 });
+        }
+    }
+    known
+}
+
+/// A node may join, leave and join again: each time it is another process to the group.
+fn membership(node: &Node) -> ProcessId {
+    let serial = node.begin_membership() % MEMBERSHIPS_A_LIFE;
+    let identity = node.identity();
+    let incarnation = identity.incarnation.0.wrapping_mul(MEMBERSHIPS_A_LIFE).wrapping_add(serial);
+    ProcessId { node: identity.node.0, incarnation }
+}
+
+/// Room for memberships between two lives of a node, in the numbers of their incarnations.
+const MEMBERSHIPS_A_LIFE: u64 = 4096;
+
+/// How long one contact is tried before the next, and how often all are tried anew.
+const CONTACT_ROUND: Duration = Duration::from_millis(500);
+
+const SUSPECT_AFTER_MIN: Duration = Duration::from_millis(50);

@@ -1,0 +1,344 @@
+//! What a member is told, and the queue between its machine and its user.
+//!
+//! Limits      beyond `Limits::events_waiting_max` unread events the member stops acknowledging, so that the others'
+//!             windows fill and they wait; what is then still under way is bounded by those windows.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use quorate_protocols::group::{self, Command};
+use quorate_protocols::stack::{Ended, View, ViewId};
+use quorate_protocols::{Machine, ProcessId};
+use quorate_transports::NodeId;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+
+use super::introduce::Introducer;
+use crate::driver::{Sink, Stopped};
+
+/// What a member is told, in this order: a view, for a joiner the state at its beginning, then the messages of the
+/// view, then the next view.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A view begins: these are the members.
+    View(View),
+    /// A message of the current view.
+    Message {
+        /// Who sent it.
+        from: ProcessId,
+        /// What was sent.
+        payload: Bytes,
+    },
+    /// Joiners need the application's state as of this event. Answer before the next event is applied.
+    StateWanted(StateRequest),
+    /// The state of the others at the beginning of the current view: replace what was before.
+    State(Bytes),
+    /// Too few members seem alive to decide anything. Messages wait; they are delivered when enough come back. When
+    /// that does not happen, leave and join anew elsewhere.
+    QuorumLost,
+    /// Enough members are back.
+    QuorumRegained,
+    /// This process is no longer a member. The last event.
+    Ended(Option<Ended>),
+}
+
+/// Asks for the application's state. Dropped unanswered, joiners wait until another view asks again.
+#[must_use = "joiners wait for the state"]
+pub struct StateRequest {
+    view: ViewId,
+    answers: mpsc::UnboundedSender<Command>,
+    wake: Arc<Notify>,
+}
+
+impl StateRequest {
+    /// Answers with the state as of the event, in the application's own encoding.
+    pub fn answer(self, state: Bytes) {
+        // One answer a view: the queue cannot grow.
+        let _ = self.answers.send(Command::State { view: self.view, state });
+        self.wake.notify_one();
+    }
+}
+
+impl fmt::Debug for StateRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StateRequest({})", self.view)
+    }
+}
+
+/// The events of one member. Read them at all times: they are also what makes room for own messages.
+#[derive(Debug)]
+pub struct Events {
+    shared: Arc<Shared>,
+}
+
+impl Events {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The next event; `None` after [`Event::Ended`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Event> {
+        std::future::poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// The next event if it is here already.
+    pub fn try_next(&mut self) -> Option<Event> {
+        self.shared.lock().pop(&self.shared.wake)
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        let mut state = self.shared.lock();
+        match state.pop(&self.shared.wake) {
+            Some(event) => Poll::Ready(Some(event)),
+            None if state.is_over => Poll::Ready(None),
+            None => {
+                state.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl futures_core::Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.poll_event(cx)
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        // Nobody reads any more: what arrives is dropped, the group must not wait for it.
+        state.has_reader = false;
+        state.events.clear();
+        state.saturated_told_max = usize::MAX;
+        drop(state);
+        self.shared.wake.notify_one();
+    }
+}
+
+/// Between the machine's task and the user.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    wake: Arc<Notify>,
+    view: watch::Sender<Option<View>>,
+    ended: watch::Sender<Option<Option<Ended>>>,
+    events_waiting_max: usize,
+}
+
+struct State {
+    events: VecDeque<Event>,
+    reader: Option<Waker>,
+    has_reader: bool,
+    is_over: bool,
+    /// The machine has been told that the user is behind.
+    saturated: bool,
+    saturated_told_max: usize,
+    delivered: u64,
+    views: u64,
+}
+
+impl State {
+    fn pop(&mut self, wake: &Notify) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        if self.saturated && self.events.len() * 2 <= self.saturated_told_max {
+            wake.notify_one();
+        }
+        Some(event)
+    }
+}
+
+impl Shared {
+    pub(super) fn new(wake: Arc<Notify>, events_waiting_max: usize) -> Self {
+        let state = State {
+            events: VecDeque::new(),
+            reader: None,
+            has_reader: true,
+            is_over: false,
+            saturated: false,
+            saturated_told_max: events_waiting_max,
+            delivered: 0,
+            views: 0,
+        };
+        Self {
+            state: Mutex::new(state),
+            wake,
+            view: watch::Sender::new(None),
+            ended: watch::Sender::new(None),
+            events_waiting_max,
+        }
+    }
+
+    pub(super) fn view(&self) -> Option<View> {
+        self.view.borrow().clone()
+    }
+
+    /// Resolves with the first view; `Err` when the membership ends before.
+    pub(super) async fn wait_view(&self) -> Result<View, Option<Ended>> {
+        let (mut view, mut ended) = (self.view.subscribe(), self.ended.subscribe());
+        tokio::select! {
+            biased;
+            Ok(view) = view.wait_for(Option::is_some) => view.clone().ok_or(None),
+            Ok(ended) = ended.wait_for(Option::is_some) => Err(ended.flatten()),
+            else => Err(None),
+        }
+    }
+
+    pub(super) async fn wait_ended(&self) {
+        let _ = self.ended.subscribe().wait_for(Option::is_some).await;
+    }
+
+    pub(super) fn why_ended(&self) -> Option<Ended> {
+        self.ended.borrow().flatten()
+    }
+
+    pub(super) fn totals(&self) -> (u64, u64, usize) {
+        let state = self.lock();
+        (state.delivered, state.views, state.events.len())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, event: Event) {
+        let mut state = self.lock();
+        match &event {
+            Event::Message { .. } => state.delivered += 1,
+            Event::View(_) => state.views += 1,
+            _ => {}
+        }
+        if state.has_reader {
+            state.events.push_back(event);
+        }
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    fn end(&self, why: Option<Ended>) {
+        if self.ended.borrow().is_some() {
+            return;
+        }
+        self.ended.send_replace(Some(why));
+        self.push(Event::Ended(why));
+        let mut state = self.lock();
+        state.is_over = true;
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("waiting", &self.lock().events.len()).finish_non_exhaustive()
+    }
+}
+
+/// The end of the queue that the driver holds.
+pub(super) struct GroupSink {
+    me: ProcessId,
+    shared: Arc<Shared>,
+    window: Arc<Semaphore>,
+    introducer: Introducer,
+    answers: mpsc::UnboundedSender<Command>,
+    answered: mpsc::UnboundedReceiver<Command>,
+}
+
+impl GroupSink {
+    pub(super) fn new(
+        me: ProcessId,
+        shared: Arc<Shared>,
+        window: Arc<Semaphore>,
+        introducer: Introducer,
+    ) -> Self {
+        let (answers, answered) = mpsc::unbounded_channel();
+        Self { me, shared, window, introducer, answers, answered }
+    }
+}
+
+impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink {
+    fn take(&mut self, event: group::Event) {
+        let event = match event {
+            group::Event::View(view) => {
+                tracing::info!(view = %view, me = %self.me, "view installed");
+                self.introducer.introduce(&view);
+                self.shared.view.send_replace(Some(view.clone()));
+                Event::View(view)
+            }
+            group::Event::Deliver { from, payload } => {
+                if from == self.me {
+                    self.window.add_permits(1);
+                }
+                Event::Message { from, payload }
+            }
+            group::Event::StateWanted(view) => {
+                let (answers, wake) = (self.answers.clone(), self.shared.wake.clone());
+                Event::StateWanted(StateRequest { view, answers, wake })
+            }
+            group::Event::State(state) => Event::State(state),
+            group::Event::QuorumLost => {
+                tracing::info!(me = %self.me, "quorum lost");
+                Event::QuorumLost
+            }
+            group::Event::QuorumRegained => Event::QuorumRegained,
+            group::Event::Rejected(payload) => {
+                // The window is far below the machine's own limit.
+                debug_assert!(false, "a message of {} bytes was rejected", payload.len());
+                self.window.add_permits(1);
+                return;
+            }
+            group::Event::Ended(why) => {
+                tracing::info!(me = %self.me, ?why, "membership ended");
+                self.window.close();
+                return self.shared.end(Some(why));
+            }
+        };
+        self.shared.push(event);
+    }
+
+    fn take_aside(&mut self, from: NodeId, frame: Bytes) {
+        self.introducer.hear(from, frame);
+    }
+
+    fn command(&mut self) -> Option<Command> {
+        if let Ok(answer) = self.answered.try_recv() {
+            // There may be more, and this is asked once a turn.
+            self.shared.wake.notify_one();
+            return Some(answer);
+        }
+        let mut state = self.shared.lock();
+        let waiting = state.events.len();
+        let full = if state.saturated {
+            waiting * 2 > self.shared.events_waiting_max
+        } else {
+            waiting > self.shared.events_waiting_max
+        };
+        (full != state.saturated).then(|| {
+            state.saturated = full;
+            Command::Saturated(full)
+        })
+    }
+
+    fn ended(&mut self, why: &Stopped) {
+        if let Stopped::Journal(error) = why {
+            tracing::error!(%error, "a group without records lost its journal");
+        }
+        self.window.close();
+        self.shared.end(None);
+    }
+}

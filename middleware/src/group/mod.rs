@@ -1,0 +1,243 @@
+//! Groups: view-synchronous multicast among named members.
+//!
+//! Purpose     processes that work together see the same members and the same messages: a chat room, the replicas of
+//!             a service.
+//! Guarantee   [`Fifo`]: each sender's messages in its order. [`Total`]: all members the same messages in the same
+//!             order, and *uniform*: what any member delivered, even one that died right after, every member that
+//!             goes on delivers. In both: views agreed by a quorum of the view before, members that go on together
+//!             have delivered the same messages in each view, and a joiner starts from the state at its first view.
+//! Method      the stack of `quorate_protocols::group`, run by the driver on a channel named after the group. Members
+//!             introduce each other, so a joiner needs the address of one.
+//! Source      van Steen & Tanenbaum, reliable group communication; Birman & Joseph 1987.
+//! Limits      [`Limits`]. The members are a *primary partition*: a side without quorum neither delivers in total
+//!             order nor changes its view; see [`Event::QuorumLost`]. When a quorum of a view is lost for good, the
+//!             group ends there.
+//!
+//! ```
+//! use quorate::group::{Builder, Event};
+//! use quorate::node::Node;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let node = Node::builder().listen("tcp://127.0.0.1:0").start().await?;
+//! let (group, mut events) = Builder::total("room").create(&node).await?;
+//! group.cast("hello".into()).await?;
+//! while let Some(event) = events.next().await {
+//!     if let Event::Message { payload, .. } = event {
+//!         assert_eq!(payload, "hello");
+//!         break;
+//!     }
+//! }
+//! # Ok(()) }
+//! ```
+
+mod builder;
+mod error;
+mod events;
+mod introduce;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_protocols::Machine;
+use quorate_protocols::group::{Command, FifoGroup, TotalGroup};
+use tokio::sync::Semaphore;
+
+pub use builder::{Builder, Limits};
+pub use error::{CastError, JoinError, LeaveError};
+pub use events::{Event, Events, StateRequest};
+pub use quorate_protocols::ProcessId;
+pub use quorate_protocols::stack::{Ended, View, ViewId};
+
+use crate::driver::Handle;
+use events::Shared;
+
+/// The order in which a group delivers; implemented by [`Fifo`] and [`Total`].
+///
+/// What needs an order asks for it in its type: replication takes a [`TotalOrder`], and a group in FIFO order is none.
+pub trait Order: sealed::Sealed + Send + Sync + 'static {
+    /// The machine that gives this order.
+    #[doc(hidden)]
+    type Machine: Machine<Command = Command, Event = quorate_protocols::group::Event, Record = (), Message: Send>
+        + Send
+        + 'static;
+
+    /// Makes the machine.
+    #[doc(hidden)]
+    fn machine(me: ProcessId, config: quorate_protocols::group::Config) -> Self::Machine;
+}
+
+/// Each sender's messages in its order.
+#[derive(Debug, Clone, Copy)]
+pub struct Fifo;
+
+/// All messages in one order, uniformly.
+#[derive(Debug, Clone, Copy)]
+pub struct Total;
+
+impl Order for Fifo {
+    type Machine = FifoGroup;
+
+    fn machine(me: ProcessId, config: quorate_protocols::group::Config) -> FifoGroup {
+        FifoGroup::fifo(me, config)
+    }
+}
+
+impl Order for Total {
+    type Machine = TotalGroup;
+
+    fn machine(me: ProcessId, config: quorate_protocols::group::Config) -> TotalGroup {
+        TotalGroup::total(me, config)
+    }
+}
+
+mod sealed {
+    /// Orders are ours: a new one is a new layer first.
+    pub trait Sealed {}
+    impl Sealed for super::Fifo {}
+    impl Sealed for super::Total {}
+}
+
+/// A membership. Cheap to clone; the last clone to be dropped ends the membership without saying goodbye, see
+/// [`leave`](Self::leave).
+pub struct Group<O: Order> {
+    inner: Arc<Inner<O>>,
+}
+
+struct Inner<O: Order> {
+    me: ProcessId,
+    handle: Handle<O::Machine>,
+    shared: Arc<Shared>,
+    /// Room for own messages that have not come back yet.
+    window: Arc<Semaphore>,
+    payload_bytes_max: usize,
+}
+
+impl<O: Order> Group<O> {
+    /// Who this member is.
+    pub fn me(&self) -> ProcessId {
+        self.inner.me
+    }
+
+    /// The view that this member is in: the last one that its machine installed. [`Events`] may still lead to it.
+    pub fn view(&self) -> Option<View> {
+        self.inner.shared.view()
+    }
+
+    /// Multicasts `payload`, at most [`Limits::payload_bytes_max`], to all members, this one included.
+    ///
+    /// Returns once the message waits to be sent. It is delivered in this view or in one of the next ones, to all
+    /// members that go on or, when this process dies, to all of them or none. It has been delivered when it appears
+    /// among this member's own [`Events`].
+    ///
+    /// Waits while [`Limits::outstanding_max`] own messages have not been delivered here: read the events meanwhile.
+    ///
+    /// # Errors
+    /// [`CastError`].
+    /// # Cancel safety
+    /// Dropping the future while it waits sends nothing.
+    pub async fn cast(&self, payload: Bytes) -> Result<(), CastError> {
+        let limit = self.inner.payload_bytes_max;
+        if payload.len() > limit {
+            return Err(CastError::TooLarge { size: payload.len(), limit });
+        }
+        let permit = self.inner.window.acquire().await.map_err(|_| self.ended())?;
+        self.inner.handle.command(Command::Cast(payload)).await.map_err(|_| self.ended())?;
+        // Given back when the message is delivered here.
+        permit.forget();
+        Ok(())
+    }
+
+    /// Leaves in good order: the others agree on a view without this member and do not have to suspect it.
+    ///
+    /// # Errors
+    /// [`LeaveError::Deadline`] when they did not within `deadline`; the membership has ended all the same.
+    /// # Cancel safety
+    /// Dropping the future leaves the wish standing.
+    pub async fn leave(&self, deadline: Duration) -> Result<(), LeaveError> {
+        let asked = self.inner.handle.command(Command::Leave).await.is_ok();
+        let left = tokio::time::timeout(deadline, self.inner.shared.wait_ended()).await;
+        self.inner.handle.stop().await;
+        if asked && left.is_err() { Err(LeaveError::Deadline { deadline }) } else { Ok(()) }
+    }
+
+    /// Totals since the start.
+    pub fn stats(&self) -> GroupStats {
+        let counts = self.inner.handle.counts();
+        let load = |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
+        let (delivered, views, waiting) = self.inner.shared.totals();
+        GroupStats {
+            delivered,
+            views,
+            waiting,
+            malformed: load(&counts.malformed),
+            stale: load(&counts.stale),
+            unsent: load(&counts.unsent),
+        }
+    }
+
+    fn ended(&self) -> CastError {
+        CastError::Ended(self.inner.shared.why_ended())
+    }
+}
+
+/// Totals of one membership; all but `waiting` only grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct GroupStats {
+    /// Messages delivered into [`Events`].
+    pub delivered: u64,
+    /// Views installed.
+    pub views: u64,
+    /// Events that nobody has read yet.
+    pub waiting: usize,
+    /// Frames that were no message of the protocol.
+    pub malformed: u64,
+    /// Messages for an earlier membership of this node.
+    pub stale: u64,
+    /// Packets that the node did not take; the protocol repeats them.
+    pub unsent: u64,
+}
+
+impl<O: Order> Clone for Group<O> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<O: Order> fmt::Debug for Group<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("me", &self.inner.me)
+            .field("view", &self.view())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Anything that delivers to all its members the same messages in the same order, with the state for joiners.
+/// Replication stands on this.
+pub trait TotalOrder: Send + Sync + 'static {
+    /// Hands a message over; it is done when it appears among the own events.
+    fn cast(&self, payload: Bytes) -> impl Future<Output = Result<(), CastError>> + Send;
+
+    /// Who this member is.
+    fn me(&self) -> ProcessId;
+
+    /// Leaves in good order.
+    fn leave(&self, deadline: Duration) -> impl Future<Output = Result<(), LeaveError>> + Send;
+}
+
+impl TotalOrder for Group<Total> {
+    fn cast(&self, payload: Bytes) -> impl Future<Output = Result<(), CastError>> + Send {
+        Self::cast(self, payload)
+    }
+
+    fn me(&self) -> ProcessId {
+        Self::me(self)
+    }
+
+    fn leave(&self, deadline: Duration) -> impl Future<Output = Result<(), LeaveError>> + Send {
+        Self::leave(self, deadline)
+    }
+}

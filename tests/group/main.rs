@@ -1,0 +1,233 @@
+//! Groups and replicas over real nodes: views, orders, state for joiners, death in the middle.
+
+mod replicas;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate::group::{Builder, CastError, Event, Events, Fifo, Group, JoinError, Limits, Order, Total, View};
+use quorate::node::Node;
+use tests::{Net, nets, within};
+
+/// Reads events until a view with `count` members, giving back the messages before it.
+async fn until_members(events: &mut Events, count: usize) -> (View, Vec<Bytes>) {
+    let mut messages = Vec::new();
+    loop {
+        match within(events.next()).await.expect("the membership goes on") {
+            Event::View(view) if view.members.len() == count => return (view, messages),
+            Event::Message { payload, .. } => messages.push(payload),
+            Event::StateWanted(request) => request.answer(Bytes::new()),
+            _ => {}
+        }
+    }
+}
+
+/// Reads `count` messages, answering wishes for the state with nothing.
+async fn messages(events: &mut Events, count: usize) -> Vec<Bytes> {
+    let mut messages = Vec::new();
+    while messages.len() < count {
+        match within(events.next()).await.expect("the membership goes on") {
+            Event::Message { payload, .. } => messages.push(payload),
+            Event::StateWanted(request) => request.answer(Bytes::new()),
+            _ => {}
+        }
+    }
+    messages
+}
+
+/// Nodes in a group, the first of which founded it; all see all.
+async fn group<O: Order>(
+    net: &Net,
+    builder: Builder<O>,
+    count: u64,
+) -> (Vec<Node>, Vec<Group<O>>, Vec<Events>)
+where
+    Builder<O>: Clone,
+{
+    let (mut nodes, mut groups, mut all_events) = (Vec::<Node>::new(), Vec::new(), Vec::<Events>::new());
+    for id in 1..=count {
+        let node = net.node(id).await;
+        let (group, mut events) = if id == 1 {
+            builder.clone().create(&node).await.expect("founds the group")
+        } else {
+            let contacts = nodes[0].addresses();
+            let joining = builder.clone().join(&node, &contacts);
+            // The founder is asked for its state while the joiner waits.
+            let donating = async {
+                until_members(&mut all_events[0], id as usize).await;
+                match within(all_events[0].next()).await {
+                    Some(Event::StateWanted(request)) => request.answer(Bytes::from_static(b"state")),
+                    other => panic!("expected a wish for the state, got {other:?}"),
+                }
+            };
+            let (joined, ()) = tokio::join!(joining, donating);
+            joined.expect("joins the group")
+        };
+        if id > 1 {
+            until_members(&mut events, id as usize).await;
+            assert!(matches!(within(events.next()).await, Some(Event::State(state)) if state == "state"));
+            for earlier in &mut all_events[1..] {
+                until_members(earlier, id as usize).await;
+            }
+        }
+        nodes.push(node);
+        groups.push(group);
+        all_events.push(events);
+    }
+    (nodes, groups, all_events)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g01_a_member_that_leaves_or_dies_is_missed_by_all() {
+    for net in nets() {
+        let (nodes, groups, mut events) = group(&net, Builder::<Total>::total("room"), 4).await;
+        let view = groups[0].view().expect("a view");
+        let ids: Vec<_> = view.members.iter().map(|member| member.node).collect();
+        assert_eq!(ids, [1, 2, 3, 4], "{net:?}");
+
+        within(groups[1].leave(Duration::from_secs(5))).await.expect("leaves in good order");
+        for member in [0, 2, 3] {
+            let (view, _) = until_members(&mut events[member], 3).await;
+            assert_eq!(view.members.iter().map(|member| member.node).collect::<Vec<_>>(), [1, 3, 4]);
+        }
+        assert!(matches!(groups[1].cast("too late".into()).await, Err(CastError::Ended(_))));
+
+        // The founder, which orders the messages, dies without a word.
+        nodes[0].shutdown(Duration::ZERO).await;
+        for events in &mut events[2..] {
+            let (view, _) = until_members(events, 2).await;
+            assert_eq!(view.members.iter().map(|member| member.node).collect::<Vec<_>>(), [3, 4]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g06_three_senders_at_once_are_delivered_in_one_order() {
+    const EACH: u64 = 2000;
+    for net in nets() {
+        let (_nodes, groups, mut events) = group(&net, Builder::<Total>::total("room"), 3).await;
+        let senders: Vec<_> = groups
+            .iter()
+            .cloned()
+            .map(|group| {
+                tokio::spawn(async move {
+                    for number in 0..EACH {
+                        let text = format!("{}:{number}", group.me().node);
+                        group.cast(text.into()).await.expect("the group takes it");
+                    }
+                })
+            })
+            .collect();
+        let mut orders = Vec::new();
+        let readers = events.iter_mut().map(|events| messages(events, 3 * EACH as usize));
+        for order in within(join_all(readers)).await {
+            orders.push(order);
+        }
+        for sender in senders {
+            sender.await.expect("the sender ends well");
+        }
+        assert_eq!(orders[0], orders[1], "{net:?}");
+        assert_eq!(orders[1], orders[2], "{net:?}");
+        for node in 1..=3 {
+            let of_one = orders[0].iter().filter(|text| text.starts_with(format!("{node}:").as_bytes()));
+            let expected = (0..EACH).map(|number| Bytes::from(format!("{node}:{number}")));
+            assert!(of_one.cloned().eq(expected), "{net:?}: the messages of {node} are out of order");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g04_each_senders_messages_come_in_its_order() {
+    for net in nets() {
+        let (_nodes, groups, mut events) = group(&net, Builder::<Fifo>::fifo("room"), 3).await;
+        for number in 0..500 {
+            for group in &groups {
+                group.cast(format!("{}:{number}", group.me().node).into()).await.expect("the group takes it");
+            }
+        }
+        for events in &mut events {
+            let all = messages(events, 1500).await;
+            for node in 1..=3 {
+                let of_one = all.iter().filter(|text| text.starts_with(format!("{node}:").as_bytes()));
+                let expected = (0..500).map(|number| Bytes::from(format!("{node}:{number}")));
+                assert!(of_one.cloned().eq(expected), "{net:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g01_joining_where_nobody_is_a_member_is_a_typed_error() {
+    for net in nets() {
+        let (one, two) = (net.node(1).await, net.node(2).await);
+        let mut limits = Limits::default();
+        limits.join_within = Duration::from_millis(300);
+        let builder = Builder::<Total>::total("room").limits(limits);
+        let refused = within(builder.clone().join(&two, &one.addresses())).await;
+        assert!(matches!(refused, Err(JoinError::Deadline { .. })), "{refused:?}");
+        let refused = within(builder.clone().join(&two, &[])).await;
+        assert!(matches!(refused, Err(JoinError::NoContact { .. })), "{refused:?}");
+        // Nothing is left behind: the same name can be used at once.
+        let (_group, _events) = within(builder.clone().create(&two)).await.expect("founds the group");
+        let refused = within(builder.create(&two)).await;
+        assert!(matches!(refused, Err(JoinError::Taken { .. })), "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g09_a_message_beyond_the_limit_is_refused_and_an_unread_group_goes_on() {
+    for net in nets() {
+        let mut limits = Limits::default();
+        limits.payload_bytes_max = 100;
+        limits.outstanding_max = 50;
+        limits.events_waiting_max = 20;
+        let (_nodes, groups, mut events) =
+            group(&net, Builder::<Total>::total("room").limits(limits), 2).await;
+        let refused = groups[0].cast(vec![0; 101].into()).await;
+        assert_eq!(refused, Err(CastError::TooLarge { size: 101, limit: 100 }));
+        // The second member does not read: it makes the first one wait, and loses nothing.
+        let sender = groups[0].clone();
+        let sending = tokio::spawn(async move {
+            for number in 0..5000_u32 {
+                sender.cast(number.to_string().into()).await.expect("the group takes it");
+            }
+        });
+        let (mut slow, mut fast) = (events.pop().expect("two members"), events.pop().expect("two members"));
+        let (first, second) = tokio::join!(messages(&mut fast, 5000), async {
+            let mut all = Vec::new();
+            while all.len() < 5000 {
+                // Read in gulps, with the queue overfull in between.
+                all.extend(messages(&mut slow, 500).await);
+                tokio::task::yield_now().await;
+            }
+            all
+        });
+        within(sending).await.expect("the sender ends well");
+        assert_eq!(first, second);
+        // Without a reader at all the group does not wait.
+        drop(slow);
+        groups[0].cast("more".into()).await.expect("the group takes it");
+        assert_eq!(messages(&mut fast, 1).await, ["more"]);
+    }
+}
+
+async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut futures: Vec<_> = futures.map(Box::pin).collect();
+    let mut results: Vec<Option<T>> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(|cx| {
+        for (future, result) in futures.iter_mut().zip(&mut results) {
+            if result.is_none()
+                && let std::task::Poll::Ready(value) = future.as_mut().poll(cx)
+            {
+                *result = Some(value);
+            }
+        }
+        if results.iter().all(Option::is_some) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    results.into_iter().flatten().collect()
+}
