@@ -7,6 +7,7 @@
 //! | call a method of a trait in another process | [`rpc`] and [`service`] |
 //! | the same members and the same messages in several processes | [`group`] |
 //! | state that survives the death of a minority | [`replication`] |
+//! | a change in several processes, everywhere or nowhere | [`commit`] |
 //! | identity, connections, limits, shutdown | [`node`] |
 //! | values as bytes | [`codec`] |
 //! | tests under every fault, thousands of times faster than real time | [`sim`] |
@@ -15,6 +16,7 @@
 //! their own. `docs/ARCHITECTURE.md` in the repository has the picture.
 
 pub mod codec;
+pub mod commit;
 mod driver;
 pub mod group;
 pub mod node;

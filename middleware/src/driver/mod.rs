@@ -337,7 +337,8 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
     }
 
     fn carry_out(&mut self, output: Output<M>) -> Result<(), AppendError> {
-        if self.syncing.is_some() {
+        // Records are not held: the next sync then covers those of many promises. Their order stays.
+        if self.syncing.is_some() && !matches!(output, Output::Persist(_)) {
             self.held.push_back(output);
             return Ok(());
         }

@@ -1,0 +1,260 @@
+//! Several nodes in one process, over TCP, with journals in files.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate::commit::{
+    AbortReason, BeginError, Config, NoResource, OpenError, Outcome, Resource, Transactions, TxnId, Vote,
+};
+use quorate::{Node, NodeId};
+use quorate_journal::{FileStorage, Journal, MemoryStorage, Record};
+use tokio::sync::Semaphore;
+
+use crate::vault::{START, Vault, pay};
+
+const LONG: Duration = Duration::from_secs(30);
+
+async fn node(id: u64) -> Node {
+    Node::builder().id(NodeId(id)).listen("tcp://127.0.0.1:0").start().await.unwrap()
+}
+
+/// Everyone knows where everyone is.
+fn introduce(nodes: &[&Node]) {
+    for one in nodes {
+        for other in nodes {
+            if one.identity() != other.identity() {
+                one.add_address(other.identity().node, other.addresses()[0].clone());
+            }
+        }
+    }
+}
+
+fn journal(directory: &Path, owner: u64) -> Journal {
+    let storage = FileStorage::open(directory.join("commit")).unwrap();
+    Journal::open(storage, quorate_journal::Config::new(owner)).unwrap().0
+}
+
+fn memory(owner: u64) -> Journal {
+    Journal::open(MemoryStorage::new(), quorate_journal::Config::new(owner)).unwrap().0
+}
+
+async fn serve(node: &Node, journal: Journal, resource: impl Resource) -> Transactions {
+    Transactions::open(node, "bank", journal, resource, Config::default()).await.unwrap()
+}
+
+fn transfer(amount: i64) -> [(NodeId, Bytes); 2] {
+    [(NodeId(2), pay(-amount)), (NodeId(3), pay(amount))]
+}
+
+#[tokio::test]
+async fn k02_a_transfer_between_two_vaults_commits_or_aborts_as_a_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two, three) = (node(1).await, node(2).await, node(3).await);
+    introduce(&[&one, &two, &three]);
+    let (left, right) = (directory.path().join("2"), directory.path().join("3"));
+    let (left, right) = (Vault::open(&left, 2), Vault::open(&right, 3));
+    let coordinator = serve(&one, memory(1), NoResource).await;
+    let payer = serve(&two, memory(2), left.clone()).await;
+    let payee = serve(&three, memory(3), right.clone()).await;
+
+    let outcome = coordinator.run(transfer(300)).await.unwrap();
+    assert!(outcome.is_committed(), "{outcome:?}");
+    let outcome = coordinator.run(transfer(START)).await.unwrap();
+    assert!(matches!(outcome, Outcome::Aborted(_, AbortReason::VotedNo(2))), "{outcome:?}");
+
+    // The caller knows before everyone has applied it.
+    for served in [&coordinator, &payer, &payee] {
+        assert!(served.shutdown(LONG).await.is_nothing());
+    }
+    assert_eq!((left.balance(), right.balance()), (START - 300, START + 300));
+    assert_eq!((left.held(), right.held()), (0, 0));
+    let stats = coordinator.stats();
+    assert_eq!((stats.committed, stats.aborted), (1, 1));
+    assert_eq!(coordinator.run(transfer(1)).await, Err(BeginError::Stopped));
+}
+
+#[tokio::test]
+async fn a_coordinator_may_take_part_itself_and_many_transactions_run_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (two, three) = (node(2).await, node(3).await);
+    introduce(&[&two, &three]);
+    let (left, right) = (directory.path().join("2"), directory.path().join("3"));
+    let (left, right) = (Vault::open(&left, 2), Vault::open(&right, 3));
+    let payer = serve(&two, memory(2), left.clone()).await;
+    let payee = serve(&three, memory(3), right.clone()).await;
+    let mut running = tokio::task::JoinSet::new();
+    for amount in 1..=40 {
+        let by = if amount % 2 == 0 { &payer } else { &payee }.clone();
+        running.spawn(async move { by.run(transfer(amount)).await });
+    }
+    while let Some(done) = running.join_next().await {
+        assert!(done.unwrap().unwrap().is_committed());
+    }
+    assert!(payer.shutdown(LONG).await.is_nothing() && payee.shutdown(LONG).await.is_nothing());
+    assert_eq!((left.balance(), right.balance()), (START - 820, START + 820));
+    assert_eq!(left.applied().len(), 40);
+}
+
+/// Says yes when it is let.
+#[derive(Clone)]
+struct Hesitant(Arc<Semaphore>);
+
+impl Resource for Hesitant {
+    async fn prepare(&self, _: TxnId, _: Bytes) -> Vote {
+        let _ = self.0.acquire().await;
+        Vote::Yes
+    }
+    async fn commit(&self, _: TxnId) {}
+    async fn abort(&self, _: TxnId) {}
+    async fn restore(&self, _: TxnId, _: Bytes) {}
+}
+
+#[tokio::test]
+async fn k02_a_promise_survives_the_restart_of_the_participant() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two, three) = (node(1).await, node(2).await, node(3).await);
+    introduce(&[&one, &two, &three]);
+    let vault = Vault::open(directory.path(), 2);
+    let hesitant = Hesitant(Arc::new(Semaphore::new(0)));
+    let coordinator = serve(&one, memory(1), NoResource).await;
+    let kept = journal(directory.path(), 2);
+    let payer = serve(&two, kept.clone(), vault.clone()).await;
+    let _payee = serve(&three, memory(3), hesitant.clone()).await;
+
+    let transaction = coordinator.begin(transfer(10)).await.unwrap();
+    let txn = transaction.id();
+    until(|| payer.in_doubt() == [txn]).await;
+    // Stopped in the middle: it leaves a promise behind.
+    let left = payer.shutdown(Duration::ZERO).await;
+    assert_eq!(left.in_doubt, 1);
+    two.shutdown(LONG).await;
+    kept.close().await;
+    vault.close().await;
+
+    let vault = Vault::open(directory.path(), 2);
+    let two = node(2).await;
+    introduce(&[&one, &two, &three]);
+    let payer = serve(&two, journal(directory.path(), 2), vault.clone()).await;
+    assert_eq!(vault.restored(), [txn].into());
+    hesitant.0.add_permits(1);
+    assert_eq!(transaction.outcome().await, Outcome::Committed(txn));
+    until(|| vault.balance() == START - 10).await;
+    assert!(payer.shutdown(LONG).await.is_nothing());
+}
+
+#[tokio::test]
+async fn k02_a_decision_survives_the_restart_of_the_coordinator() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (node(1).await, node(2).await);
+    // The participant can answer and not be reached again: the coordinator's connection is the only one.
+    introduce(&[&one, &two]);
+    let hesitant = Hesitant(Arc::new(Semaphore::new(1)));
+    let kept = journal(directory.path(), 1);
+    let coordinator = serve(&one, kept.clone(), NoResource).await;
+    let slow = Slow(hesitant.0.clone());
+    let participant = serve(&two, memory(2), slow).await;
+
+    let outcome = coordinator.run([(NodeId(2), Bytes::new())]).await.unwrap();
+    let txn = outcome.txn();
+    assert_eq!(outcome, Outcome::Committed(txn));
+    // Not acknowledged: the resource is still applying it.
+    coordinator.shutdown(Duration::ZERO).await;
+    one.shutdown(LONG).await;
+    kept.close().await;
+
+    let one = node(1).await;
+    introduce(&[&one, &two]);
+    let coordinator = serve(&one, journal(directory.path(), 1), NoResource).await;
+    until(|| coordinator.resumed() == [txn]).await;
+    hesitant.0.add_permits(1);
+    assert!(participant.shutdown(LONG).await.is_nothing());
+    assert_eq!(participant.stats().applied, 1);
+}
+
+/// Applies when it is let.
+struct Slow(Arc<Semaphore>);
+
+impl Resource for Slow {
+    async fn prepare(&self, _: TxnId, _: Bytes) -> Vote {
+        self.0.acquire().await.unwrap().forget();
+        Vote::Yes
+    }
+    async fn commit(&self, _: TxnId) {
+        self.0.acquire().await.unwrap().forget();
+    }
+    async fn abort(&self, _: TxnId) {}
+    async fn restore(&self, _: TxnId, _: Bytes) {}
+}
+
+/// Panics when asked.
+struct Broken;
+
+impl Resource for Broken {
+    async fn prepare(&self, _: TxnId, _: Bytes) -> Vote {
+        panic!("a bug in the user's resource")
+    }
+    async fn commit(&self, _: TxnId) {}
+    async fn abort(&self, _: TxnId) {}
+    async fn restore(&self, _: TxnId, _: Bytes) {}
+}
+
+#[tokio::test]
+async fn a_resource_that_panics_votes_no() {
+    let (one, two) = (node(1).await, node(2).await);
+    introduce(&[&one, &two]);
+    let coordinator = serve(&one, memory(1), NoResource).await;
+    let participant = serve(&two, memory(2), Broken).await;
+    let outcome = coordinator.run([(NodeId(2), Bytes::new())]).await.unwrap();
+    assert!(matches!(outcome, Outcome::Aborted(_, AbortReason::VotedNo(2))), "{outcome:?}");
+    assert_eq!(participant.stats().panicked, 1);
+}
+
+#[tokio::test]
+async fn stopping_leaves_the_outcome_in_doubt_and_says_so() {
+    let one = node(1).await;
+    let coordinator = serve(&one, memory(1), NoResource).await;
+    // Nobody knows where node 9 is.
+    let transaction = coordinator.begin([(NodeId(9), Bytes::new())]).await.unwrap();
+    let txn = transaction.id();
+    let outcome = tokio::spawn(transaction.outcome());
+    let left = coordinator.shutdown(Duration::ZERO).await;
+    assert_eq!(left.undecided, 1);
+    assert_eq!(outcome.await.unwrap(), Outcome::InDoubt(txn));
+}
+
+#[tokio::test]
+async fn a_cancelled_transaction_aborts() {
+    let one = node(1).await;
+    let coordinator = serve(&one, memory(1), NoResource).await;
+    let transaction = coordinator.begin([(NodeId(9), Bytes::new())]).await.unwrap();
+    let txn = transaction.id();
+    transaction.cancel().await;
+    assert_eq!(transaction.outcome().await, Outcome::Aborted(txn, AbortReason::Cancelled));
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_or_begun_says_why() {
+    let one = node(1).await;
+    let coordinator = serve(&one, memory(1), NoResource).await;
+    let again = Transactions::open(&one, "bank", memory(1), NoResource, Config::default()).await;
+    assert!(matches!(again, Err(OpenError::Open(_))));
+    let nobody = coordinator.run([]).await.unwrap_err();
+    assert!(matches!(nobody, BeginError::Refused(_)) && !nobody.is_retryable(), "{nobody}");
+
+    let foreign = memory(1);
+    foreign.append(vec![Record::new(0x2C, "not a record of transactions")]).await.unwrap();
+    let damaged = Transactions::open(&one, "other", foreign, NoResource, Config::default()).await;
+    assert!(matches!(damaged, Err(OpenError::Record(_))));
+}
+
+/// Waits until it is so; the time limit only ends a hopeless wait.
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LONG, wait).await.expect("it never came to be");
+}
