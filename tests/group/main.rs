@@ -1,5 +1,6 @@
 //! Groups and replicas over real nodes: views, orders, state for joiners, death in the middle.
 
+mod partition;
 mod replicas;
 
 use std::time::Duration;
