@@ -202,13 +202,13 @@ fn story(seed: u64) -> (u64, u64) {
         tokio::time::sleep(Duration::from_secs(5)).await;
         {
             let log = checker.0.lock().unwrap();
-            assert!(log.breaches.is_empty(), "seed {seed}: {:#?}\n{plan:#?}", log.breaches);
+            assert!(log.breaches.is_empty(), "seed {seed}: {:#?}\n{plan:?}", log.breaches);
             for index in 0..HOSTS.len() as u64 {
                 let moved = log
                     .next
                     .iter()
                     .any(|(key, next)| key.0 == index && before.get(key).is_none_or(|before| next > before));
-                assert!(moved, "seed {seed}: {} does not get through\n{plan:#?}", HOSTS[index as usize]);
+                assert!(moved, "seed {seed}: {} does not get through\n{plan:?}", HOSTS[index as usize]);
             }
         }
         programs.iter().for_each(|program| program.abort());

@@ -210,6 +210,7 @@ impl Inner {
             self.counters.expired.fetch_add(dropped as u64, Ordering::Relaxed);
             if let Some(active) = &state.active {
                 active.connection.close();
+                active.spares.iter().for_each(|spare| spare.connection.close());
             }
             // A connection that is still closing ends with this entry; a new one gets a new entry.
             drop(state);

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::channel::Dispatch;
 use super::error::{ConnectError, SendError};
 use super::inner::{Inner, Role};
-use super::peer::{Active, Candidate, Choice, Peer, choose};
+use super::peer::{Active, Candidate, Choice, Peer, PeerState, Spare, choose};
 
 impl Inner {
     /// Accepts links until the node stops.
@@ -189,62 +189,60 @@ impl Inner {
         if !this.register(serial, identity, &connection) {
             return Err(ConnectError::ShutDown);
         }
+        let is_muted = starting.is_muted.clone();
         if choice == Choice::Keep
             && let Some(active) = &mut state.active
         {
             // The peer may have sent on it already: take that, then end it in peace. A goodbye from the side that
             // did not dial the other one could arrive before that one has come to be, and look like a break.
-            if active.is_dialled {
-                connection.close();
-            } else {
-                active.spares.push(connection);
-            }
+            let is_closing = active.is_dialled;
+            let connection = connection.clone();
+            active.spares.push(Spare { connection, identity, serial, is_dialled, is_muted });
             drop(state);
-            starting.run(this, None);
+            if is_closing {
+                starting.connection.close();
+            }
+            starting.run(this, Some(peer));
             return Ok(());
         }
-        let is_muted = starting.is_muted.clone();
-        let mut active = Active {
-            connection: connection.clone(),
-            identity,
-            serial,
-            is_dialled,
-            is_muted,
-            spares: Vec::new(),
-        };
-        let mut replaced = None;
-        if let Some(old) = state.active.take() {
-            active.spares.extend(old.spares);
-            if choice == Choice::ReplaceDead {
-                old.is_muted.store(true, Ordering::Release);
-                replaced = Some(old.connection);
-            } else if is_dialled {
-                replaced = Some(old.connection);
-            } else {
-                active.spares.push(old.connection);
-            }
-        }
-        state.active = Some(active);
         // Taken under the lock: announcements must follow the order of the replacements, not that of the handshakes.
         let rank = this.serial.fetch_add(1, Ordering::Relaxed);
-        state.told = told;
-        while let Some(waiting) = state.backlog.pop() {
-            let fits = waiting.life.is_none_or(|life| life == identity.incarnation);
-            if !fits || connection.send(waiting.lane, &[], waiting.message).is_err() {
-                this.counters.expired.fetch_add(1, Ordering::Relaxed);
+        let mut beside = std::mem::take(&mut state.lingering);
+        let mut closing = None;
+        if let Some(old) = state.active.take() {
+            let (old, spares) = old.retire();
+            if choice == Choice::Replace && is_dialled {
+                closing = Some(old.connection.clone());
             }
+            beside.push(old);
+            beside.extend(spares);
         }
+        // Nothing of an earlier life is taken any more, nor of connections of which the peer knows nothing.
+        let (spares, dead): (Vec<_>, Vec<_>) =
+            beside.into_iter().partition(|spare| choice != Choice::ReplaceDead && spare.identity == identity);
+        dead.iter().for_each(|spare| spare.is_muted.store(true, Ordering::Release));
+        state.active = Some(Active { connection, identity, serial, rank, is_dialled, is_muted, spares });
+        state.told = told;
+        this.send_backlog(&mut state);
         drop(state);
         peer.changed.notify_waiters();
         this.announce_up(identity, rank);
-        // Only now, or its end could be told before its replacement.
-        match replaced {
-            Some(old) if choice == Choice::ReplaceDead => old.abort(),
-            Some(old) => old.close(),
-            None => {}
-        }
-        starting.run(this, Some((peer, rank)));
+        // Only now, or an end could be told before its replacement.
+        dead.iter().for_each(|spare| spare.connection.abort());
+        closing.iter().for_each(Connection::close);
+        starting.run(this, Some(peer));
         Ok(())
+    }
+
+    /// Sends what waited for a connection on the one that is used now.
+    fn send_backlog(&self, state: &mut PeerState) {
+        let Some(active) = &state.active else { return };
+        while let Some(waiting) = state.backlog.pop() {
+            let fits = waiting.life.is_none_or(|life| life == active.identity.incarnation);
+            if !fits || active.connection.send(waiting.lane, &[], waiting.message).is_err() {
+                self.counters.expired.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// The connection of the node with itself: the same lanes and limits as every other.
@@ -280,24 +278,42 @@ impl Inner {
             }
             None => tracing::debug!(node = %this.identity, peer = %ending.identity, "connection dropped"),
         }
-        if let Some((peer, rank)) = &ending.place {
+        if let Some(peer) = &ending.place {
             let mut state = peer.state();
+            let mut up = None;
             if let Some(active) = state.active.take_if(|active| active.serial == ending.serial) {
-                active.spares.iter().for_each(Connection::close);
-                // One that breaks at once counts as a failed attempt, or two nodes could dial in a tight loop.
-                let is_stable = ending.since.elapsed() >= STABLE_AFTER;
-                state.failures = if is_stable { 0 } else { state.failures.saturating_add(1) };
-                Self::ensure_dialling(this, peer, &mut state);
+                let rank = active.rank;
+                match active.successor(|| this.serial.fetch_add(1, Ordering::Relaxed)) {
+                    Ok(successor) => {
+                        up = Some((successor.identity, successor.rank));
+                        state.active = Some(successor);
+                        this.send_backlog(&mut state);
+                    }
+                    Err(closing) => {
+                        state.lingering.extend(closing);
+                        state.postponed = Some((ending.identity, rank));
+                        // One that breaks at once counts as a failed attempt, or two nodes could dial in a tight loop.
+                        let is_stable = ending.since.elapsed() >= STABLE_AFTER;
+                        state.failures = if is_stable { 0 } else { state.failures.saturating_add(1) };
+                        Self::ensure_dialling(this, peer, &mut state);
+                    }
+                }
+            } else {
+                state.lingering.retain(|spare| spare.serial != ending.serial);
+                if let Some(active) = &mut state.active {
+                    active.spares.retain(|spare| spare.serial != ending.serial);
+                }
             }
-            // A connection that this side has accepted already may have made the peer close this one.
-            let is_postponed = state.accepting > 0;
-            if is_postponed {
-                state.postponed = Some((ending.identity, *rank));
-            }
+            // Postponed while a connection is closing, and while one is accepted that may have made the peer close
+            // this one.
+            let down = state.take_down();
             drop(state);
             peer.changed.notify_waiters();
-            if !is_postponed {
-                this.announce_down(ending.identity, *rank);
+            if let Some((identity, rank)) = up {
+                this.announce_up(identity, rank);
+            }
+            if let Some((identity, rank)) = down {
+                this.announce_down(identity, rank);
             }
         }
         this.unregister(ending.serial, ended.as_ref());
@@ -327,7 +343,7 @@ impl Starting {
         Self { serial, identity, connection, driver, is_muted }
     }
 
-    fn run(self, inner: &Arc<Inner>, place: Option<(Arc<Peer>, u64)>) {
+    fn run(self, inner: &Arc<Inner>, place: Option<Arc<Peer>>) {
         let ending = Ending {
             inner: inner.clone(),
             place,
@@ -343,8 +359,8 @@ impl Starting {
 /// Cleans up behind a connection's task, also when that is aborted or a handler panics.
 struct Ending {
     inner: Arc<Inner>,
-    /// The peer whose connection it became, and its rank among those.
-    place: Option<(Arc<Peer>, u64)>,
+    /// The peer whose connection it became, or beside whose connection it stands.
+    place: Option<Arc<Peer>>,
     serial: u64,
     identity: Identity,
     since: Instant,
@@ -375,7 +391,7 @@ impl Drop for Accepting {
         let postponed = {
             let mut state = self.peer.state();
             state.accepting -= 1;
-            if state.accepting == 0 { state.postponed.take() } else { None }
+            state.take_down()
         };
         // Says nothing when the new connection was announced in the meantime.
         if let Some((identity, rank)) = postponed {

@@ -5,6 +5,8 @@
 //! Guarantee   messages of one lane to one peer arrive whole, in order, once, as long as one connection lasts. When
 //!             it breaks, what was under way may be lost: the layers above repeat. A peer that restarts is a new
 //!             [`Identity`]: `Down` for the old one comes before `Up` for the new one.
+//!             Two nodes that dial each other at once have two connections for a moment, and what is sent on one may
+//!             overtake what was sent on the other.
 //! Method      two nodes that dial each other at once keep one connection; a broken one is dialled again with
 //!             backoff and jitter. Senders encode straight into the connection's lanes; one task per connection
 //!             writes and reads and hands batches to the channels' handlers.

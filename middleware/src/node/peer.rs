@@ -47,7 +47,9 @@ pub(super) struct PeerState {
     pub(super) is_attempting: bool,
     /// Incoming connections that were accepted and not installed yet.
     pub(super) accepting: usize,
-    /// The end of a connection that is told only if none of those takes its place.
+    /// Connections that are closing after the one that was used has ended; they may still deliver.
+    pub(super) lingering: Vec<Spare>,
+    /// The end of a connection that is told when none of those is left, and nothing has taken its place.
     pub(super) postponed: Option<(Identity, u64)>,
     /// Attempts that failed, or connections that broke soon, in a row.
     pub(super) failures: u32,
@@ -70,6 +72,11 @@ impl PeerState {
         self.active.is_none() && self.is_dialable() && (self.is_kept || !self.backlog.messages.is_empty())
     }
 
+    /// The end that can be told now: everything that was sent before it has been delivered.
+    pub(super) fn take_down(&mut self) -> Option<(Identity, u64)> {
+        if self.accepting == 0 && self.lingering.is_empty() { self.postponed.take() } else { None }
+    }
+
     pub(super) fn give_address(&mut self, address: Address) {
         self.given.retain(|known| *known != address);
         self.given.push_back(address);
@@ -85,6 +92,7 @@ impl PeerState {
             && !self.is_kept
             && !self.is_dialling
             && self.accepting == 0
+            && self.lingering.is_empty()
             && self.backlog.messages.is_empty()
     }
 }
@@ -93,13 +101,44 @@ impl PeerState {
 pub(super) struct Active {
     pub(super) connection: Connection,
     pub(super) identity: Identity,
-    /// Tells connections of this node apart; later ones are larger.
+    /// Tells connections of this node apart.
+    pub(super) serial: u64,
+    /// Its place in the order of announcements; later ones are larger.
+    pub(super) rank: u64,
+    pub(super) is_dialled: bool,
+    pub(super) is_muted: Arc<AtomicBool>,
+    /// Connections with the same life beside this one, which one of the sides is about to close: until this one has
+    /// come to be on the other side, that may use those.
+    pub(super) spares: Vec<Spare>,
+}
+
+/// A connection beside the one that is used.
+pub(super) struct Spare {
+    pub(super) connection: Connection,
+    pub(super) identity: Identity,
     pub(super) serial: u64,
     pub(super) is_dialled: bool,
     pub(super) is_muted: Arc<AtomicBool>,
-    /// Connections beside this one that the other side is about to close: it dialled this one, and until that has
-    /// come to be on its side, it may use those.
-    pub(super) spares: Vec<Connection>,
+}
+
+impl Active {
+    /// The connection as one beside another, and those beside it.
+    pub(super) fn retire(self) -> (Spare, Vec<Spare>) {
+        let Self { connection, identity, serial, is_dialled, is_muted, spares, .. } = self;
+        (Spare { connection, identity, serial, is_dialled, is_muted }, spares)
+    }
+
+    /// The connection that takes the place of one that ended: the other side may have used it all the time.
+    ///
+    /// # Errors
+    /// The connections that are left, when none of them is open.
+    pub(super) fn successor(mut self, rank: impl FnOnce() -> u64) -> Result<Self, Vec<Spare>> {
+        let Some(at) = self.spares.iter().position(|spare| spare.connection.is_open()) else {
+            return Err(self.spares);
+        };
+        let Spare { connection, identity, serial, is_dialled, is_muted } = self.spares.remove(at);
+        Ok(Self { connection, identity, serial, rank: rank(), is_dialled, is_muted, spares: self.spares })
+    }
 }
 
 /// A new connection beside one that is used: which one stays.
