@@ -27,6 +27,8 @@ pub enum Message {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
     names: BTreeMap<u64, String>,
+    /// From the views, which every member sees for itself.
+    #[serde(skip)]
     present: BTreeSet<u64>,
     history: VecDeque<String>,
 }
@@ -61,9 +63,16 @@ impl Room {
         gone
     }
 
+    /// Takes an older member's names and history.
+    pub fn adopt(&mut self, theirs: Self) {
+        self.names = theirs.names;
+        self.history = theirs.history;
+    }
+
     /// The names of all who are here.
     pub fn who(&self) -> String {
-        let names: Vec<String> = self.present.iter().map(|node| self.name(*node)).collect();
+        let mut names: Vec<String> = self.present.iter().map(|node| self.name(*node)).collect();
+        names.sort();
         format!("* here: {}", names.join(", "))
     }
 

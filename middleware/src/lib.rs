@@ -26,4 +26,6 @@ pub mod sim;
 
 pub use codec::Payload;
 pub use node::{Address, Identity, Incarnation, Lane, Node, NodeId};
+/// Stable storage: what transactions and queues are kept in.
+pub use quorate_journal as journal;
 pub use quorate_macros::service;

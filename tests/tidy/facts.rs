@@ -10,6 +10,10 @@ const CHECK: &str = ".ci/run";
 /// the check.
 const FOLLOWED: &[&str] = &["README.md", "CONTRIBUTING.md"];
 
+/// The README's program, and how many lines it may have, blank ones not counted.
+const PROGRAM: &str = "examples/hello.rs";
+const PROGRAM_LINES_MAX: usize = 20;
+
 fn drifted_versions(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     let root = tree.text("Cargo.toml").unwrap_or_default();
@@ -64,6 +68,27 @@ fn drifted_versions(tree: &Tree) -> Vec<Finding> {
     let changelog = tree.text("CHANGELOG.md").unwrap_or_default();
     if !changelog.contains(&format!("## {version}")) {
         findings.push(Finding::new("CHANGELOG.md", 0, format!("add a section `## {version}`")));
+    }
+    findings
+}
+
+fn drifted_program(tree: &Tree) -> Vec<Finding> {
+    let program = tree.text(PROGRAM).unwrap_or_default();
+    let body: Vec<&str> = program.lines().skip_while(|l| l.starts_with("//!") || l.is_empty()).collect();
+    let readme = tree.text("README.md").unwrap_or_default();
+    let Some(block) = blocks(readme).into_iter().find(|b| b.language == "rust") else {
+        return vec![Finding::new("README.md", 0, format!("show {PROGRAM} in a ```rust block"))];
+    };
+    let mut findings = Vec::new();
+    let count = body.iter().filter(|line| !line.trim().is_empty()).count();
+    if count > PROGRAM_LINES_MAX {
+        let change = format!("the README's program has at most {PROGRAM_LINES_MAX} lines, not {count}");
+        findings.push(Finding::new(PROGRAM, PROGRAM_LINES_MAX, change));
+    }
+    let longest = body.len().max(block.lines.len());
+    if let Some(first) = (0..longest).find(|i| body.get(*i) != block.lines.get(*i)) {
+        let change = format!("differs from {PROGRAM}: {:?}", body.get(first).unwrap_or(&"(ends before)"));
+        findings.push(Finding::new("README.md", block.first_line + first, change));
     }
     findings
 }
@@ -237,6 +262,11 @@ fn versions_and_toolchain_are_the_same_wherever_they_are_named() {
 }
 
 #[test]
+fn the_program_of_the_readme_is_the_one_that_runs() {
+    assert_clean(&drifted_program(&Tree::of_workspace()));
+}
+
+#[test]
 fn every_command_that_a_reader_is_told_is_run_by_the_check() {
     assert_clean(&commands_that_no_check_runs(&Tree::of_workspace()));
 }
@@ -284,6 +314,17 @@ fn planted_version_drift_is_found() {
             ("CHANGELOG.md:1", "## 0.1.0"),
         ],
     );
+}
+
+#[test]
+fn a_planted_difference_between_readme_and_program_is_found() {
+    let program = (PROGRAM, "//! Header.\n\nfn main() {\n    one();\n}\n");
+    let good = Tree::planted([program, ("README.md", "# x\n```rust\nfn main() {\n    one();\n}\n```\n")]);
+    assert_clean(&drifted_program(&good));
+    let other = Tree::planted([program, ("README.md", "# x\n```rust\nfn main() {\n    two();\n}\n```\n")]);
+    assert_findings(&drifted_program(&other), [("README.md:4", "one();")]);
+    let longer = Tree::planted([program, ("README.md", "```rust\nfn main() {\n    one();\n}\nmore\n```\n")]);
+    assert_findings(&drifted_program(&longer), [("README.md:5", "ends before")]);
 }
 
 #[test]

@@ -1,10 +1,9 @@
 //! The examples as a user meets them, processes with text going in and out; and the tests of their modules.
 #![allow(unreachable_pub, dead_code, reason = "modules of programs, of which a test uses only parts")]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod process;
 
-#[path = "../bank"]
+#[path = "../../bank"]
 mod bank {
     pub mod accounts;
     pub mod arguments;
@@ -13,22 +12,14 @@ mod bank {
     pub mod report;
 }
 
-#[path = "../chat"]
+#[path = "../../chat"]
 mod chat {
     pub mod room;
 }
 
-/// The built example; `cargo test` builds all examples of a package before it runs the package's tests.
-fn program(name: &str) -> PathBuf {
-    let me = std::env::current_exe().expect("a test knows its own path");
-    let built = me.parent().and_then(Path::parent).expect("tests lie in deps/").join("examples").join(name);
-    assert!(built.exists(), "{} is missing: `cargo test -p examples` builds it", built.display());
-    built
-}
+mod chat_sessions;
 
-fn run(name: &str, arguments: &[&str]) -> Output {
-    Command::new(program(name)).args(arguments).output().expect("the example starts")
-}
+use process::{run, text};
 
 #[test]
 fn the_shipped_list_of_transfers_is_what_the_generator_writes() {
@@ -40,4 +31,22 @@ fn the_shipped_list_of_transfers_is_what_the_generator_writes() {
     assert_eq!(shipped.len(), made.len());
     let other_seed = run("make_transfers", &["--seed", "2"]).stdout;
     assert!(other_seed != made, "the seed decides");
+}
+
+#[test]
+fn the_bank_refuses_a_file_that_is_none_and_a_kill_that_nobody_survives() {
+    for (arguments, part) in [
+        (&["--transfers", "/nowhere/t.csv"][..], "/nowhere/t.csv"),
+        (
+            &["--transfers", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")],
+            "instead of \"id,from,to,cents\"",
+        ),
+        (&["--replicas", "2"], "no majority"),
+        (&["--replicas", "many"], "invalid value 'many'"),
+    ] {
+        let ended = run("bank", arguments);
+        let said = text(&ended.stderr);
+        assert!(!ended.status.success(), "{arguments:?}");
+        assert!(said.contains(part), "{arguments:?}: {said}");
+    }
 }

@@ -1,0 +1,104 @@
+//! Running an example, and talking with one that runs.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// How long a line may take on a loaded machine before the test gives up; nothing is measured by it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs an example to its end.
+pub fn run(name: &str, arguments: &[&str]) -> Output {
+    Command::new(program(name)).args(arguments).stdin(Stdio::null()).output().expect("the example starts")
+}
+
+/// What was written, as text.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The built example; `cargo test` builds all examples of a package before it runs the package's tests.
+fn program(name: &str) -> PathBuf {
+    let me = std::env::current_exe().expect("a test knows its own path");
+    let built = me.parent().and_then(Path::parent).expect("tests lie in deps/").join("examples").join(name);
+    assert!(built.exists(), "{} is missing: `cargo test -p examples` builds it", built.display());
+    built
+}
+
+/// An example that runs, with a pipe at both ends. Dropping it kills it.
+pub struct Running {
+    name: String,
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Receiver<String>,
+    /// Every line so far.
+    pub seen: Vec<String>,
+}
+
+impl Running {
+    /// Starts an example; `name` is for messages.
+    pub fn start(name: &str, example: &str, arguments: &[&str]) -> Self {
+        let mut child = Command::new(program(example))
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the example starts");
+        let (lines, output) = channel();
+        let out = BufReader::new(child.stdout.take().expect("piped"));
+        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+        let input = child.stdin.take();
+        Self { name: name.to_owned(), child, input, output, seen: Vec::new() }
+    }
+
+    /// Types a line.
+    pub fn say(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("still open");
+        writeln!(input, "{line}")
+            .and_then(|()| input.flush())
+            .unwrap_or_else(|e| panic!("{}: {e}", self.name));
+    }
+
+    /// Waits for a line with `part` in it, among those not yet waited for.
+    #[track_caller]
+    pub fn expect(&mut self, part: &str) -> String {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.output.recv_timeout(left) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if line.contains(part) {
+                        return line;
+                    }
+                }
+                Err(why) => panic!("{} never said {part:?} ({why}); it said {:#?}", self.name, self.seen),
+            }
+        }
+    }
+
+    /// Ends it as the power does.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it was killed");
+    }
+
+    /// Closes its input and waits for its end; the lines until then are in `seen`.
+    pub fn finish(&mut self) -> ExitStatus {
+        drop(self.input.take());
+        while let Ok(line) = self.output.recv_timeout(PATIENCE) {
+            self.seen.push(line);
+        }
+        self.child.wait().expect("its output has ended")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
