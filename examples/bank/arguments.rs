@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser};
+use clap::{Args, Parser, Subcommand};
 
 /// Runs a bank of three branches, each a group of replica processes, through a list of transfers; kills one process in
 /// the middle; and proves at the end that no cent was lost or made.
@@ -12,6 +12,9 @@ pub struct Arguments {
     /// What to run.
     #[command(flatten)]
     pub run: Run,
+    /// Which part of the bank this process is; none: the whole.
+    #[command(subcommand)]
+    pub part: Option<Part>,
 }
 
 /// The whole bank.
@@ -35,6 +38,28 @@ pub struct Run {
     /// Write every refused line with its number and reason to this file.
     #[arg(long, value_name = "FILE")]
     pub refused: Option<PathBuf>,
+}
+
+/// The parts of the bank that run in processes of their own.
+#[derive(Debug, Subcommand)]
+pub enum Part {
+    /// One replica of one branch; started by the main process, which speaks to it over its standard input.
+    #[command(hide = true)]
+    Replica(Replica),
+}
+
+/// One replica of one branch.
+#[derive(Debug, Args)]
+pub struct Replica {
+    /// The branch, from 1.
+    #[arg(long)]
+    pub branch: u8,
+    /// Which of the branch's replicas, from 0.
+    #[arg(long)]
+    pub index: u8,
+    /// Where it keeps what must survive a crash.
+    #[arg(long)]
+    pub directory: PathBuf,
 }
 
 /// More than nine processes per branch only cost time on one machine.

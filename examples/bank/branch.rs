@@ -20,18 +20,45 @@ pub const REMEMBERED_MAX: usize = 1_000_000;
 /// How many transactions may be open at one branch.
 pub const HOLDS_MAX: usize = 10_000;
 
-/// A transaction between two branches; every attempt has its own number.
-pub type TransactionId = u128;
+/// A transaction between two branches; every attempt at an order is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TransactionId {
+    /// The coordinator.
+    pub node: u64,
+    /// Which of its lives.
+    pub incarnation: u64,
+    /// Counts within that life.
+    pub sequence: u64,
+}
 
 /// What the replicas of a branch execute, in the same order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Moves money between two accounts of this branch.
     Transfer(Transfer),
     /// Asks whether this branch can take its part in a transaction, and holds it ready if so.
-    Prepare(TransactionId, Leg),
+    Prepare(TransactionId, Leg, Keeper),
     /// Ends a transaction: settles (`true`) or gives everything back.
     Finish(TransactionId, bool),
+    /// Ends, as aborted, what earlier lives of a replica had prepared, except what they had promised to others. Said
+    /// once by the new life, when its journal has told it what those promises are.
+    Release(Keeper, Vec<TransactionId>),
+}
+
+/// The life of the replica that takes part in a transaction for its branch, and that will be told how it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keeper {
+    /// The replica's node.
+    pub node: u64,
+    /// Which of its lives.
+    pub incarnation: u64,
+}
+
+/// What is held ready for a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Hold {
+    leg: Leg,
+    keeper: Keeper,
 }
 
 /// A branch's part in a transaction.
@@ -101,6 +128,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// False when the same order may be carried out later.
+    pub fn is_final(&self) -> bool {
+        !matches!(self, Self::InProgress(_) | Self::Ended | Self::TooManyOpen)
+    }
+
     /// A name for all orders that are refused for the same reason.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -119,7 +151,7 @@ impl Refusal {
 pub struct Branch {
     number: u8,
     accounts: BTreeMap<AccountId, u64>,
-    holds: BTreeMap<TransactionId, Leg>,
+    holds: BTreeMap<TransactionId, Hold>,
     /// Orders that are taken from accounts here and open, by the order's number.
     open_orders: BTreeMap<u64, TransactionId>,
     outcomes: Remembered<u64, Outcome>,
@@ -161,11 +193,12 @@ impl Branch {
         self.executed += 1;
         match command {
             Command::Transfer(transfer) => self.transfer(transfer),
-            Command::Prepare(transaction, leg) => match self.prepare(*transaction, leg) {
+            Command::Prepare(transaction, leg, keeper) => match self.prepare(*transaction, leg, *keeper) {
                 Ok(()) => Outcome::Done,
                 Err(refusal) => Outcome::Refused(refusal),
             },
             Command::Finish(transaction, is_commit) => self.finish(*transaction, *is_commit),
+            Command::Release(keeper, promised) => self.release(*keeper, promised),
         }
     }
 
@@ -175,7 +208,13 @@ impl Branch {
             executed: self.executed,
             state_hash: self.state_hash(),
             cents: self.accounts.values().sum(),
-            held_cents: self.holds.values().filter(|l| l.side == Side::Pays).map(|l| l.transfer.cents).sum(),
+            held_cents: self
+                .holds
+                .values()
+                .map(|hold| &hold.leg)
+                .filter(|l| l.side == Side::Pays)
+                .map(|l| l.transfer.cents)
+                .sum(),
             open: self.holds.len() as u64,
         }
     }
@@ -208,7 +247,7 @@ impl Branch {
         Ok(())
     }
 
-    fn prepare(&mut self, transaction: TransactionId, leg: &Leg) -> Result<(), Refusal> {
+    fn prepare(&mut self, transaction: TransactionId, leg: &Leg, keeper: Keeper) -> Result<(), Refusal> {
         if self.holds.contains_key(&transaction) {
             return Ok(());
         }
@@ -237,12 +276,12 @@ impl Branch {
                 self.receiver(transfer)?;
             }
         }
-        self.holds.insert(transaction, *leg);
+        self.holds.insert(transaction, Hold { leg: *leg, keeper });
         Ok(())
     }
 
     fn finish(&mut self, transaction: TransactionId, is_commit: bool) -> Outcome {
-        let Some(leg) = self.holds.remove(&transaction) else {
+        let Some(Hold { leg, .. }) = self.holds.remove(&transaction) else {
             // Repeated, or never prepared here: in both cases nothing is left to settle.
             self.ended.insert(transaction, is_commit);
             return Outcome::Done;
@@ -263,6 +302,21 @@ impl Branch {
             }
         }
         self.ended.insert(transaction, is_commit);
+        Outcome::Done
+    }
+
+    /// A vote is only promised when the replica has it in its journal. One that died between the branch's preparation
+    /// and that record knows nothing of the transaction in its next life, and nobody would ever end it.
+    fn release(&mut self, keeper: Keeper, promised: &[TransactionId]) -> Outcome {
+        let is_lost = |(id, hold): &(&TransactionId, &Hold)| {
+            let is_of_earlier_life =
+                hold.keeper.node == keeper.node && hold.keeper.incarnation < keeper.incarnation;
+            is_of_earlier_life && !promised.contains(id)
+        };
+        let lost: Vec<TransactionId> = self.holds.iter().filter(is_lost).map(|(id, _)| *id).collect();
+        for transaction in lost {
+            self.finish(transaction, false);
+        }
         Outcome::Done
     }
 
@@ -296,21 +350,23 @@ impl Branch {
             hash.add(u64::from(account.number));
             hash.add(*cents);
         }
-        for (transaction, leg) in &self.holds {
-            hash.add_wide(*transaction);
-            hash.add(leg.transfer.id);
-            hash.add(leg.side as u64);
+        for (transaction, hold) in &self.holds {
+            hash.add_transaction(*transaction);
+            hash.add(hold.leg.transfer.id);
+            hash.add(hold.leg.side as u64);
+            hash.add(hold.keeper.node);
+            hash.add(hold.keeper.incarnation);
         }
         for (order, transaction) in &self.open_orders {
             hash.add(*order);
-            hash.add_wide(*transaction);
+            hash.add_transaction(*transaction);
         }
         for (id, outcome) in self.outcomes.iter() {
             hash.add(*id);
             hash.add(u64::from(*outcome == Outcome::Done));
         }
         for (transaction, is_commit) in self.ended.iter() {
-            hash.add_wide(*transaction);
+            hash.add_transaction(*transaction);
             hash.add(u64::from(*is_commit));
         }
         hash.0
@@ -389,9 +445,10 @@ impl Fnv {
         }
     }
 
-    fn add_wide(&mut self, value: u128) {
-        self.add(value as u64);
-        self.add((value >> 64) as u64);
+    fn add_transaction(&mut self, id: TransactionId) {
+        for part in [id.node, id.incarnation, id.sequence] {
+            self.add(part);
+        }
     }
 }
 
@@ -402,6 +459,12 @@ mod tests {
     fn order(id: u64, from: &str, to: &str, cents: u64) -> Transfer {
         let account = |name: &str| name.parse().expect("a test's account name");
         Transfer { id, from: account(from), to: account(to), cents }
+    }
+
+    const KEEPER: Keeper = Keeper { node: 100, incarnation: 1 };
+
+    fn attempt(sequence: u64) -> TransactionId {
+        TransactionId { node: 100, incarnation: 1, sequence }
     }
 
     fn total(branches: &[&Branch]) -> u64 {
@@ -453,14 +516,15 @@ mod tests {
             let asked = order(9, "b1-0001", "b2-0001", 300);
             let all = total(&[&one, &two]);
             let before = (one.balance(asked.from), two.balance(asked.to));
-            let pays = Command::Prepare(77, Leg { transfer: asked, side: Side::Pays });
-            let receives = Command::Prepare(77, Leg { transfer: asked, side: Side::Receives });
+            let pays = Command::Prepare(attempt(77), Leg { transfer: asked, side: Side::Pays }, KEEPER);
+            let receives =
+                Command::Prepare(attempt(77), Leg { transfer: asked, side: Side::Receives }, KEEPER);
             assert_eq!((one.apply(&pays), two.apply(&receives)), (Outcome::Done, Outcome::Done));
             assert_eq!((one.apply(&pays), two.apply(&receives)), (Outcome::Done, Outcome::Done));
             assert_eq!(total(&[&one, &two]), all, "money is in a hold, not gone");
             for _ in 0..2 {
-                one.apply(&Command::Finish(77, is_commit));
-                two.apply(&Command::Finish(77, is_commit));
+                one.apply(&Command::Finish(attempt(77), is_commit));
+                two.apply(&Command::Finish(attempt(77), is_commit));
             }
             assert_eq!(total(&[&one, &two]), all);
             let moved = if is_commit { 300 } else { 0 };
@@ -474,8 +538,11 @@ mod tests {
     fn a_prepare_behind_its_own_abort_holds_nothing() {
         let mut branch = Branch::open(1);
         let leg = Leg { transfer: order(9, "b1-0001", "b2-0001", 300), side: Side::Pays };
-        branch.apply(&Command::Finish(5, false));
-        assert_eq!(branch.apply(&Command::Prepare(5, leg)), Outcome::Refused(Refusal::Ended));
+        branch.apply(&Command::Finish(attempt(5), false));
+        assert_eq!(
+            branch.apply(&Command::Prepare(attempt(5), leg, KEEPER)),
+            Outcome::Refused(Refusal::Ended)
+        );
         assert_eq!(branch.audit().held_cents, 0);
     }
 
@@ -483,15 +550,21 @@ mod tests {
     fn a_second_attempt_waits_for_the_first_and_does_nothing_after_it() {
         let mut branch = Branch::open(1);
         let leg = Leg { transfer: order(9, "b1-0001", "b2-0001", 300), side: Side::Pays };
-        assert_eq!(branch.apply(&Command::Prepare(1, leg)), Outcome::Done);
-        assert_eq!(branch.apply(&Command::Prepare(2, leg)), Outcome::Refused(Refusal::InProgress(9)));
-        branch.apply(&Command::Finish(1, true));
-        assert_eq!(branch.apply(&Command::Prepare(3, leg)), Outcome::Refused(Refusal::AlreadyDone(9)));
-        let mut branch = Branch::open(1);
-        branch.apply(&Command::Prepare(1, leg));
-        branch.apply(&Command::Finish(1, false));
+        assert_eq!(branch.apply(&Command::Prepare(attempt(1), leg, KEEPER)), Outcome::Done);
         assert_eq!(
-            branch.apply(&Command::Prepare(2, leg)),
+            branch.apply(&Command::Prepare(attempt(2), leg, KEEPER)),
+            Outcome::Refused(Refusal::InProgress(9))
+        );
+        branch.apply(&Command::Finish(attempt(1), true));
+        assert_eq!(
+            branch.apply(&Command::Prepare(attempt(3), leg, KEEPER)),
+            Outcome::Refused(Refusal::AlreadyDone(9))
+        );
+        let mut branch = Branch::open(1);
+        branch.apply(&Command::Prepare(attempt(1), leg, KEEPER));
+        branch.apply(&Command::Finish(attempt(1), false));
+        assert_eq!(
+            branch.apply(&Command::Prepare(attempt(2), leg, KEEPER)),
             Outcome::Done,
             "an aborted attempt may be repeated"
         );
@@ -508,14 +581,41 @@ mod tests {
         };
         let commands = [
             Command::Transfer(order(1, "b2-0001", "b2-0002", 10)),
-            Command::Prepare(4, Leg { transfer: order(2, "b2-0003", "b3-0001", 20), side: Side::Pays }),
+            Command::Prepare(
+                attempt(4),
+                Leg { transfer: order(2, "b2-0003", "b3-0001", 20), side: Side::Pays },
+                KEEPER,
+            ),
             Command::Transfer(order(3, "b2-0004", "b2-0002", 999_999_999)),
         ];
         let state = run(&commands);
         assert_eq!(state, run(&commands));
         assert_eq!(state.audit(), run(&commands).audit());
         assert_ne!(state.audit().state_hash, run(&commands[..2]).audit().state_hash);
-        let reversed = [commands[1], commands[0], commands[2]];
+        let reversed = [1, 0, 2].map(|n: usize| commands[n].clone());
         assert_eq!(state.audit().state_hash, run(&reversed).audit().state_hash, "these commute");
+    }
+
+    #[test]
+    fn a_new_life_releases_what_the_old_one_prepared_and_had_not_promised() {
+        let mut branch = Branch::open(1);
+        let opened = branch.audit();
+        let leg = |id| Leg { transfer: order(id, "b1-0001", "b2-0001", 300), side: Side::Pays };
+        let (next_life, other) = (Keeper { incarnation: 2, ..KEEPER }, Keeper { node: 101, ..KEEPER });
+        branch.apply(&Command::Prepare(attempt(1), leg(1), KEEPER));
+        branch.apply(&Command::Prepare(attempt(2), leg(2), KEEPER));
+        branch.apply(&Command::Prepare(attempt(3), leg(3), other));
+        branch.apply(&Command::Prepare(attempt(4), leg(4), next_life));
+        assert_eq!(branch.audit().held_cents, 1200);
+        branch.apply(&Command::Release(next_life, vec![attempt(2)]));
+        assert_eq!(branch.audit().held_cents, 900, "only the first one ended");
+        assert_eq!(
+            branch.apply(&Command::Prepare(attempt(1), leg(1), KEEPER)),
+            Outcome::Refused(Refusal::Ended)
+        );
+        for sequence in 2..=4 {
+            branch.apply(&Command::Finish(attempt(sequence), false));
+        }
+        assert_eq!(branch.audit().cents, opened.cents);
     }
 }
