@@ -5,6 +5,7 @@
 //! | what you need | module |
 //! | --- | --- |
 //! | call a method of a trait in another process | [`rpc`] and [`service`] |
+//! | messages that survive crashes until someone has worked on them | [`queue`] |
 //! | the same members and the same messages in several processes | [`group`] |
 //! | state that survives the death of a minority | [`replication`] |
 //! | a change in several processes, everywhere or nowhere | [`commit`] |
@@ -20,6 +21,7 @@ pub mod commit;
 mod driver;
 pub mod group;
 pub mod node;
+pub mod queue;
 pub mod replication;
 pub mod rpc;
 pub mod sim;

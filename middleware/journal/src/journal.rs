@@ -63,6 +63,8 @@ pub struct JournalStats {
     pub waiting_bytes: usize,
     /// Segment files.
     pub segments: usize,
+    /// Most bytes of a segment file.
+    pub segment_bytes: u64,
 }
 
 impl Journal {
@@ -76,6 +78,7 @@ impl Journal {
         let (log, recovered) = Log::open(storage, config.clone())?;
         let shared = Arc::new(Shared {
             catalog: log.catalog(),
+            segment_bytes: config.segment_bytes,
             append_bytes_max: config.append_bytes_max(),
             waiting_bytes_max: config.waiting_bytes_max,
             work: Condvar::new(),
@@ -121,7 +124,11 @@ impl Journal {
     ) -> impl Future<Output = Result<Appended, AppendError>> + Send + 'static {
         let shared = self.handle.shared.clone();
         // Entered on the first poll, so that a future that is never polled writes nothing.
-        async move { Waiter { ticket: shared.enter(records, true)?.ticket }.await }
+        async move {
+            let ticket = Ticket::new();
+            shared.enter(records, Completion::Ticket(ticket.clone()), true)?;
+            Waiter { ticket }.await
+        }
     }
 
     /// As [`append`](Self::append), blocking the calling thread. Not for async code.
@@ -142,8 +149,25 @@ impl Journal {
     /// # Cancel safety
     /// Dropping the [`Pending`] changes nothing: the records are written all the same.
     pub fn submit(&self, records: Vec<Record>) -> Result<Pending, AppendError> {
-        let entered = self.handle.shared.enter(records, false)?;
-        Ok(Pending { ticket: entered.ticket, first: entered.first })
+        let ticket = Ticket::new();
+        let first = self.handle.shared.enter(records, Completion::Ticket(ticket.clone()), false)?;
+        Ok(Pending { ticket, first })
+    }
+
+    /// Appends `records` and calls `then` with the outcome, on the committer thread, in the order of the log.
+    ///
+    /// For state that must follow the log exactly, also when nobody waits any more. `then` must be quick, must not
+    /// block and must not panic: every writer waits for it. It never fails for want of room, so the caller bounds how
+    /// much it has under way.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append), as far as they are known at once; `then` is dropped uncalled in that case.
+    pub fn append_then(
+        &self,
+        records: Vec<Record>,
+        then: impl FnOnce(Result<Appended, AppendError>) + Send + 'static,
+    ) -> Result<(), AppendError> {
+        self.handle.shared.enter(records, Completion::Then(Box::new(then)), true).map(drop)
     }
 
     /// Returns when everything accepted before is durable.
@@ -180,8 +204,16 @@ impl Journal {
     /// Dropping the future does not stop the truncation.
     pub async fn truncate_before(&self, position: Position) -> Result<Position, AppendError> {
         let ticket = Ticket::new();
-        self.handle.shared.chore(Chore::Truncate { position, ticket: ticket.clone() })?;
+        self.handle.shared.chore(Chore::Truncate { position, ticket: Some(ticket.clone()) })?;
         Waiter { ticket }.await
+    }
+
+    /// Begins a [`truncation`](Self::truncate_before) and returns at once; a failure shows in later appends.
+    ///
+    /// # Errors
+    /// [`AppendError::Poisoned`], [`AppendError::Closed`].
+    pub fn truncate_soon(&self, position: Position) -> Result<(), AppendError> {
+        self.handle.shared.chore(Chore::Truncate { position, ticket: None })
     }
 
     /// Replaces the snapshot called `name` (1 to 64 of `a-z 0-9 - _`): `blob` stands for all records before
@@ -236,6 +268,7 @@ impl Journal {
         let shared = &self.handle.shared;
         let mut stats = shared.lock().stats.clone();
         stats.segments = shared.catalog.lock().segments.len();
+        stats.segment_bytes = shared.segment_bytes;
         stats
     }
 }
@@ -295,6 +328,7 @@ impl Drop for Handle {
 
 struct Shared {
     catalog: Arc<Catalog>,
+    segment_bytes: u64,
     append_bytes_max: u64,
     waiting_bytes_max: usize,
     /// Signals the committer that there is something to do.
@@ -325,26 +359,44 @@ struct State {
 struct Waiting {
     records: Vec<Record>,
     bytes: usize,
-    ticket: Arc<Ticket<Result<Appended, AppendError>>>,
+    completion: Completion,
+}
+
+/// Who hears of an append's outcome.
+enum Completion {
+    Ticket(Arc<Ticket<Result<Appended, AppendError>>>),
+    Then(Box<dyn FnOnce(Result<Appended, AppendError>) + Send>),
+}
+
+impl Completion {
+    fn complete(self, outcome: Result<Appended, AppendError>) {
+        match self {
+            Self::Ticket(ticket) => ticket.complete(outcome),
+            Self::Then(then) => then(outcome),
+        }
+    }
+
+    fn is_withdrawn(&self) -> bool {
+        match self {
+            Self::Ticket(ticket) => ticket.is_withdrawn(),
+            Self::Then(_) => false,
+        }
+    }
 }
 
 enum Chore {
-    Truncate { position: Position, ticket: Arc<Ticket<Result<Position, AppendError>>> },
+    Truncate { position: Position, ticket: Option<Arc<Ticket<Result<Position, AppendError>>>> },
     Snapshot { name: String, position: Position, blob: Bytes, ticket: Arc<Ticket<Result<(), AppendError>>> },
 }
 
 impl Chore {
     fn refuse(self, error: AppendError) {
         match self {
-            Self::Truncate { ticket, .. } => ticket.complete(Err(error)),
+            Self::Truncate { ticket: Some(ticket), .. } => ticket.complete(Err(error)),
+            Self::Truncate { ticket: None, .. } => {}
             Self::Snapshot { ticket, .. } => ticket.complete(Err(error)),
         }
     }
-}
-
-struct Entered {
-    ticket: Arc<Ticket<Result<Appended, AppendError>>>,
-    first: Position,
 }
 
 impl Shared {
@@ -353,13 +405,18 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, records: Vec<Record>, may_wait: bool) -> Result<Entered, AppendError> {
+    /// Takes an append in, or lets it wait outside; returns its position if it was taken in.
+    fn enter(
+        &self,
+        records: Vec<Record>,
+        completion: Completion,
+        may_wait: bool,
+    ) -> Result<Position, AppendError> {
         let size = appended_bytes(&records);
         if size > self.append_bytes_max {
             return Err(AppendError::TooLarge { size, limit: self.append_bytes_max });
         }
-        let waiting = Waiting { records, bytes: size as usize, ticket: Ticket::new() };
-        let ticket = waiting.ticket.clone();
+        let waiting = Waiting { records, bytes: size as usize, completion };
         let mut state = self.lock();
         state.check_open()?;
         let first = state.next;
@@ -372,7 +429,7 @@ impl Shared {
             return Err(AppendError::Busy { waiting, limit: self.waiting_bytes_max });
         }
         self.signal(state);
-        Ok(Entered { ticket, first })
+        Ok(first)
     }
 
     fn chore(&self, chore: Chore) -> Result<(), AppendError> {
@@ -437,7 +494,7 @@ impl State {
     /// Lets in what waits outside, as far as there is room.
     fn admit(&mut self, limit: usize) {
         while let Some(waiting) = self.outside.front() {
-            if waiting.ticket.is_withdrawn() {
+            if waiting.completion.is_withdrawn() {
                 self.outside.pop_front();
             } else if self.has_room(waiting.bytes, limit) {
                 let Some(waiting) = self.outside.pop_front() else { break };
@@ -465,7 +522,12 @@ impl Committer {
             self.commit(&mut log);
             for chore in self.due_chores(log.next()) {
                 match chore {
-                    Chore::Truncate { position, ticket } => ticket.complete(log.truncate_before(position)),
+                    Chore::Truncate { position, ticket } => {
+                        let outcome = log.truncate_before(position);
+                        if let Some(ticket) = ticket {
+                            ticket.complete(outcome);
+                        }
+                    }
                     Chore::Snapshot { name, position, blob, ticket } => {
                         ticket.complete(log.save_snapshot(&name, position, &blob));
                     }
@@ -557,11 +619,11 @@ impl Committer {
             state.admit(self.shared.waiting_bytes_max);
         }
         for (waiting, outcome) in self.batch.drain(..).zip(outcomes) {
-            waiting.ticket.complete(outcome);
+            waiting.completion.complete(outcome);
         }
         if let Some(error) = failure {
             for waiting in void {
-                waiting.ticket.complete(Err(error.clone()));
+                waiting.completion.complete(Err(error.clone()));
             }
         }
     }
@@ -576,7 +638,7 @@ impl Committer {
             (std::mem::take(line), std::mem::take(outside), std::mem::take(chores))
         };
         for waiting in self.batch.drain(..).chain(line).chain(outside) {
-            waiting.ticket.complete(Err(error.clone()));
+            waiting.completion.complete(Err(error.clone()));
         }
         for (_, chore) in chores {
             chore.refuse(error.clone());

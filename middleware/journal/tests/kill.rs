@@ -80,6 +80,8 @@ fn writer_that_is_killed() {
     let life: u64 = std::env::var(LIFE_VARIABLE).ok().and_then(|life| life.parse().ok()).expect("a number");
     let storage = FileStorage::open(directory).expect("the last process is dead");
     let (journal, _) = Journal::open(storage, config()).expect("a journal");
+    // The test harness has begun a line that it does not end.
+    std::io::stdout().lock().write_all(b"\n").expect("the parent reads");
     thread::scope(|scope| {
         for writer in 0..WRITERS {
             let journal = &journal;

@@ -1,0 +1,128 @@
+//! A queue's few knobs.
+
+use std::time::Duration;
+
+use super::error::DeclareError;
+
+/// How one queue behaves. Not stored: given each time the queue is opened.
+#[derive(Debug, Clone)]
+pub struct QueueConfig {
+    pub(super) messages_max: usize,
+    pub(super) bytes_max: usize,
+    pub(super) message_bytes_max: usize,
+    pub(super) when_full: WhenFull,
+    pub(super) lease: Duration,
+    pub(super) deliveries_max: Option<u32>,
+    pub(super) dead_letters: Option<String>,
+}
+
+/// What a put does when the queue has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It waits until there is.
+    Wait,
+    /// It fails with [`PutError::Full`](super::PutError::Full).
+    Reject,
+}
+
+impl QueueConfig {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self {
+            messages_max: 1_000_000,
+            bytes_max: 256 << 20,
+            message_bytes_max: 1 << 20,
+            when_full: WhenFull::Wait,
+            lease: Duration::from_secs(30),
+            deliveries_max: Some(16),
+            dead_letters: None,
+        }
+    }
+
+    /// Most messages in the queue, being put and being delivered included. Default 1,000,000; at least 1.
+    pub fn messages_max(mut self, messages: usize) -> Self {
+        self.messages_max = messages;
+        self
+    }
+
+    /// Most payload bytes in the queue. Default 256 MiB; at least 1. They are also held in memory.
+    pub fn bytes_max(mut self, bytes: usize) -> Self {
+        self.bytes_max = bytes;
+        self
+    }
+
+    /// Most bytes of one message. Default 1 MiB; must fit into a segment of the journal.
+    pub fn message_bytes_max(mut self, bytes: usize) -> Self {
+        self.message_bytes_max = bytes;
+        self
+    }
+
+    /// What a put does when the queue is full. Default: wait.
+    pub fn when_full(mut self, policy: WhenFull) -> Self {
+        self.when_full = policy;
+        self
+    }
+
+    /// How long a delivery belongs to its consumer. Default 30 s; more than zero. Too short, and messages are
+    /// delivered twice; too long, and those of a consumer that hangs are late.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// After how many deliveries without an acknowledgement a message is a dead letter. Default `Some(16)`; `None`
+    /// means that it is tried for ever.
+    pub fn deliveries_max(mut self, deliveries: Option<u32>) -> Self {
+        self.deliveries_max = deliveries;
+        self
+    }
+
+    /// The queue that gets the dead letters. Default: the queue's name with `.dead` behind it. It is created when it
+    /// gets its first message.
+    pub fn dead_letters(mut self, name: impl Into<String>) -> Self {
+        self.dead_letters = Some(name.into());
+        self
+    }
+
+    pub(super) fn check(&self, name: &str) -> Result<(), DeclareError> {
+        check_name(name)?;
+        if let Some(dead) = &self.dead_letters {
+            check_name(dead)?;
+        }
+        let wrong = |field| Err(DeclareError::Config { field });
+        if self.messages_max == 0 {
+            return wrong("messages_max");
+        }
+        if self.bytes_max == 0 {
+            return wrong("bytes_max");
+        }
+        if self.message_bytes_max == 0 {
+            return wrong("message_bytes_max");
+        }
+        if self.lease.is_zero() {
+            return wrong("lease");
+        }
+        if self.deliveries_max == Some(0) {
+            return wrong("deliveries_max");
+        }
+        Ok(())
+    }
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn check_name(name: &str) -> Result<(), DeclareError> {
+    let is_valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+    if (1..=QUEUE_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_valid) {
+        Ok(())
+    } else {
+        Err(DeclareError::Name { name: name.to_owned() })
+    }
+}
+
+/// Room for a hierarchy in the name, and small beside any message.
+pub(super) const QUEUE_NAME_BYTES_MAX: usize = 128;

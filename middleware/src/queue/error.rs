@@ -1,0 +1,112 @@
+//! What can go wrong with a queue.
+
+use quorate_journal::{AppendError, OpenError, Position, ReadError};
+
+/// Why the queues of a directory could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueuesOpenError {
+    /// The node was started without a directory.
+    #[error("the node has no directory to keep queues in")]
+    NoDirectory,
+    /// The journal under them.
+    #[error("cannot open the queues' journal")]
+    Journal(#[source] OpenError),
+    /// What the journal holds could not be read.
+    #[error("cannot read the queues' journal")]
+    Read(#[source] ReadError),
+    /// A record is whole, but not one that queues write: the directory serves something else.
+    #[error("record {position} is no queue record: {reason}")]
+    Record {
+        /// Which.
+        position: Position,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The list of names is whole, but not one that queues write.
+    #[error("the list of queues cannot be understood: {reason}")]
+    Names {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+}
+
+/// Why a queue could not be created or opened.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeclareError {
+    /// The name is not 1 to 128 of `a-z 0-9 - _ .`
+    #[error("queue name {name:?} is not 1 to 128 of a-z, 0-9, -, _ and .")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// A setting is out of its range.
+    #[error("queue setting `{field}` is zero")]
+    Config {
+        /// The setting.
+        field: &'static str,
+    },
+    /// There are as many queues as there may be.
+    #[error("there are {limit} queues already")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The journal does not take the new name.
+    #[error("cannot store the queue's name")]
+    Journal(#[source] AppendError),
+}
+
+/// Why a put did not complete. Unless a variant says otherwise, the message is *not* in the queue.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum PutError {
+    /// The queue has no room, and its policy is to reject. Retry after a consumer acknowledged.
+    #[error("queue full ({messages} messages, {bytes} bytes)")]
+    Full {
+        /// Messages in it.
+        messages: usize,
+        /// Bytes in it.
+        bytes: usize,
+    },
+    /// The payload exceeds the limit for one message. Retrying cannot help.
+    #[error("message of {size} bytes exceeds the limit of {limit}")]
+    TooLarge {
+        /// Its size.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The journal did not take it. After [`AppendError::Poisoned`] the message **may or may not** be found when the
+    /// queues are opened again.
+    #[error("cannot store the message")]
+    Journal(#[source] AppendError),
+}
+
+impl PutError {
+    /// True when the same call may succeed later without change.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Full { .. } => true,
+            Self::Journal(error) => error.is_retryable(),
+            Self::TooLarge { .. } => false,
+        }
+    }
+}
+
+/// Why a message could not be taken, acknowledged or given back.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueueError {
+    /// The lease ran out and the message went to someone else, or to the dead letters.
+    #[error("the lease on the message was lost")]
+    LeaseLost,
+    /// The queues were closed.
+    #[error("the queues are closed")]
+    Closed,
+    /// The journal did not take the record. After [`AppendError::Poisoned`] the acknowledgement may or may not be found
+    /// when the queues are opened again; after all others the message was given back.
+    #[error("cannot store the acknowledgement")]
+    Journal(#[source] AppendError),
+}

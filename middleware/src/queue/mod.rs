@@ -1,0 +1,28 @@
+//! Local durable queues: put, get, poll, notify, on the journal.
+//!
+//! Guarantee   a put that returned is stored: whatever crashes, the message is delivered until a consumer acknowledges
+//!             it, with its exact bytes. An acknowledgement that returned is final. Messages are delivered in the order
+//!             in which they were stored; one that comes back (nack, expired lease, dropped delivery, restart) comes
+//!             back at its old place. Sender and receiver need not run at the same time.
+//! At least once: a consumer that dies between its work and its acknowledgement sees the message again, with a count.
+//! Method      all queues of a process share one journal, and so one sync. A message's id is its position there. What
+//!             is visible follows the log: a message appears when it is durable, also if nobody waits for its put any
+//!             more. The decisions are a pure value that is told the time (`shelf.rs`); this module drives it.
+//! Space       the journal is cut behind the oldest message that is still needed; when a few old ones pin it, they are
+//!             written again at its end.
+//! Limits      every queue is bounded in messages and in bytes ([`QueueConfig`]). Messages are kept in memory beside
+//!             the journal. Deliveries are counted in the journal without waiting for the sync, so a power cut may
+//!             forget the last ones.
+
+mod config;
+mod delivery;
+mod error;
+mod record;
+mod room;
+mod shelf;
+
+pub use config::{QueueConfig, WhenFull};
+pub use delivery::{DeadLetter, Delivery, NotifyGuard};
+pub use error::{DeclareError, PutError, QueueError, QueuesOpenError};
+pub use room::{Left, Queue, QueueStats, Queues, Receipt};
+pub use shelf::MessageId;
