@@ -42,6 +42,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`FrameError::TooLarge`]; the outbox is unchanged.
+    #[inline]
     pub fn push(&mut self, parts: &[&[u8]]) -> Result<(), FrameError> {
         let length = parts.iter().map(|part| part.len()).sum();
         self.begin(length, length)?;
@@ -55,11 +56,13 @@ impl Outbox {
     ///
     /// # Errors
     /// [`FrameError::TooLarge`]; the outbox is unchanged.
+    #[inline]
     pub fn push_body(&mut self, head: &[&[u8]], body: Bytes) -> Result<(), FrameError> {
         self.push_prefixed(&[], head, body)
     }
 
     /// As [`push_body`](Self::push_body), with one byte before the head: what the connection layer marks frames with.
+    #[inline]
     pub(crate) fn push_tagged(&mut self, tag: u8, head: &[&[u8]], body: Bytes) -> Result<(), FrameError> {
         self.push_prefixed(&[tag], head, body)
     }
@@ -81,6 +84,7 @@ impl Outbox {
     ///
     /// # Errors
     /// [`FrameError::TooLarge`]; the outbox is unchanged.
+    #[inline]
     pub fn push_with(&mut self, encode: impl FnOnce(&mut BytesMut)) -> Result<(), FrameError> {
         let start = self.tail.len();
         self.tail.put_u32_le(0);
@@ -97,6 +101,7 @@ impl Outbox {
     }
 
     /// Bytes waiting, length prefixes included.
+    #[inline]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -107,6 +112,7 @@ impl Outbox {
     }
 
     /// True when nothing waits.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }
@@ -133,7 +139,14 @@ impl Outbox {
     /// `count` beyond [`bytes`](Self::bytes) is taken as all of them.
     pub fn advance(&mut self, count: usize) {
         debug_assert!(count <= self.bytes);
-        let mut left = count.min(self.bytes);
+        if count >= self.bytes {
+            // The common case needs no walk.
+            self.chunks.clear();
+            self.tail.clear();
+            (self.bytes, self.frames, self.front_left) = (0, 0, 0);
+            return;
+        }
+        let mut left = count;
         self.bytes -= left;
         while left > 0 {
             let chunk: &[u8] = self.chunks.front().map_or(&self.tail[..], |chunk| &chunk[..]);
@@ -196,6 +209,7 @@ impl Outbox {
         Some(joined.freeze())
     }
 
+    #[inline]
     fn push_prefixed(&mut self, prefix: &[u8], head: &[&[u8]], body: Bytes) -> Result<(), FrameError> {
         let head_bytes = prefix.len() + head.iter().map(|part| part.len()).sum::<usize>();
         let chain = body.len() >= CHAIN_BYTES_MIN;
@@ -215,6 +229,7 @@ impl Outbox {
     }
 
     /// Checks the size and writes the prefix; `copied` bytes are about to follow in the tail.
+    #[inline]
     fn begin(&mut self, length: usize, copied: usize) -> Result<(), FrameError> {
         if length > self.frame_bytes_max {
             return Err(FrameError::TooLarge { size: length, limit: self.frame_bytes_max });
@@ -274,10 +289,10 @@ impl Inbox {
     ///
     /// # Errors
     /// [`FrameError::TooLarge`], again and again: the stream is of no further use.
+    #[inline]
     pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
-        if let Some(frame) = self.whole.pop_front() {
-            self.whole_bytes -= frame.len();
-            return Ok(Some(frame));
+        if !self.whole.is_empty() {
+            return Ok(self.next_whole());
         }
         let Some(length) = self.whole_length()? else { return Ok(None) };
         self.buffer.advance(HEADER_BYTES);
@@ -289,10 +304,10 @@ impl Inbox {
     ///
     /// # Errors
     /// As [`next_frame`](Self::next_frame).
+    #[inline]
     pub fn with_frame<R>(&mut self, take: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, FrameError> {
-        if let Some(frame) = self.whole.pop_front() {
-            self.whole_bytes -= frame.len();
-            return Ok(Some(take(&frame)));
+        if !self.whole.is_empty() {
+            return Ok(self.next_whole().map(|frame| take(&frame)));
         }
         let Some(length) = self.whole_length()? else { return Ok(None) };
         let result = take(&self.buffer[HEADER_BYTES..HEADER_BYTES + length]);
@@ -382,7 +397,14 @@ impl Inbox {
         Ok(())
     }
 
+    fn next_whole(&mut self) -> Option<Bytes> {
+        let frame = self.whole.pop_front()?;
+        self.whole_bytes -= frame.len();
+        Some(frame)
+    }
+
     /// The length of the next frame when all of it is in the buffer.
+    #[inline]
     fn whole_length(&self) -> Result<Option<usize>, FrameError> {
         let Some(header) = self.buffer.get(..HEADER_BYTES) else { return Ok(None) };
         let length = length_at(header);
@@ -425,6 +447,7 @@ pub const READ_BYTES_MIN: usize = 8 * 1024;
 pub const READ_BYTES_MAX: usize = 128 * 1024;
 
 /// The length in a prefix; `bytes` is at least as long as one.
+#[inline]
 fn length_at(bytes: &[u8]) -> usize {
     match bytes.first_chunk::<HEADER_BYTES>() {
         Some(prefix) => u32::from_le_bytes(*prefix) as usize,

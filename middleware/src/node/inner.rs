@@ -261,11 +261,12 @@ impl Inner {
             if life.is_some_and(|life| life != active.identity.incarnation) {
                 return Err(SendError::Unreachable { to });
             }
-            if active.connection.is_open() {
-                return send_on(&active.connection, to, lane, channel, parts, body);
+            match send_on(&active.connection, to, lane, channel, parts, body.clone()) {
+                // It is about to end: wait for the next one.
+                Err(SendError::Unreachable { .. }) => {}
+                sent => return sent,
             }
         }
-        // Without a connection, or with one that is about to end.
         if this.is_stopping() {
             return Err(SendError::ShutDown);
         }
