@@ -261,6 +261,14 @@ async fn r01_another_version_of_the_trait_is_refused_method_by_method() {
     }
 }
 
+/// A process may need the trait, the client or the server alone: the others do not warn.
+mod unused {
+    #[quorate::service]
+    trait Alone {
+        async fn nothing(&self);
+    }
+}
+
 #[tokio::test]
 async fn a_method_with_a_deadline_of_its_own_uses_it() {
     #[service]

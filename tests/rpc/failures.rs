@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use quorate::node::Node;
-use quorate::rpc::{CallError, Doubt, Refusal, ServeOptions, Serving};
+use quorate::rpc::{CallError, Doubt, NotSent, Refusal, ServeOptions, Serving};
 use quorate::service;
 use tokio::sync::{Notify, Semaphore};
 
@@ -263,4 +263,48 @@ async fn a_dropped_client_leaves_nothing_behind_on_the_server() {
     inside.until("the handler's end", |inside| inside.dropped.load(Ordering::SeqCst) == 1).await;
     assert_eq!(serving.stats().executing, 0);
     drop(node);
+}
+
+#[tokio::test]
+async fn shutting_the_own_node_down_ends_its_calls_at_once() {
+    for over in Over::all() {
+        let inside = Inside::new(1);
+        let (_server, _serving, node, client) = shop(&over, &inside, ServeOptions::default()).await;
+        let working = tokio::spawn({
+            let client = client.clone();
+            async move { client.work().await }
+        });
+        inside.until_begun(1).await;
+        soon("the shutdown", node.shutdown(Duration::from_secs(5))).await;
+        assert_eq!(soon("the call's end", working).await.unwrap().unwrap_err(), CallError::NodeShutDown);
+        assert_eq!(
+            soon("the refusal", client.work()).await.unwrap_err(),
+            CallError::NotSent(NotSent::NodeShutDown)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_goes_leaves_its_callers_in_doubt_and_one_that_comes_back_takes_new_calls() {
+    for over in Over::all() {
+        let inside = Inside::new(1);
+        let (server, serving, _node, client) = shop(&over, &inside, ServeOptions::default()).await;
+        let working = tokio::spawn({
+            let client = client.clone();
+            async move { client.work().await }
+        });
+        inside.until_begun(1).await;
+        drop(serving);
+        assert_eq!(
+            soon("the doubt", working).await.unwrap().unwrap_err(),
+            CallError::MaybeExecuted(Doubt::SessionLost)
+        );
+        let waiting = tokio::spawn({
+            let client = client.clone();
+            async move { client.life().await }
+        });
+        let next = WorkshopServer::new(Shop(Inside::new(2)));
+        let _serving = server.serve("shop", next).unwrap();
+        assert_eq!(soon("the service's return", waiting).await.unwrap().unwrap(), 2);
+    }
 }

@@ -303,14 +303,18 @@ impl Scenario for Calls {
                             return Err(self.violated(index, "has a reply without having been executed"));
                         }
                     }
-                    Outcome::TooManyCalls { .. } | Outcome::DeadlinePassed { sent: false } => {
+                    Outcome::TooManyCalls { .. }
+                    | Outcome::DeadlinePassed { sent: false }
+                    | Outcome::Closed { sent: false } => {
                         call.ruled_out = true;
                     }
                     Outcome::NotExecuted(_) => {
                         // An idempotent call may have been executed in a session that was lost.
                         call.ruled_out = call.semantics == Some(Semantics::AtMostOnce);
                     }
-                    Outcome::MaybeExecuted(_) | Outcome::DeadlinePassed { sent: true } => {}
+                    Outcome::MaybeExecuted(_)
+                    | Outcome::DeadlinePassed { sent: true }
+                    | Outcome::Closed { sent: true } => {}
                 }
                 // With room for everybody and no fault left, only a restart that the client had not noticed may
                 // stand between a call and its reply.

@@ -72,10 +72,12 @@ fn client(service: &Service) -> TokenStream {
         #[doc = #about]
         #[doc = ""]
         #[doc = #details]
+        #[allow(dead_code, reason = "a process calls or serves, seldom both")]
         #visibility struct #client<C: ::quorate::codec::Codec = ::quorate::codec::Postcard> {
             client: ::quorate::rpc::Client<C>,
         }
 
+        #[allow(dead_code, reason = "a process calls or serves, seldom both")]
         impl #client {
             /// Binds to the service called `name` on the node at `address`, with the default codec and options.
             ///
@@ -90,6 +92,7 @@ fn client(service: &Service) -> TokenStream {
             }
         }
 
+        #[allow(dead_code, reason = "a process calls or serves, seldom both")]
         impl<C: ::quorate::codec::Codec> #client<C> {
             #[doc = #schema_about]
             pub const SCHEMA: &'static ::quorate::rpc::Schema = &#schema;
@@ -149,11 +152,13 @@ fn server(service: &Service) -> TokenStream {
     });
     quote! {
         #[doc = #about]
+        #[allow(dead_code, reason = "a process calls or serves, seldom both")]
         #visibility struct #server<S, C: ::quorate::codec::Codec = ::quorate::codec::Postcard> {
             service: ::std::sync::Arc<S>,
             codec: ::core::marker::PhantomData<fn() -> C>,
         }
 
+        #[allow(dead_code, reason = "a process calls or serves, seldom both")]
         impl<S: #name> #server<S> {
             #[doc = #schema_about]
             pub const SCHEMA: &'static ::quorate::rpc::Schema = #client::<::quorate::codec::Postcard>::SCHEMA;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use proptest::prelude::*;
 use quorate_protocols::rpc::{
-    CallId, Client, ClientCommand, ClientConfig, ClientEvent, Message, Outcome, Semantics, Server,
-    ServerCommand, ServerConfig, ServerEvent, Verdict,
+    CallId, Client, ClientCommand, ClientConfig, ClientEvent, Doubt, Message, Outcome, Refusal, Rejection,
+    Semantics, Server, ServerCommand, ServerConfig, ServerEvent, Verdict,
 };
 use quorate_protocols::{Input, Machine, Output, Outputs, ProcessId, Time, Wire};
 
@@ -331,7 +332,7 @@ fn every_message_survives_its_layout_and_damage_is_refused() {
     let messages = [
         Message::Bind { client: 3, codec: 1 },
         bound(9),
-        Message::Rejected { client: 1, reason: quorate_protocols::rpc::Rejection::NoSuchService },
+        Message::Rejected { client: 1, reason: Rejection::NoSuchService },
         Message::Request {
             client: 3,
             session: 1,
@@ -344,18 +345,8 @@ fn every_message_survives_its_layout_and_damage_is_refused() {
             body: Bytes::from_static(b"arguments"),
         },
         reply(1, call),
-        Message::Reply {
-            client: 3,
-            session: 1,
-            call,
-            verdict: Verdict::Refused(quorate_protocols::rpc::Refusal::Overloaded),
-        },
-        Message::Reply {
-            client: 3,
-            session: 1,
-            call,
-            verdict: Verdict::Doubtful(quorate_protocols::rpc::Doubt::HandlerFailed),
-        },
+        Message::Reply { client: 3, session: 1, call, verdict: Verdict::Refused(Refusal::Overloaded) },
+        Message::Reply { client: 3, session: 1, call, verdict: Verdict::Doubtful(Doubt::HandlerFailed) },
         Message::Working { client: 3, session: 1, call },
         Message::Cancel { client: 3, session: 1, call },
         Message::Lost { client: 3, session: 1 },
@@ -390,4 +381,129 @@ fn too_many_calls_are_told_so_at_once() {
         caller.call(3, Semantics::AtMostOnce, 1_000),
         format!("event ended(3, {:?})", Outcome::TooManyCalls { limit: 2 })
     );
+}
+
+/// Any message, with fields from a small range, so that they meet.
+fn any_message() -> impl Strategy<Value = Message> {
+    let call = (0..4u32, 0..6u64).prop_map(|(slot, sequence)| CallId { slot, sequence });
+    let semantics =
+        prop_oneof![Just(Semantics::AtMostOnce), Just(Semantics::Idempotent), Just(Semantics::OneWay)];
+    let verdict = prop_oneof![
+        Just(Verdict::Done(Bytes::from_static(b"!"))),
+        Just(Verdict::Refused(Refusal::Overloaded)),
+        Just(Verdict::Doubtful(Doubt::Abandoned)),
+    ];
+    // 0 stands for the session that the other side knows; it is filled in when the message is used.
+    let session = 0..3u64;
+    prop_oneof![
+        2 => (0..4u32, 1..3u8).prop_map(|(client, codec)| Message::Bind { client, codec }),
+        1 => (0..4u32, session.clone(), 0..4u32)
+            .prop_map(|(client, session, slots)| Message::Bound { client, session, slots }),
+        1 => (0..4u32).prop_map(|client| Message::Rejected { client, reason: Rejection::NoSuchService }),
+        8 => (session.clone(), call.clone(), prop_oneof![0..4u32, Just(u32::MAX)], semantics, 0..3u64).prop_map(
+            |(session, call, behind, semantics, budget)| Message::Request {
+                client: 3,
+                session,
+                call,
+                behind,
+                method: 9,
+                signature: 8,
+                semantics,
+                budget: if budget == 2 { Duration::MAX } else { Duration::from_micros(budget) },
+                body: Bytes::new(),
+            }
+        ),
+        4 => (session.clone(), call.clone(), verdict)
+            .prop_map(|(session, call, verdict)| Message::Reply { client: 3, session, call, verdict }),
+        1 => (session.clone(), call.clone()).prop_map(|(session, call)| Message::Working { client: 3, session, call }),
+        2 => (session.clone(), call).prop_map(|(session, call)| Message::Cancel { client: 3, session, call }),
+        1 => session.prop_map(|session| Message::Lost { client: 3, session }),
+    ]
+}
+
+/// Makes session 0 mean `known`.
+fn in_session(mut message: Message, known: u64) -> Message {
+    match &mut message {
+        Message::Bound { session, .. }
+        | Message::Request { session, .. }
+        | Message::Reply { session, .. }
+        | Message::Working { session, .. }
+        | Message::Cancel { session, .. }
+        | Message::Lost { session, .. }
+            if *session == 0 =>
+        {
+            *session = known;
+        }
+        _ => {}
+    }
+    message
+}
+
+proptest! {
+    /// A peer may say anything in any order: the server's books stay right, and it executes nothing twice.
+    #[test]
+    fn no_sequence_of_messages_confuses_the_server(
+        messages in proptest::collection::vec((any_message(), any::<bool>()), 1..60),
+    ) {
+        let mut config = ServerConfig::new(1, 7);
+        (config.slots_max, config.executing_max, config.reply_bytes_max) = (3, 2, 200);
+        let mut service = Service::new(config);
+        let mut executed = std::collections::BTreeSet::new();
+        let mut running = Vec::new();
+        for (message, completes) in messages {
+            let idempotent = matches!(&message, Message::Request { semantics: Semantics::Idempotent, .. });
+            let message = in_session(message, service.session);
+            let (_, events) = service.handle(Input::Received { from: CLIENT, message });
+            for event in events {
+                match event {
+                    ServerEvent::Execute { execution, .. } => {
+                        prop_assert!(idempotent || executed.insert((execution.session, execution.call)));
+                        executed.insert((execution.session, execution.call));
+                        running.push(execution);
+                    }
+                    ServerEvent::Abort(execution) => running.retain(|other| *other != execution),
+                }
+            }
+            prop_assert_eq!(service.server.executing() as usize, running.len());
+            if completes && let Some(execution) = running.pop() {
+                let verdict = Verdict::Done(Bytes::from_static(b"!"));
+                service.handle(Input::Command(ServerCommand::Complete { execution, verdict }));
+            }
+        }
+    }
+
+    /// Neither do they confuse a client: every call ends at most once, and all end when it closes.
+    #[test]
+    fn no_sequence_of_messages_confuses_the_client(
+        messages in proptest::collection::vec((any_message(), 0..4u8, any::<bool>()), 1..60),
+    ) {
+        let mut caller = Caller::bound();
+        let mut ended = std::collections::BTreeSet::new();
+        let mut begun = 0;
+        let mut note = |words: String| {
+            for word in words.split("event ended(").skip(1) {
+                let token: u32 = word[..word.find(',').unwrap()].parse().unwrap();
+                assert!(ended.insert(token), "call {token} ended twice");
+            }
+        };
+        for (message, step, newer) in messages {
+            let from = if newer { RESTARTED } else { SERVER };
+            note(caller.hear(from, in_session(message, 70)));
+            match step {
+                0 => {
+                    begun += 1;
+                    note(caller.call(begun, Semantics::AtMostOnce, 50));
+                }
+                1 => {
+                    begun += 1;
+                    note(caller.call(begun, Semantics::Idempotent, 5_000));
+                }
+                2 => note(caller.tick(caller.now + 40)),
+                _ => note(caller.handle(Input::Unreachable(from))),
+            }
+        }
+        note(caller.handle(Input::Command(ClientCommand::Close)));
+        prop_assert_eq!(ended.len(), begun as usize);
+        prop_assert_eq!(caller.client.outstanding(), 0);
+    }
 }

@@ -250,6 +250,8 @@ impl<C: Codec> Client<C> {
             Outcome::NotExecuted(refusal) => Err(CallError::NotExecuted(refusal)),
             Outcome::MaybeExecuted(doubt) => Err(CallError::MaybeExecuted(doubt)),
             Outcome::DeadlinePassed { sent } => Err(CallError::DeadlinePassed { deadline, sent }),
+            Outcome::Closed { sent: true } => Err(CallError::NodeShutDown),
+            Outcome::Closed { sent: false } => Err(CallError::NotSent(NotSent::NodeShutDown)),
         }
     }
 }
@@ -490,6 +492,10 @@ impl Core {
         {
             *task_wakes = Some(deadline);
             self.task_wanted.notify_one();
+        }
+        if posted == Posted::ShutDown && state.machine.outstanding() > 0 {
+            // No answer will come: nobody shall wait for one. Closing sends nothing, so this ends here.
+            self.step_at(now, state, Input::Command(ClientCommand::Close), wakers);
         }
         posted
     }

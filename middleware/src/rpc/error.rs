@@ -29,6 +29,9 @@ pub enum CallError {
         /// Whether the request ever left.
         sent: bool,
     },
+    /// This node was shut down while the call was under way; it may have been executed, or may yet be.
+    #[error("the node was shut down during the call; it may have been executed")]
+    NodeShutDown,
     /// It was executed, but this side does not understand the result: the two sides differ in a type.
     #[error("executed, but the result is not understood: {0}")]
     BadReply(DecodeError),
@@ -69,7 +72,7 @@ impl CallError {
                 matches!(refusal, Refusal::Overloaded | Refusal::ShuttingDown | Refusal::DeadlinePassed)
             }
             Self::DeadlinePassed { sent, .. } => !*sent,
-            Self::MaybeExecuted(_) | Self::BadReply(_) => false,
+            Self::MaybeExecuted(_) | Self::NodeShutDown | Self::BadReply(_) => false,
         }
     }
 

@@ -56,6 +56,8 @@ pub enum ClientCommand {
     },
     /// Nobody waits for the call any more. No event follows.
     Cancel(CallId),
+    /// Nothing can be sent any more: end every call with [`Outcome::Closed`].
+    Close,
 }
 
 /// What the client machine tells its user.
@@ -88,6 +90,11 @@ pub enum Outcome {
     NotExecuted(Refusal),
     /// Sent; it may have been executed or not.
     MaybeExecuted(Doubt),
+    /// This side closed first. If it was sent, it may have been executed or may yet be.
+    Closed {
+        /// Whether the request was ever sent.
+        sent: bool,
+    },
     /// The deadline passed first. If it was sent, it may have been executed or may yet be.
     DeadlinePassed {
         /// Whether the request was ever sent.
@@ -433,11 +440,15 @@ impl Client {
             Message::Bound { session, slots, .. } => {
                 self.on_bound(now, Session { server: from, id: session, slots }, out)
             }
-            Message::Rejected { reason, .. } => {
-                if matches!(self.binding, Binding::Seeking { .. }) {
-                    out.event(ClientEvent::Rejected(reason));
+            Message::Rejected { reason, .. } => match self.binding {
+                Binding::Seeking { .. } => out.event(ClientEvent::Rejected(reason)),
+                // The service has gone from a living node, and its sessions with it.
+                Binding::Bound(_) if reason == Rejection::NoSuchService => {
+                    self.lose_session(out);
+                    self.seek(now, None, out);
                 }
-            }
+                Binding::Bound(_) => {}
+            },
             Message::Reply { session, call, verdict, .. } => {
                 if self.session().is_none_or(|known| known.id != session) {
                     return;
@@ -556,6 +567,10 @@ impl Machine for Client {
                     out.send(self.address(), Lane::Ordinary, message);
                 }
             }
+            Input::Command(ClientCommand::Close) => self.each(|client, slot| {
+                let sent = client.calls[slot as usize].sent_ever;
+                client.end(slot, Outcome::Closed { sent }, out);
+            }),
             Input::Reachable(peer) => self.on_reachable(now, peer, out),
             Input::Unreachable(peer) => {
                 // New calls wait until the server is known to live: what was never sent is never in doubt.
