@@ -9,7 +9,7 @@ use quorate::commit::{
     AbortReason, BeginError, Config, NoResource, OpenError, Outcome, Resource, Transactions, TxnId, Vote,
 };
 use quorate::{Node, NodeId};
-use quorate_journal::{FileStorage, Journal, MemoryStorage, Record};
+use quorate_journal::{FaultyStorage, FileStorage, Journal, MemoryStorage, Record};
 use tokio::sync::Semaphore;
 
 use crate::vault::{START, Vault, pay};
@@ -222,6 +222,26 @@ async fn stopping_leaves_the_outcome_in_doubt_and_says_so() {
     let left = coordinator.shutdown(Duration::ZERO).await;
     assert_eq!(left.undecided, 1);
     assert_eq!(outcome.await.unwrap(), Outcome::InDoubt(txn));
+}
+
+#[tokio::test]
+async fn a_journal_that_fails_stops_it_and_no_promise_is_made() {
+    let (one, two) = (node(1).await, node(2).await);
+    introduce(&[&one, &two]);
+    let disk = FaultyStorage::new(1);
+    let (failing, _) = Journal::open(disk.clone(), quorate_journal::Config::new(1)).unwrap();
+    let coordinator = serve(&one, failing, NoResource).await;
+    let hesitant = Hesitant(Arc::new(Semaphore::new(0)));
+    let participant = serve(&two, memory(2), hesitant.clone()).await;
+
+    let transaction = coordinator.begin([(NodeId(2), Bytes::new())]).await.unwrap();
+    let txn = transaction.id();
+    // The next sync is the one that the decision waits for.
+    disk.fail_sync(disk.syncs());
+    hesitant.0.add_permits(1);
+    assert_eq!(transaction.outcome().await, Outcome::InDoubt(txn));
+    assert_eq!(participant.in_doubt(), [txn], "a decision that may not be durable is told to nobody");
+    assert_eq!(coordinator.run([(NodeId(2), Bytes::new())]).await, Err(BeginError::Stopped));
 }
 
 #[tokio::test]

@@ -348,6 +348,18 @@ fn strangers_neither_vote_nor_decide() {
 }
 
 #[test]
+fn queries_about_made_up_coordinators_do_not_fill_the_memory() {
+    let mut manager = Manager::new(ME, Time::ZERO, commit::Config::default(), []);
+    let stranger = ProcessId { node: 7, incarnation: 1 };
+    for node in 100..10_000 {
+        let txn = TxnId { node, incarnation: 1, sequence: 0 };
+        feed(&mut manager, Input::Received { from: stranger, message: Message::Query(txn) });
+    }
+    assert_eq!(manager.snapshot().len(), 1_024);
+    manager.check().unwrap();
+}
+
+#[test]
 fn a_snapshot_says_what_the_whole_log_said() {
     let theirs = |sequence| TxnId { node: 3, incarnation: 2, sequence };
     let participants: std::sync::Arc<[u64]> = [0, 5].into();

@@ -325,6 +325,11 @@ impl Participant {
         if self.open.len() > self.config.transactions_max {
             return Err(Violation(format!("{} open transactions at a participant", self.open.len())));
         }
+        let remembered: usize = self.remembered.values().sum();
+        if remembered != self.finished.len() {
+            let finished = self.finished.len();
+            return Err(Violation(format!("{finished} finished transactions are counted as {remembered}")));
+        }
         Ok(())
     }
 
@@ -360,8 +365,12 @@ impl Participant {
     }
 
     fn is_full(&self, coordinator: u64) -> bool {
-        self.open.len() >= self.config.transactions_max
-            || self.remembered.get(&coordinator).is_some_and(|count| *count >= self.config.window_max)
+        let remembered = match self.remembered.get(&coordinator) {
+            Some(count) => *count >= self.config.window_max,
+            // A query may name any coordinator: made-up ones must not fill the memory.
+            None => self.remembered.len() >= COORDINATORS_MAX,
+        };
+        remembered || self.open.len() >= self.config.transactions_max
     }
 
     fn is_over_everywhere(&self, txn: TxnId) -> bool {
@@ -381,7 +390,10 @@ impl Participant {
             self.finished.remove(txn);
         }
         if let Some(count) = self.remembered.get_mut(&coordinator) {
-            *count = count.saturating_sub(over.len());
+            *count -= over.len();
+            if *count == 0 {
+                self.remembered.remove(&coordinator);
+            }
         }
     }
 
@@ -416,3 +428,6 @@ impl Phase {
 /// Waits for the coordinator before the other participants are asked as well: about three seconds by default. A
 /// participant that is asked too early, while its prepare is only late, would refuse a transaction that could commit.
 const PEERS_AFTER: u32 = 4;
+
+/// Coordinators of which ended transactions are remembered at a time: more nodes than talk to each other.
+const COORDINATORS_MAX: usize = 1_024;
