@@ -41,7 +41,9 @@ fn memory(owner: u64) -> Journal {
 }
 
 async fn serve(node: &Node, journal: Journal, resource: impl Resource) -> Transactions {
-    Transactions::open(node, "bank", journal, resource, Config::default()).await.unwrap()
+    // No story here is about this time-out, however slow the machine.
+    let config = Config { prepare_timeout: 20 * LONG, ..Config::default() };
+    Transactions::open(node, "bank", journal, resource, config).await.unwrap()
 }
 
 fn transfer(amount: i64) -> [(NodeId, Bytes); 2] {
@@ -222,6 +224,55 @@ async fn stopping_leaves_the_outcome_in_doubt_and_says_so() {
     let left = coordinator.shutdown(Duration::ZERO).await;
     assert_eq!(left.undecided, 1);
     assert_eq!(outcome.await.unwrap(), Outcome::InDoubt(txn));
+}
+
+#[tokio::test]
+async fn a_long_history_is_compacted_and_open_promises_are_kept() {
+    let two = node(2).await;
+    let disk = MemoryStorage::new();
+    let config = || quorate_journal::Config::new(2).segment_bytes(64 * 1024);
+    let (kept, _) = Journal::open(disk.clone(), config()).unwrap();
+    let agreeable = Hesitant(Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)));
+    let served = serve(&two, kept.clone(), agreeable.clone()).await;
+    // Voted yes here; the other participant is nowhere, so it stays open.
+    let open = served.begin([(NodeId(2), Bytes::new()), (NodeId(9), Bytes::new())]).await.unwrap();
+    until(|| served.in_doubt() == [open.id()]).await;
+
+    let mut running = tokio::task::JoinSet::new();
+    // Four records each: more than the driver keeps.
+    for _ in 0..64 {
+        let served = served.clone();
+        running.spawn(async move {
+            for _ in 0..100 {
+                assert!(served.run([(NodeId(2), Bytes::from_static(b"work"))]).await.unwrap().is_committed());
+            }
+        });
+    }
+    while let Some(done) = running.join_next().await {
+        done.unwrap();
+    }
+    until(|| kept.first().as_u64() > 10_000).await;
+    served.shutdown(Duration::ZERO).await;
+    kept.close().await;
+
+    let (again, _) = Journal::open(disk, config()).unwrap();
+    let restored = Arc::new(Semaphore::new(0));
+    let _served = serve(&two, again, Counting(restored.clone())).await;
+    assert_eq!(restored.available_permits(), 1, "the one promise that was open");
+}
+
+/// Counts what comes back after a restart.
+struct Counting(Arc<Semaphore>);
+
+impl Resource for Counting {
+    async fn prepare(&self, _: TxnId, _: Bytes) -> Vote {
+        Vote::Yes
+    }
+    async fn commit(&self, _: TxnId) {}
+    async fn abort(&self, _: TxnId) {}
+    async fn restore(&self, _: TxnId, _: Bytes) {
+        self.0.add_permits(1);
+    }
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The machine's records in the journal: read at the opening, then written anew as one snapshot.
+//! The machine's records in the journal: read at the opening, replaced by one snapshot then and now and again.
 //!
 //! Format      snapshot `commit-<channel>`: `count u32`, then each record with its length `u32`; see docs/disk.md.
 
@@ -9,16 +9,16 @@ use quorate_protocols::wire::{put_bytes, put_count, take_bytes, take_count};
 use quorate_protocols::{ProcessId, Time, Wire, WireError};
 
 use super::error::OpenError;
+use crate::driver::Stable;
 use crate::node::Channel;
 
 /// The kind of the machine's records in a journal.
-pub(super) const RECORD_KIND: u16 = 0x2C;
+const RECORD_KIND: u16 = 0x2C;
 
 pub(super) struct Restored {
     pub(super) manager: Manager,
     /// Yes votes without a recorded end, with what was prepared.
     pub(super) promised: Vec<(TxnId, Bytes)>,
-    pub(super) needed_from: Position,
 }
 
 /// Makes the machine from the snapshot and what follows it, and saves a new snapshot.
@@ -28,7 +28,7 @@ pub(super) async fn restore(
     me: ProcessId,
     config: Config,
 ) -> Result<Restored, OpenError> {
-    let name = format!("commit-{channel}");
+    let name = snapshot_name(channel);
     let reading = (journal.clone(), name.clone());
     let read = tokio::task::spawn_blocking(move || read(&reading.0, &reading.1));
     let (records, end) = read.await.map_err(|_| OpenError::Runtime)??;
@@ -36,11 +36,26 @@ pub(super) async fn restore(
     let manager = Manager::new(me, Time::ZERO, config, records);
     let snapshot = manager.snapshot();
     journal.save_snapshot(&name, end, encode(&snapshot)).await?;
+    journal.truncate_before(end).await?;
     let promised = snapshot.into_iter().filter_map(|record| match record {
         Record::Prepared { txn, payload, .. } => Some((txn, payload)),
         _ => None,
     });
-    Ok(Restored { manager, promised: promised.collect(), needed_from: end })
+    Ok(Restored { manager, promised: promised.collect() })
+}
+
+/// How the driver keeps the records of the machine.
+pub(super) fn stable(journal: Journal, channel: Channel) -> Stable<Manager> {
+    Stable {
+        journal,
+        kind: RECORD_KIND,
+        snapshot_name: snapshot_name(channel),
+        snapshot: |manager| encode(&manager.snapshot()),
+    }
+}
+
+fn snapshot_name(channel: Channel) -> String {
+    format!("commit-{channel}")
 }
 
 fn read(journal: &Journal, name: &str) -> Result<(Vec<Record>, Position), OpenError> {

@@ -7,7 +7,7 @@
 //!             channel of the node, its records in a journal behind the barrier.
 //! Blocks      when the coordinator is down and no other participant knows the decision, those who voted yes wait;
 //!             [`Transactions::in_doubt`] lists them. That is the price of two phases.
-//! Limits      [`Config`]. The journal grows until the next [`Transactions::open`], which compacts.
+//! Limits      [`Config`]. The journal is compacted every 16,384 records.
 //!
 //! One value coordinates and takes part: open it on every process with the same name.
 //!
@@ -51,7 +51,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_journal::{Journal, Position};
+use quorate_journal::Journal;
 use quorate_protocols::commit::{Command, Manager, Work};
 use tokio::sync::oneshot;
 
@@ -76,14 +76,13 @@ struct Inner {
     handle: Handle<Manager>,
     desk: Arc<Desk>,
     next_token: AtomicU64,
-    needed_from: Position,
 }
 
 impl Transactions {
     /// Takes up what `journal` says was open, and begins to serve on `node` under `name`.
     ///
     /// `resource` first hears, by [`Resource::restore`], of everything on which it had voted yes and whose end is
-    /// not recorded. `journal`: only one `Transactions` may use it; records of other kinds in it are not looked at.
+    /// not recorded. `journal`: one of its own, which it keeps short: what is over is dropped from it.
     /// The same `name` connects the processes that transact with each other.
     ///
     /// # Errors
@@ -105,10 +104,10 @@ impl Transactions {
         }
         let desk = Arc::new(Desk::default());
         let clerk = Clerk::new(desk.clone(), resource);
-        let journal = Some((journal, log::RECORD_KIND));
-        let setup = Setup { channel, me, machine: restored.manager, journal, wake: desk.wake() };
+        let stable = Some(log::stable(journal, channel));
+        let setup = Setup { channel, me, machine: restored.manager, stable, wake: desk.wake() };
         let handle = driver::start(node, setup, clerk)?;
-        let inner = Inner { handle, desk, next_token: AtomicU64::new(0), needed_from: restored.needed_from };
+        let inner = Inner { handle, desk, next_token: AtomicU64::new(0) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -153,12 +152,6 @@ impl Transactions {
     /// their callers may not have learned the outcome.
     pub fn resumed(&self) -> Vec<TxnId> {
         self.inner.desk.resumed()
-    }
-
-    /// Records of the journal before this position are not needed here any more; whoever owns the journal may drop
-    /// them.
-    pub fn needed_from(&self) -> Position {
-        self.inner.needed_from
     }
 
     /// Totals since the opening.

@@ -19,10 +19,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use quorate_journal::{AppendError, Journal, Pending, Record};
+use quorate_journal::{AppendError, Journal, Pending, Position, Record};
 use quorate_protocols::{Input, Machine, Output, Outputs, ProcessId, Time, Wire};
 use quorate_transports::NodeId;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::node::{Channel, ChannelGuard, ChannelTaken, Node, PeerEvent, SendError, lane_of};
@@ -58,10 +59,22 @@ pub(crate) struct Setup<M> {
     pub(crate) me: ProcessId,
     /// The machine.
     pub(crate) machine: M,
-    /// Where its records go, and under which kind; `None` for a machine without records.
-    pub(crate) journal: Option<(Journal, u16)>,
+    /// Where its records go; `None` for a machine without records.
+    pub(crate) stable: Option<Stable<M>>,
     /// Notified, it makes the driver ask its sink for a command.
     pub(crate) wake: Arc<Notify>,
+}
+
+/// Where a machine's records go: a journal of its own, which is kept short.
+pub(crate) struct Stable<M> {
+    /// The journal.
+    pub(crate) journal: Journal,
+    /// The kind of the machine's records.
+    pub(crate) kind: u16,
+    /// The name of the snapshot that stands for all records before it.
+    pub(crate) snapshot_name: String,
+    /// Bytes that stand for all records that the machine has emitted so far.
+    pub(crate) snapshot: fn(&M) -> Bytes,
 }
 
 /// A running machine, as its face sees it. Dropping the handle stops the machine.
@@ -141,7 +154,10 @@ where
         me: setup.me,
         channel: setup.channel,
         machine: setup.machine,
-        journal: setup.journal,
+        stable: setup.stable,
+        logged: 0,
+        log_end: Position::ZERO,
+        compaction: None,
         sink,
         epoch: Instant::now(),
         inbox,
@@ -177,7 +193,13 @@ struct Driver<M: Machine, S> {
     me: ProcessId,
     channel: Channel,
     machine: M,
-    journal: Option<(Journal, u16)>,
+    stable: Option<Stable<M>>,
+    /// Records since the last snapshot.
+    logged: u64,
+    /// The position after the last record handed to the journal.
+    log_end: Position,
+    /// The snapshot that is being written.
+    compaction: Option<JoinHandle<()>>,
     sink: S,
     epoch: Instant,
     inbox: Arc<Inbox>,
@@ -239,7 +261,9 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
             }
             self.feed(Input::Tick)?;
         }
-        self.submit()
+        self.submit()?;
+        self.compact();
+        Ok(())
     }
 
     /// Waits until something can be done; false when the machine shall stop.
@@ -346,8 +370,8 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
             Output::Send { to, lane, message } => self.send(to.as_slice(), lane_of(lane), &message),
             Output::Event(event) => self.sink.take(event),
             Output::Persist(record) => {
-                if let Some((_, kind)) = self.journal {
-                    self.records.push(Record::new(kind, record.to_bytes()));
+                if let Some(stable) = &self.stable {
+                    self.records.push(Record::new(stable.kind, record.to_bytes()));
                 }
             }
             Output::Barrier => {
@@ -358,12 +382,36 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
         Ok(())
     }
 
-    /// Hands this turn's records to the journal, as one append.
+    /// Hands the records so far to the journal, as one append.
     fn submit(&mut self) -> Result<(), AppendError> {
-        if let (Some((journal, _)), false) = (&self.journal, self.records.is_empty()) {
-            self.unsynced = Some(journal.submit(std::mem::take(&mut self.records))?);
+        if let (Some(stable), false) = (&self.stable, self.records.is_empty()) {
+            let records = std::mem::take(&mut self.records);
+            let count = records.len() as u64;
+            let pending = stable.journal.submit(records)?;
+            self.log_end = pending.first().plus(count);
+            self.logged += count;
+            self.unsynced = Some(pending);
         }
         Ok(())
+    }
+
+    /// Replaces the journal's records by a snapshot when there are many. Only between turns: then the machine's state
+    /// is what the records that were submitted say.
+    fn compact(&mut self) {
+        let Some(stable) = &self.stable else { return };
+        let is_writing = self.compaction.as_ref().is_some_and(|writing| !writing.is_finished());
+        if self.logged < COMPACT_RECORDS || is_writing {
+            return;
+        }
+        self.logged = 0;
+        let (blob, end) = ((stable.snapshot)(&self.machine), self.log_end);
+        let (journal, name) = (stable.journal.clone(), stable.snapshot_name.clone());
+        self.compaction = Some(tokio::spawn(async move {
+            // A journal that fails here fails the next append as well, which is where it is reported.
+            if journal.save_snapshot(&name, end, blob).await.is_ok() {
+                let _ = journal.truncate_before(end).await;
+            }
+        }));
     }
 
     /// Carries out what a barrier held, up to the next one.
@@ -421,6 +469,10 @@ const INBOX_BYTES_MAX: usize = 32 << 20;
 
 /// Commands that may wait.
 const COMMANDS_MAX: usize = 1024;
+
+/// Records after which a snapshot replaces what came before: some megabytes, read in well under a second at the next
+/// start, and few enough snapshots that writing them does not show.
+const COMPACT_RECORDS: u64 = 16_384;
 
 /// Outputs that may wait behind a barrier before inputs wait, too.
 const HELD_MAX: usize = 65_536;

@@ -166,7 +166,7 @@ impl<O: Order> Builder<O> {
         let window = Arc::new(Semaphore::new(limits.outstanding_max));
         let introducer = Introducer::new(node.clone(), channel, me);
         let sink = GroupSink::new(me, shared.clone(), window.clone(), introducer);
-        let setup = Setup { channel, me, machine: O::machine(me, self.config()), journal: None, wake };
+        let setup = Setup { channel, me, machine: O::machine(me, self.config()), stable: None, wake };
         let handle = driver::start(node, setup, sink)
             .map_err(|source| JoinError::Taken { name: self.name.clone(), source })?;
         let payload_bytes_max = limits.payload_bytes_max;
