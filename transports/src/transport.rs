@@ -101,7 +101,8 @@ pub trait FrameSender: Send + 'static {
     fn poll_send(&mut self, cx: &mut Context<'_>, outbox: &mut Outbox) -> Poll<Result<(), LinkError>>;
 
     /// Flushes what was handed over, then ends this direction: the peer reads everything and then a clean end. The
-    /// other direction stays open. Call it when [`poll_send`](Self::poll_send) was ready.
+    /// other direction stays open. Call it when [`poll_send`](Self::poll_send) was ready; once it was ready itself,
+    /// calling it again changes nothing.
     ///
     /// # Errors
     /// [`LinkError`] when the flush failed.

@@ -213,6 +213,26 @@ async fn t05_a_killed_program_resets_its_links_and_a_crashed_host_is_silent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn t05_links_that_a_dead_program_never_accepted_leave_nothing_behind() {
+    let network = perfect(16);
+    for is_kill in [true, false] {
+        let listener = network.transport("b").listen(&address("sim://b:1")).await.unwrap();
+        let mut a = End::new(network.transport("a").connect(&address("sim://b:1")).await.unwrap());
+        if is_kill {
+            network.kill("b")
+        } else {
+            network.crash("b")
+        }
+        drop(listener);
+        network.restart("b");
+        a.send(b"anybody?").await.ok();
+        assert_eq!(kind(&a.receive().await.unwrap_err()), std::io::ErrorKind::ConnectionReset);
+        drop(a);
+        assert_eq!(network.connections(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn t05_a_crashed_host_that_stays_down_breaks_its_peers_by_their_patience() {
     let network = perfect(8);
     let (mut a, _b) = linked(&network).await;

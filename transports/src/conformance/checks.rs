@@ -32,6 +32,7 @@ pub(super) const ALL: &[(&str, CheckFn)] = &[
     ("an_abandoned_receive_loses_nothing", |s| Box::pin(abandoned_receive(s))),
     ("the_last_waker_of_a_receiver_is_woken", |s| Box::pin(last_waker(s))),
     ("an_abandoned_connect_leaves_the_listener_working", |s| Box::pin(abandoned_connect(s))),
+    ("an_abandoned_accept_loses_no_link", |s| Box::pin(abandoned_accept(s))),
     ("connecting_to_nobody_is_refused", |s| Box::pin(refused(s))),
     ("an_address_in_use_is_refused_and_free_again_later", |s| Box::pin(in_use(s))),
     ("an_address_of_another_scheme_gives_no_link", |s| Box::pin(other_scheme(s))),
@@ -270,6 +271,8 @@ async fn half_close(subject: Subject) -> Verdict {
     let (mut a, mut b) = subject.wires().await?;
     a.send(b"question").await?;
     a.close().await?;
+    // Once more is no harm.
+    a.close().await?;
     b.expect(b"question").await?;
     b.expect_end().await?;
     for number in 0..50 {
@@ -497,6 +500,25 @@ async fn abandoned_connect(subject: Subject) -> Verdict {
         }
     };
     tokio::try_join!(dialling, accepting)?;
+    Ok(())
+}
+
+async fn abandoned_accept(subject: Subject) -> Verdict {
+    let mut listener = subject.listener().await?;
+    let target = listener.local_address();
+    for number in 0..10 {
+        // A look that finds nothing, or a link that must not be lost when the next look is another task's.
+        let early = match listener.poll_accept(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(link) => {
+                return fail(format!("accepted {:?} although nobody dialled", link.map(|l| l.peer)));
+            }
+            Poll::Pending => subject.dialling.connect(&target),
+        };
+        let (dialled, accepted) = tokio::join!(early, accept(listener.as_mut()));
+        let (mut a, mut b) = (Wire::new(dialled?), accepted?);
+        a.send(&pattern(number, 100)).await?;
+        b.expect(&pattern(number, 100)).await?;
+    }
     Ok(())
 }
 

@@ -19,7 +19,8 @@ pub enum Manner {
 pub struct FaultConfig {
     /// How long an attempt to connect waits before a cut. Default 1 s.
     pub connect_timeout: Duration,
-    /// Bytes held back per link before it is no longer read; one read more may start below it. Default 4 MiB.
+    /// Bytes held back per link before it is no longer read; one read more may start below it. Default 4 MiB;
+    /// 0 counts as 1.
     pub held_bytes_max: usize,
 }
 

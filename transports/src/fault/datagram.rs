@@ -22,9 +22,10 @@ pub(super) fn wrap(
 }
 
 struct FaultySocket {
+    // Dropped first: once the inner socket is gone, the address may be somebody else's.
+    registered: Registered,
     inner: Box<dyn DatagramSocket>,
     site: u64,
-    registered: Registered,
     held: Held<(Address, Bytes)>,
     timer: Timer,
 }
@@ -69,7 +70,7 @@ impl DatagramSocket for FaultySocket {
     fn poll_receive_from(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Address, Bytes), LinkError>> {
         loop {
             let shared = &self.registered.shared;
-            if self.held.bytes() < shared.config.held_bytes_max
+            if self.held.bytes() < shared.config.held_bytes_max.max(1)
                 && let Poll::Ready(received) = self.inner.poll_receive_from(cx)
             {
                 let received = received?;

@@ -149,7 +149,10 @@ impl FrameSender for FaultySender {
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         self.waiting.ends.check()?;
-        ready!(self.inner.poll_send(cx, &mut self.outbox))?;
+        // Not with nothing to send: a closing that had to wait is asked for again, and takes no more sends.
+        if !self.outbox.is_empty() {
+            ready!(self.inner.poll_send(cx, &mut self.outbox))?;
+        }
         self.inner.poll_close(cx)
     }
 }
@@ -179,7 +182,7 @@ impl FrameReceiver for FaultyReceiver {
                 return Poll::Ready(Ok(true));
             }
             let is_stalled = !self.unjudged.is_empty();
-            let is_full = self.held.bytes >= self.waiting.ends.shared.config.held_bytes_max;
+            let is_full = self.held.bytes >= self.waiting.ends.shared.config.held_bytes_max.max(1);
             if self.end.is_none() && !is_stalled && !is_full {
                 match self.inner.poll_receive(cx, &mut self.inbox) {
                     Poll::Ready(Ok(true)) => {
@@ -191,7 +194,9 @@ impl FrameReceiver for FaultyReceiver {
                         continue;
                     }
                     Poll::Ready(Err(error)) => {
-                        self.end = Some(Err(error));
+                        // What came before the error is whole.
+                        self.take();
+                        self.end.get_or_insert(Err(error));
                         continue;
                     }
                     Poll::Pending => {}

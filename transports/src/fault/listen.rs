@@ -14,9 +14,10 @@ pub(super) fn wrap(shared: &Arc<Shared>, site: u64, inner: Box<dyn Listener>) ->
 }
 
 struct FaultyListener {
+    // Dropped first: once the inner listener is gone, the address may be somebody else's.
+    registered: Registered,
     inner: Box<dyn Listener>,
     site: u64,
-    registered: Registered,
 }
 
 impl Listener for FaultyListener {

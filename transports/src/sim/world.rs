@@ -74,7 +74,14 @@ impl World {
         dying.is_paused = false;
         let paused = std::mem::take(&mut dying.paused);
         self.core.woken.extend(paused);
-        self.listeners.retain(|place, _| place.0 != host);
+        let mut unaccepted = Vec::new();
+        self.listeners.retain(|place, backlog| {
+            let is_dying = place.0 == host;
+            if is_dying {
+                unaccepted.extend(backlog.waiting.drain(..));
+            }
+            !is_dying
+        });
         for (place, mailbox) in &mut self.sockets {
             if place.0 == host {
                 self.core.woken.extend(mailbox.waker.take());
@@ -87,6 +94,11 @@ impl World {
                     connection.die(&mut self.core, now, side, is_kill);
                 }
             }
+        }
+        // Nobody holds the ends that were never accepted.
+        for id in unaccepted {
+            self.release(id, 1, Half::Sender);
+            self.release(id, 1, Half::Receiver);
         }
     }
 
