@@ -77,8 +77,8 @@ impl QueueConfig {
         self
     }
 
-    /// The queue that gets the dead letters. Default: the queue's name with `.dead` behind it. It is created when it
-    /// gets its first message.
+    /// The queue that gets the dead letters; it is created with this one. Default: this queue's name with `.dead` behind
+    /// it, and none for a queue whose name ends so: its messages are tried for ever.
     pub fn dead_letters(mut self, name: impl Into<String>) -> Self {
         self.dead_letters = Some(name.into());
         self

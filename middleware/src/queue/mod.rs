@@ -13,6 +13,26 @@
 //! Limits      every queue is bounded in messages and in bytes ([`QueueConfig`]). Messages are kept in memory beside
 //!             the journal. Deliveries are counted in the journal without waiting for the sync, so a power cut may
 //!             forget the last ones.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use quorate::queue::Queues;
+//! use quorate_journal::{Config, MemoryStorage}; // `Queues::on(&node)` keeps them in the node's directory
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let queues = Queues::open(MemoryStorage::new(), Config::new(1))?;
+//! let orders = queues.queue("orders").await?;
+//! orders.put("three apples").await?; // stored and synced when this returns
+//! if let Some(delivery) = orders.get(Duration::from_secs(1)).await? {
+//!     assert_eq!(delivery.payload(), "three apples");
+//!     delivery.ack().await?; // gone for good when this returns
+//! }
+//! # queues.close().await;
+//! # Ok(())
+//! # }
+//! ```
 
 mod config;
 mod delivery;

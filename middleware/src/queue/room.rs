@@ -734,16 +734,21 @@ impl Desk {
     }
 }
 
+/// A copy of its own: what was read shares a large buffer with its neighbours, and one message would keep all of it.
+fn own(payload: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(payload)
+}
+
 /// Does what a record says; the shelves then stand as they stood when it was written.
 fn replay(desks: &mut BTreeMap<u32, Desk>, at: u64, step: Step) -> Result<(), &'static str> {
     let number = step.queue();
     let shelf = &mut desks.get_mut(&number).ok_or("queue without a name")?.shelf;
     let here = MessageId::from_u64(at);
     match step {
-        Step::Put { payload, .. } => shelf.insert(here, at, payload, 0, None),
-        Step::Buried { origin, payload, .. } => shelf.insert(here, at, payload, 0, Some(origin)),
+        Step::Put { payload, .. } => shelf.insert(here, at, own(&payload), 0, None),
+        Step::Buried { origin, payload, .. } => shelf.insert(here, at, own(&payload), 0, Some(origin)),
         Step::Moved { id, deliveries, origin, payload, .. } => {
-            shelf.insert(id, at, payload, deliveries, origin);
+            shelf.insert(id, at, own(&payload), deliveries, origin);
         }
         Step::Delivered { id, deliveries, .. } => shelf.restore_deliveries(id, deliveries),
         Step::Acknowledged { id, .. } => drop(shelf.remove(id)),

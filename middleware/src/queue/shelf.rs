@@ -282,3 +282,70 @@ impl Shelf {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand_core::{RngCore, SeedableRng};
+    use rand_xoshiro::Xoshiro256PlusPlus;
+
+    use super::*;
+
+    /// Random consumers against a shelf: at each moment every message stands in exactly one place, nobody gets a
+    /// message while another's lease on it runs, and what is given is the oldest that is ready.
+    #[test]
+    fn q03_message_is_in_one_place_and_in_one_hand_whatever_consumers_do() {
+        for seed in 0..300 {
+            let mut chance = Xoshiro256PlusPlus::seed_from_u64(seed);
+            let mut shelf = Shelf::default();
+            let mut now = Time::ZERO;
+            let mut held: Vec<(MessageId, Lease, Time)> = Vec::new();
+            let mut settling: Vec<MessageId> = Vec::new();
+            let (mut put, mut gone) = (0, 0);
+            for _ in 0..200 {
+                let any = chance.next_u64() as usize;
+                now = now + Duration::from_millis(chance.next_u64() % 50);
+                shelf.expire(now, Some(4));
+                match chance.next_u64() % 8 {
+                    0 | 1 => {
+                        shelf.insert(MessageId(put), put, Bytes::from(vec![0; any % 10]), 0, None);
+                        put += 1;
+                    }
+                    2 | 3 => {
+                        let first = shelf.ready.first().copied();
+                        let taken = shelf.take(now, Duration::from_millis(100));
+                        assert_eq!(taken.as_ref().map(|taken| taken.id), first, "seed {seed}");
+                        if let Some(taken) = taken {
+                            let is_free = held.iter().all(|(id, _, until)| *id != taken.id || *until <= now);
+                            assert!(is_free, "seed {seed}: {} is in two hands", taken.id);
+                            held.push((taken.id, taken.lease, now + Duration::from_millis(100)));
+                        }
+                    }
+                    4 if !held.is_empty() => {
+                        let (id, lease, _) = held.swap_remove(any % held.len());
+                        shelf.give_back(now, id, lease, Duration::from_millis(any as u64 % 3 * 30), Some(4));
+                    }
+                    5 if !held.is_empty() => {
+                        let (id, lease, _) = held.swap_remove(any % held.len());
+                        if shelf.settle(id, lease) {
+                            settling.push(id);
+                        }
+                    }
+                    6 if !settling.is_empty() => {
+                        let id = settling.swap_remove(any % settling.len());
+                        if any.is_multiple_of(4) {
+                            shelf.unsettle(now, id, Duration::ZERO);
+                        } else {
+                            assert!(shelf.remove(id).is_some(), "seed {seed}");
+                            gone += 1;
+                        }
+                    }
+                    _ => settling.extend(shelf.next_doomed()),
+                }
+                assert_eq!(shelf.len() as u64, put - gone, "seed {seed}");
+                let places = shelf.ready.len() + shelf.timers.len() + shelf.doomed.len() + settling.len();
+                assert_eq!(places, shelf.len(), "seed {seed}");
+                assert_eq!(shelf.bytes, shelf.messages.values().map(|m| m.payload.len()).sum::<usize>());
+            }
+        }
+    }
+}
