@@ -14,7 +14,7 @@ use quorate_protocols::group::{self, Command};
 use quorate_protocols::stack::{Ended, View, ViewId};
 use quorate_protocols::{Machine, ProcessId};
 use quorate_transports::NodeId;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::introduce::Introducer;
 use crate::driver::{Sink, Stopped};
@@ -50,16 +50,15 @@ pub enum Event {
 #[must_use = "joiners wait for the state"]
 pub struct StateRequest {
     view: ViewId,
-    answers: mpsc::UnboundedSender<Command>,
-    wake: Arc<Notify>,
+    shared: Arc<Shared>,
 }
 
 impl StateRequest {
     /// Answers with the state as of the event, in the application's own encoding.
     pub fn answer(self, state: Bytes) {
-        // One answer a view: the queue cannot grow.
-        let _ = self.answers.send(Command::State { view: self.view, state });
-        self.wake.notify_one();
+        // An answer for an earlier view that still waits is of no use any more.
+        self.shared.lock().answer = Some(Command::State { view: self.view, state });
+        self.shared.wake.notify_one();
     }
 }
 
@@ -143,6 +142,8 @@ struct State {
     /// The machine has been told that the user is behind.
     saturated: bool,
     saturated_told_max: usize,
+    /// The application's state, on its way to the machine.
+    answer: Option<Command>,
     delivered: u64,
     views: u64,
 }
@@ -166,6 +167,7 @@ impl Shared {
             is_over: false,
             saturated: false,
             saturated_told_max: events_waiting_max,
+            answer: None,
             delivered: 0,
             views: 0,
         };
@@ -255,8 +257,6 @@ pub(super) struct GroupSink {
     shared: Arc<Shared>,
     window: Arc<Semaphore>,
     introducer: Introducer,
-    answers: mpsc::UnboundedSender<Command>,
-    answered: mpsc::UnboundedReceiver<Command>,
 }
 
 impl GroupSink {
@@ -266,8 +266,7 @@ impl GroupSink {
         window: Arc<Semaphore>,
         introducer: Introducer,
     ) -> Self {
-        let (answers, answered) = mpsc::unbounded_channel();
-        Self { me, shared, window, introducer, answers, answered }
+        Self { me, shared, window, introducer }
     }
 }
 
@@ -287,8 +286,7 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
                 Event::Message { from, payload }
             }
             group::Event::StateWanted(view) => {
-                let (answers, wake) = (self.answers.clone(), self.shared.wake.clone());
-                Event::StateWanted(StateRequest { view, answers, wake })
+                Event::StateWanted(StateRequest { view, shared: self.shared.clone() })
             }
             group::Event::State(state) => Event::State(state),
             group::Event::QuorumLost => {
@@ -316,12 +314,12 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
     }
 
     fn command(&mut self) -> Option<Command> {
-        if let Ok(answer) = self.answered.try_recv() {
-            // There may be more, and this is asked once a turn.
+        let mut state = self.shared.lock();
+        if let Some(answer) = state.answer.take() {
+            // This is asked once a turn, and there may be more to say.
             self.shared.wake.notify_one();
             return Some(answer);
         }
-        let mut state = self.shared.lock();
         let waiting = state.events.len();
         let full = if state.saturated {
             waiting * 2 > self.shared.events_waiting_max
