@@ -355,6 +355,28 @@ async fn t08_close_flushes_what_was_taken() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn t08_closed_by_agreement_means_delivered_on_both_sides() {
+    let place = "mem://".parse().unwrap();
+    let config = ConnectionConfig::default();
+    for both_close in [false, true] {
+        let mut pair = pair(&place, MemConfig::default(), &config, Collector::shut()).await;
+        pair.ours.send(Lane::Ordinary, &[b"last words"], Bytes::new()).unwrap();
+        pair.ours.close();
+        if both_close {
+            pair.theirs.close();
+        }
+        let early = tokio::time::timeout(Duration::from_secs(5), &mut pair.our_end).await;
+        assert!(early.is_err(), "{early:?}, but the peer's user has taken nothing");
+        pair.their_inbox.open();
+        for end in [pair.our_end, pair.their_end] {
+            let end = soon(end).await.unwrap().end;
+            assert!(matches!(end, End::Closed), "{end}");
+        }
+        assert_eq!(pair.their_inbox.wait_for(1).await, ["last words"]);
+    }
+}
+
 #[tokio::test]
 async fn t08_an_abort_says_what_was_left() {
     let mut mem = MemConfig::default();

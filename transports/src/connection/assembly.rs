@@ -5,6 +5,7 @@
 //! 0000 0mll   a part of a message in lane ll (0 control, 1 urgent, 2 ordinary, 3 bulk); m: more parts follow
 //! 0x10        ping, u64          0x11   pong, the same u64          0x12   goodbye: nothing follows
 //! ```
+//! The stream ends behind the goodbye once the peer's goodbye came and everything before that was delivered.
 //! Limits      one incomplete message per lane, each at most the agreed size; memory grows only with what arrived.
 
 use bytes::{Buf, Bytes, BytesMut};

@@ -184,7 +184,7 @@ pub struct Ended {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum End {
-    /// Both sides said goodbye: everything that either sent was delivered.
+    /// Both sides said goodbye, and each ended its direction once it had delivered what the other one sent.
     #[error("closed by agreement")]
     Closed,
     /// This side gave it up.
@@ -363,7 +363,9 @@ impl<D: Deliver> Driver<D> {
                 break;
             }
             if self.current.is_empty() && !self.fill() {
-                if self.writing == Half::Open {
+                // The end of the stream tells the peer that everything up to its goodbye was delivered here.
+                let owes_delivery = self.reading == Half::Open || !self.messages.is_empty();
+                if self.writing == Half::Open || owes_delivery {
                     break;
                 }
                 match self.link.sender.poll_close(cx) {
