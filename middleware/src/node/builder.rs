@@ -181,7 +181,7 @@ impl Limits {
             (smallest_lane < MESSAGE_BYTES_MIN, "connection.lane_bytes_max", "a lane has less than 1024"),
             (connection.heartbeat.is_zero(), "connection.heartbeat", "zero"),
             (
-                connection.silence_max < connection.heartbeat * 2,
+                connection.silence_max / 2 < connection.heartbeat,
                 "connection.silence_max",
                 "less than two heartbeats",
             ),
