@@ -416,6 +416,10 @@ async fn bad_settings_are_typed_errors_naming_the_culprit() {
     limits.backoff_max = Duration::from_millis(1);
     let started = Node::builder().limits(limits).start().await;
     assert!(matches!(started, Err(StartError::Limit { name: "backoff_max", .. })));
+    let mut limits = Limits::default();
+    limits.connection.heartbeat = Duration::MAX;
+    let started = Node::builder().limits(limits).start().await;
+    assert!(matches!(started, Err(StartError::Limit { name: "connection.silence_max", .. })));
     let net = mem();
     let one = net.node(1).await;
     let started = net.builder(2).listen(&one.addresses()[0]).start().await;
@@ -533,4 +537,103 @@ async fn strangers_that_knock_cost_nothing() {
     }
     let two = Node::builder().id(2).start().await.unwrap();
     assert_eq!(soon(two.connect(place)).await.unwrap(), node.identity());
+}
+
+/// Gives a peer that sends all the time every chance to be heard before it was introduced.
+struct Slow {
+    seen: Seen,
+    heard: std::sync::mpsc::Sender<()>,
+    hears: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl ChannelHandler for Slow {
+    fn poll_deliver(&self, cx: &mut Context<'_>, from: Identity, frames: &mut Vec<Bytes>) -> Poll<()> {
+        let _ = self.heard.send(());
+        self.seen.poll_deliver(cx, from, frames)
+    }
+
+    fn on_peer(&self, event: PeerEvent) {
+        let _ = self.hears.lock().unwrap().recv_timeout(Duration::from_millis(300));
+        assert_eq!(self.seen.state.lock().unwrap().frames.len(), 0, "frames came before {event:?}");
+        self.seen.on_peer(event);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_channel_opened_late_hears_of_a_peer_before_it_hears_the_peer() {
+    let net = mem();
+    let (one, two) = (net.node(1).await, net.node(2).await);
+    soon(one.connect(&two.addresses()[0])).await.unwrap();
+    let talking = tokio::spawn({
+        let one = one.clone();
+        async move {
+            loop {
+                let _ = send(&one, 2, "me, me, me");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    });
+    let (heard, hears) = std::sync::mpsc::channel();
+    let slow = Arc::new(Slow { seen: Seen::default(), heard, hears: Mutex::new(hears) });
+    let _open = two.open(CHANNEL, slow.clone()).unwrap();
+    slow.seen.frames(1).await;
+    assert_eq!(slow.seen.events(), [PeerEvent::Up(one.identity())]);
+    talking.abort();
+}
+
+/// Drops the last handle of its node when the first peer comes.
+struct Quitter(Mutex<Option<Node>>);
+
+impl ChannelHandler for Quitter {
+    fn poll_deliver(&self, _: &mut Context<'_>, _: Identity, _: &mut Vec<Bytes>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    fn on_peer(&self, _: PeerEvent) {
+        self.0.lock().unwrap().take();
+    }
+}
+
+#[tokio::test]
+async fn a_node_dropped_while_a_connection_begins_leaves_none_behind() {
+    let net = mem();
+    let (one, two) = (net.node(1).await, net.node(2).await);
+    let seen = Arc::new(Seen::default());
+    let _open = two.open(CHANNEL, seen.clone()).unwrap();
+    let place = one.addresses()[0].clone();
+    let quitter = Arc::new(Quitter(Mutex::new(None)));
+    let guard = one.open(CHANNEL, quitter.clone()).unwrap();
+    let identity = one.identity();
+    *quitter.0.lock().unwrap() = Some(one);
+    soon(two.connect(&place)).await.unwrap();
+    seen.event(PeerEvent::Down(identity)).await;
+    drop(guard);
+}
+
+/// Panics at the first frame.
+struct Clumsy(Mutex<bool>);
+
+impl ChannelHandler for Clumsy {
+    fn poll_deliver(&self, _: &mut Context<'_>, _: Identity, _: &mut Vec<Bytes>) -> Poll<()> {
+        assert!(
+            !std::mem::take(&mut *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())),
+            "oops"
+        );
+        Poll::Ready(())
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_handler_does_not_cut_a_node_off_from_itself() {
+    let one = mem().node(1).await;
+    let seen = Arc::new(Seen::default());
+    let clumsy = Arc::new(Clumsy(Mutex::new(true)));
+    let _open = (one.open(CHANNEL, seen.clone()).unwrap(), one.open(OTHER, clumsy).unwrap());
+    one.send(NodeId(1), Lane::Ordinary, OTHER, &[b"careful"], Bytes::new()).unwrap();
+    while one.stats().breaks < 2 {
+        tokio::task::yield_now().await;
+    }
+    send(&one, 1, "still there?").unwrap();
+    assert_eq!(seen.frames(1).await, [(one.identity(), Bytes::from("still there?"))]);
+    assert!(soon(one.shutdown(Duration::from_secs(5))).await.is_nothing());
 }

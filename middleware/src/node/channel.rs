@@ -70,6 +70,11 @@ pub struct ChannelGuard {
 }
 
 impl ChannelGuard {
+    /// Lets frames through: the handler has been told of the peers that they may come from.
+    pub(super) fn introduce(&self) {
+        self.entry.introduce();
+    }
+
     /// Which channel it is.
     pub fn channel(&self) -> Channel {
         self.channel
@@ -105,7 +110,12 @@ impl Channels {
         channel: Channel,
         handler: Arc<dyn ChannelHandler>,
     ) -> Result<ChannelGuard, ChannelTaken> {
-        let entry = Arc::new(Entry { handler, is_open: AtomicBool::new(true), blocked: Mutex::default() });
+        let entry = Arc::new(Entry {
+            handler,
+            is_introduced: AtomicBool::new(false),
+            is_open: AtomicBool::new(true),
+            blocked: Mutex::default(),
+        });
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         if open.contains_key(&channel) {
             return Err(ChannelTaken { channel });
@@ -140,16 +150,27 @@ impl Channels {
 
 struct Entry {
     handler: Arc<dyn ChannelHandler>,
+    /// The handler knows the peers; frames wait until then.
+    is_introduced: AtomicBool,
     is_open: AtomicBool,
-    /// Connections that wait for the handler, by serial number; woken when the channel closes, or they would wait
-    /// for ever.
+    /// Connections that wait for the handler, by serial number; woken when the channel is introduced or closes, or
+    /// they would wait for ever.
     blocked: Mutex<BTreeMap<u64, Waker>>,
 }
 
 impl Entry {
+    fn introduce(&self) {
+        self.change(&self.is_introduced, true);
+    }
+
     fn close(&self) {
+        self.change(&self.is_open, false);
+    }
+
+    /// Sets a flag and wakes whoever may have waited for it.
+    fn change(&self, flag: &AtomicBool, value: bool) {
         let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
-        self.is_open.store(false, Ordering::Release);
+        flag.store(value, Ordering::Release);
         let wakers = std::mem::take(&mut *blocked);
         drop(blocked);
         wakers.into_values().for_each(Waker::wake);
@@ -167,6 +188,13 @@ impl Entry {
         from: Identity,
         frames: &mut Vec<Bytes>,
     ) -> Poll<bool> {
+        if !self.is_introduced.load(Ordering::Acquire) {
+            let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
+            if !self.is_introduced.load(Ordering::Acquire) && self.is_open.load(Ordering::Acquire) {
+                blocked.insert(serial, cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
         if self.is_open.load(Ordering::Acquire) && self.handler.poll_deliver(cx, from, frames).is_pending() {
             let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
             // Under the lock, so that a close in between is not missed.

@@ -71,6 +71,8 @@ struct Tasks {
     /// Listening, shaking hands, dialling: stopped first.
     helpers: JoinSet<()>,
     connections: JoinSet<()>,
+    /// The node was dropped: nobody would end what starts now.
+    is_aborted: bool,
 }
 
 /// Which of the node's tasks one is.
@@ -234,6 +236,7 @@ impl Inner {
         for (identity, _) in up.values() {
             handler.on_peer(PeerEvent::Up(*identity));
         }
+        guard.introduce();
         Ok(guard)
     }
 
@@ -370,6 +373,7 @@ impl Inner {
     pub(super) fn abort(&self) {
         self.running().is_stopping = true;
         let mut tasks = self.tasks();
+        tasks.is_aborted = true;
         tasks.helpers.abort_all();
         tasks.connections.abort_all();
         drop(tasks);
@@ -497,9 +501,14 @@ impl Inner {
         self.ended.notify_waiters();
     }
 
-    /// Starts a task, unless the node is stopping.
+    /// Starts a task, or drops it when the node was dropped.
     pub(super) fn spawn(&self, role: Role, task: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.tasks();
+        if tasks.is_aborted {
+            // What the task cleans up behind itself may look here again.
+            drop(tasks);
+            return;
+        }
         let set = match role {
             Role::Helper => &mut tasks.helpers,
             Role::Connection => &mut tasks.connections,

@@ -248,8 +248,9 @@ impl Inner {
     /// The connection of the node with itself: the same lanes and limits as every other.
     pub(super) fn loopback(this: &Arc<Self>) -> Result<Connection, SendError> {
         let mut loopback = this.loopback.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(connection) = &*loopback {
-            return if connection.is_open() { Ok(connection.clone()) } else { Err(SendError::ShutDown) };
+        // A handler that panicked took the last one with it, as it does with a connection to a peer.
+        if let Some(connection) = loopback.as_ref().filter(|connection| connection.is_open()) {
+            return Ok(connection.clone());
         }
         let message_bytes_max = this.limits.connection.message_bytes_max;
         let agreement = Agreement { version: Hello::VERSIONS.1, message_bytes_max };
