@@ -10,10 +10,10 @@ use quorate::node::{
     Channel, ChannelHandler, ConnectError, Limits, NodeBuilder, PeerEvent, SendError, StartError, Transport,
 };
 use quorate::{Address, Identity, Incarnation, Lane, Node, NodeId};
-use quorate_transports::TransportError;
-use quorate_transports::connection::{HandshakeError, Mismatch};
+use quorate_transports::connection::{CodecId, ConnectionConfig, HandshakeError, Hello, Mismatch, dial};
 use quorate_transports::mem::Mem;
 use quorate_transports::tcp::Tcp;
+use quorate_transports::{Inbox, Outbox, TransportError};
 
 const CHANNEL: Channel = Channel::named("test", "node");
 const OTHER: Channel = Channel::named("test", "other");
@@ -537,6 +537,32 @@ async fn strangers_that_knock_cost_nothing() {
     }
     let two = Node::builder().id(2).start().await.unwrap();
     assert_eq!(soon(two.connect(place)).await.unwrap(), node.identity());
+}
+
+#[tokio::test]
+async fn a_peer_that_says_goodbye_and_stays_cannot_pile_up_connections() {
+    let net = mem();
+    let node = net.node(1).await;
+    let hello = Hello::new(Identity::new(NodeId(2), Incarnation(1)), CodecId::default(), 1 << 20, &[]);
+    let mut links = Vec::new();
+    for _ in 0..50 {
+        let link = net.mem.connect(&node.addresses()[0]).await.unwrap();
+        let mut link = soon(dial(link, &hello, &ConnectionConfig::default())).await.unwrap().link;
+        let mut outbox = Outbox::new(100);
+        outbox.push(&[&[0x12]]).unwrap();
+        std::future::poll_fn(|cx| link.sender.poll_send(cx, &mut outbox)).await.unwrap();
+        // Until it says goodbye too: then a next connection takes its place.
+        let mut inbox = Inbox::new(100);
+        while soon(std::future::poll_fn(|cx| link.receiver.poll_receive(cx, &mut inbox))).await.unwrap() {}
+        links.push(link);
+    }
+    // A turn of each driver, for taking note; the silence that ends a connection anyway takes seconds.
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    let stats = node.stats();
+    assert_eq!((stats.peers, stats.connections), (1, 50));
+    assert!(stats.breaks >= 40, "{stats:?}");
 }
 
 /// Gives a peer that sends all the time every chance to be heard before it was introduced.

@@ -173,7 +173,7 @@ impl Inner {
         let theirs = established.peer.clone();
         let identity = theirs.identity;
         let is_dialled = established.is_dialled;
-        let told = dialable(&theirs.addresses, &established.link.peer);
+        let told = dialable(&theirs.addresses, &established.link.peer, &established.link.local);
         let peer = this.peer_or_insert(identity.node)?;
         let starting = Starting::new(this, established);
         let mut state = peer.state();
@@ -218,9 +218,15 @@ impl Inner {
             beside.extend(spares);
         }
         // Nothing of an earlier life is taken any more, nor of connections of which the peer knows nothing.
-        let (spares, dead): (Vec<_>, Vec<_>) =
+        let (mut spares, mut dead): (Vec<_>, Vec<_>) =
             beside.into_iter().partition(|spare| choice != Choice::ReplaceDead && spare.identity == identity);
         dead.iter().for_each(|spare| spare.is_muted.store(true, Ordering::Release));
+        // A peer that says goodbye, stays, and comes again would pile them up.
+        while spares.len() > SPARES_MAX
+            && let Some(oldest) = (0..spares.len()).min_by_key(|&at| spares[at].serial)
+        {
+            dead.push(spares.remove(oldest));
+        }
         state.active = Some(Active { connection, identity, serial, rank, is_dialled, is_muted, spares });
         state.told = told;
         this.send_backlog(&mut state);
@@ -414,14 +420,20 @@ fn new(theirs: &Hello, is_dialled: bool, insists: bool) -> Candidate {
     Candidate { incarnation: theirs.identity.incarnation, is_dialled, is_open: true, insists }
 }
 
-/// What a peer says of its addresses, as seen from here: one that listens on all interfaces means the one that we see.
-fn dialable(told: &[Address], seen: &Address) -> Vec<Address> {
-    let seen_ip = seen.rest().parse::<SocketAddr>().ok().map(|place| place.ip());
+/// What a peer says of its addresses, as seen from here: one that listens on all interfaces means the one that we see;
+/// a loopback address on another machine is not there for us, and here somebody else may have it.
+fn dialable(told: &[Address], seen: &Address, local: &Address) -> Vec<Address> {
+    let ip = |address: &Address| address.rest().parse::<SocketAddr>().ok().map(|place| place.ip());
+    let (seen_ip, local_ip) = (ip(seen), ip(local));
+    let is_elsewhere = seen_ip != local_ip && seen_ip.is_some_and(|ip| !ip.is_loopback());
     let place = |address: &Address| {
         let place: SocketAddr = match address.rest().parse() {
             Ok(place) => place,
             Err(_) => return Some(address.clone()),
         };
+        if place.ip().to_canonical().is_loopback() && is_elsewhere {
+            return None;
+        }
         if !place.ip().is_unspecified() {
             return Some(address.clone());
         }
@@ -433,6 +445,9 @@ fn dialable(told: &[Address], seen: &Address) -> Vec<Address> {
 
 /// After a failed accept, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections of one peer that may be closing beside the one that is used. Two nodes that dial each other at once need
+/// one; the oldest beyond it is broken off.
+const SPARES_MAX: usize = 4;
 /// A connection that lasted so long was a good one.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
@@ -446,9 +461,21 @@ mod tests {
             |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Address>>();
         let told = addresses(&["tcp://[::]:80", "tcp://0.0.0.0:81", "tcp://10.0.0.9:82", "mem://a"]);
         let seen = "tcp://10.0.0.7:5555".parse().unwrap();
+        let here = "tcp://10.0.0.1:6666".parse().unwrap();
         let expected = ["tcp://10.0.0.7:80", "tcp://10.0.0.7:81", "tcp://10.0.0.9:82", "mem://a"];
-        assert_eq!(dialable(&told, &seen), addresses(&expected));
+        assert_eq!(dialable(&told, &seen, &here), addresses(&expected));
         let seen = "mem://b".parse().unwrap();
-        assert_eq!(dialable(&told, &seen), addresses(&expected[2..]));
+        assert_eq!(dialable(&told, &seen, &seen), addresses(&expected[2..]));
+    }
+
+    #[test]
+    fn a_loopback_address_of_another_machine_is_not_dialled_here() {
+        let [loopback, other, here]: [Address; 3] =
+            ["tcp://127.0.0.1:80", "tcp://10.0.0.7:5555", "tcp://10.0.0.1:6666"]
+                .map(|text| text.parse().unwrap());
+        let told = [loopback.clone()];
+        assert_eq!(dialable(&told, &other, &here), []);
+        assert_eq!(dialable(&told, &here, &here), told);
+        assert_eq!(dialable(&told, &loopback, &loopback), told);
     }
 }
