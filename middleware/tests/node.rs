@@ -539,6 +539,20 @@ async fn strangers_that_knock_cost_nothing() {
     assert_eq!(soon(two.connect(place)).await.unwrap(), node.identity());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_peer_that_takes_nothing_is_cut_off() {
+    let net = mem();
+    let (one, two) = (net.node(1).await, net.node(2).await);
+    let (seen, stuck) = (Arc::new(Seen::default()), Seen::shut());
+    let _open = (one.open(CHANNEL, seen.clone()).unwrap(), two.open(CHANNEL, stuck.clone()).unwrap());
+    let peer = soon(one.connect(&two.addresses()[0])).await.unwrap();
+    send(&one, 2, "farewell").unwrap();
+    stuck.wait(|state| state.is_blocked.then_some(())).await;
+    one.forget(NodeId(2));
+    seen.event(PeerEvent::Down(peer)).await;
+    assert_eq!((one.stats().breaks, one.peers()), (1, vec![]));
+}
+
 #[tokio::test]
 async fn a_peer_that_says_goodbye_and_stays_cannot_pile_up_connections() {
     let net = mem();

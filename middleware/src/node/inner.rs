@@ -201,7 +201,7 @@ impl Inner {
         peer.map(|peer| peer.state().addresses()).unwrap_or_default()
     }
 
-    pub(super) fn forget(&self, node: NodeId) {
+    pub(super) fn forget(self: &Arc<Self>, node: NodeId) {
         let peer = self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(&node);
         if let Some(peer) = peer {
             let mut state = peer.state();
@@ -210,10 +210,19 @@ impl Inner {
             state.told.clear();
             let dropped = state.backlog.clear();
             self.counters.expired.fetch_add(dropped as u64, Ordering::Relaxed);
-            if let Some(active) = &state.active {
-                active.connection.close();
-                active.spares.iter().for_each(|spare| spare.connection.close());
-            }
+            let active = state.active.iter().map(|active| (active.serial, active.connection.clone()));
+            let beside = state.active.iter().flat_map(|active| &active.spares).chain(&state.lingering);
+            let closing: BTreeMap<_, _> =
+                active.chain(beside.map(|spare| (spare.serial, spare.connection.clone()))).collect();
+            closing.values().for_each(Connection::close);
+            let inner = self.clone();
+            self.spawn(Role::Helper, async move {
+                // A peer whose user takes nothing lives, but says no goodbye.
+                let ended = inner.wait_ended(|serial| closing.contains_key(&serial));
+                if tokio::time::timeout(FORGET_WAIT_MAX, ended).await.is_err() {
+                    closing.values().for_each(Connection::abort);
+                }
+            });
             // A connection that is still closing ends with this entry; a new one gets a new entry.
             drop(state);
             peer.changed.notify_waiters();
@@ -350,12 +359,12 @@ impl Inner {
         for (_, connection) in &connections {
             connection.close();
         }
-        if tokio::time::timeout(deadline, self.wait_all_ended()).await.is_err() {
+        if tokio::time::timeout(deadline, self.wait_ended(|_| true)).await.is_err() {
             for (_, connection) in self.running().connections.values() {
                 connection.abort();
             }
             // They end at their next turn; only a handler that blocks its thread can hold them up.
-            let _ = tokio::time::timeout(ABORT_WAIT_MAX, self.wait_all_ended()).await;
+            let _ = tokio::time::timeout(ABORT_WAIT_MAX, self.wait_ended(|_| true)).await;
         }
         let mut tasks = std::mem::take(&mut self.tasks().connections);
         tasks.abort_all();
@@ -571,11 +580,12 @@ impl Inner {
         }
     }
 
-    async fn wait_all_ended(&self) {
+    /// Waits until none of the connections with such serial numbers is left.
+    async fn wait_ended(&self, which: impl Fn(u64) -> bool) {
         loop {
             let mut ended = pin!(self.ended.notified());
             ended.as_mut().enable();
-            if self.running().connections.is_empty() {
+            if !self.running().connections.keys().any(|serial| which(*serial)) {
                 return;
             }
             ended.await;
@@ -634,6 +644,8 @@ fn add(sums: &mut ConnectionStats, more: &ConnectionStats) {
 
 /// How long a dialler that was turned away waits for the preferred connection before it insists.
 const DUPLICATE_WAIT_MAX: Duration = Duration::from_millis(500);
+/// How long the connection with a forgotten peer may take to flush and hear its goodbye before it is broken off.
+const FORGET_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long aborted connections may take to notice.
 const ABORT_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Parts of a message that need no allocation to put the channel before them.

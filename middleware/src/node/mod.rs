@@ -105,7 +105,8 @@ impl Node {
         self.inner.memberships.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Closes the connection with a node gracefully, in the background, and no longer dials it. It may dial us.
+    /// Closes the connection with a node gracefully, in the background, and no longer dials it. It may dial us. A peer
+    /// that does not say goodbye within 30 s is cut off.
     pub fn forget(&self, node: NodeId) {
         self.inner.forget(node);
     }
