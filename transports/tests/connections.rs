@@ -329,6 +329,31 @@ async fn t08_urgent_overtakes_bulk_that_was_queued_before() {
     assert!(messages.iter().all(|message| message == &bulk || &message[..] == b"now"));
 }
 
+#[cfg(all(feature = "tcp", target_os = "linux"))]
+#[tokio::test]
+async fn t08_urgent_overtakes_bulk_that_the_system_has_not_taken() {
+    let p =
+        soon(pair(&places()[1], MemConfig::default(), &ConnectionConfig::default(), Collector::shut())).await;
+    let bulk = Bytes::from(vec![1; CHUNK_BYTES]);
+    let mut count = 0;
+    let mut refused_in_a_row = 0;
+    // Until the system, too, takes no more from a reader that does not read.
+    while refused_in_a_row < 2000 {
+        if p.ours.send(Lane::Bulk, &[], bulk.clone()).is_ok() {
+            (count, refused_in_a_row) = (count + 1, 0);
+        } else {
+            refused_in_a_row += 1;
+            tokio::task::yield_now().await;
+        }
+    }
+    p.ours.send(Lane::Urgent, &[b"now"], Bytes::new()).unwrap();
+    p.their_inbox.open();
+    let messages = soon(p.their_inbox.wait_for(count + 1)).await;
+    let before = messages.iter().position(|message| &message[..] == b"now").unwrap();
+    // The reader's own buffer and 128 KiB on this side; left to itself the system took four megabytes more.
+    assert!(before <= 32, "{before} of {count} went first");
+}
+
 #[tokio::test]
 async fn t08_close_flushes_what_was_taken() {
     for place in places() {
