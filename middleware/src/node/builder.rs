@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use quorate_transports::connection::{CodecId, ConnectionConfig, Lane, MESSAGE_BYTES_MIN};
 use quorate_transports::{
-    Address, AddressError, Identity, Incarnation, Listener, NodeId, Registry, Transport, TransportError,
+    Address, AddressError, Identity, Incarnation, Listener, NodeId, Registry, Transport,
 };
 
 use super::directory::Directory;
@@ -100,7 +100,7 @@ impl NodeBuilder {
         }
         #[cfg(feature = "tcp")]
         match registry.add(quorate_transports::tcp::Tcp::new()) {
-            Ok(()) | Err(TransportError::SchemeTaken { .. }) => {}
+            Ok(()) | Err(quorate_transports::TransportError::SchemeTaken { .. }) => {}
             Err(error) => return Err(error.into()),
         }
         let random_id = || NodeId(RandomState::new().hash_one("node id"));
