@@ -540,6 +540,48 @@ async fn strangers_that_knock_cost_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn diallers_that_say_nothing_displace_each_other_and_not_a_newcomer() {
+    let net = mem();
+    let mut limits = Limits::default();
+    limits.handshakes_max = 4;
+    let node = net.builder(1).limits(limits).start().await.unwrap();
+    let place = &node.addresses()[0];
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(net.mem.connect(place).await.unwrap());
+    }
+    let began = tokio::time::Instant::now();
+    let two = net.node(2).await;
+    assert_eq!(soon(two.connect(place)).await.unwrap(), node.identity());
+    // Time stands still while anything can be done: nobody waited for anybody's deadline.
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert!(node.stats().handshakes_refused >= 96, "{:?}", node.stats());
+}
+
+#[tokio::test(start_paused = true)]
+async fn halves_of_large_messages_from_many_peers_keep_within_one_budget() {
+    let net = mem();
+    let mut limits = Limits::default();
+    (limits.assembly_bytes_max, limits.connection.message_bytes_max) = (1 << 20, 1 << 20);
+    let node = net.builder(1).limits(limits).start().await.unwrap();
+    let mut links = Vec::new();
+    for id in 2..42 {
+        let hello = Hello::new(Identity::new(NodeId(id), Incarnation(1)), CodecId::default(), 1 << 20, &[]);
+        let link = net.mem.connect(&node.addresses()[0]).await.unwrap();
+        let mut link = soon(dial(link, &hello, &ConnectionConfig::default())).await.unwrap().link;
+        let mut outbox = Outbox::new(1 << 17);
+        outbox.push(&[&[7], &[0; 1 << 16]]).unwrap();
+        soon(std::future::poll_fn(|cx| link.sender.poll_send(cx, &mut outbox))).await.unwrap();
+        links.push(link);
+    }
+    // Sixteen fit; the others are cut off long before their silence ends them.
+    while node.stats().breaks < 24 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(node.peers().len(), 16);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_forgotten_peer_that_takes_nothing_is_cut_off() {
     let net = mem();
     let (one, two) = (net.node(1).await, net.node(2).await);

@@ -199,6 +199,18 @@ async fn t01_names_of_two_memory_worlds_do_not_meet() {
     let _other = two.listen(&place).await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn t03_a_dialler_does_not_wait_for_ever_for_a_listener_that_accepts_nobody() {
+    let mut config = MemConfig::default();
+    config.backlog_max = 1;
+    let mem = Mem::with_config(config);
+    let place = address("mem://busy");
+    let _listener = mem.listen(&place).await.unwrap();
+    let _waiting = mem.connect(&place).await.unwrap();
+    let error = soon(mem.connect(&place)).await.unwrap_err();
+    assert!(matches!(error, TransportError::TimedOut { limit_ms: 5_000, .. }), "{error:?}");
+}
+
 #[tokio::test]
 async fn t01_memory_datagrams_arrive_whole_or_are_dropped() {
     let mut config = MemConfig::default();

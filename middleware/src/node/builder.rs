@@ -149,8 +149,12 @@ pub struct Limits {
     pub backoff_max: Duration,
     /// Peers that the node knows at the same time, connected or not. Default 1024.
     pub peers_max: usize,
-    /// Handshakes of incoming connections at the same time; further diallers wait. Default 64.
+    /// Handshakes of incoming connections at the same time. Default 64. Beyond it the oldest one of the address that
+    /// has most of them is given up.
     pub handshakes_max: usize,
+    /// Bytes that incomplete messages of all peers may take together. Default 256 MiB, at least one message; a peer
+    /// whose part does not fit is cut off. Whole messages do not count.
+    pub assembly_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -163,6 +167,7 @@ impl Default for Limits {
             backoff_max: Duration::from_secs(2),
             peers_max: 1024,
             handshakes_max: 64,
+            assembly_bytes_max: 256 * 1024 * 1024,
         }
     }
 }
@@ -191,6 +196,11 @@ impl Limits {
             (self.backoff_max < self.backoff_min, "backoff_max", "less than backoff_min"),
             (self.peers_max == 0, "peers_max", "zero"),
             (self.handshakes_max == 0, "handshakes_max", "zero"),
+            (
+                self.assembly_bytes_max < connection.message_bytes_max,
+                "assembly_bytes_max",
+                "less than one message",
+            ),
         ];
         debug_assert_eq!(connection.lane_bytes_max.len(), Lane::COUNT);
         match rules.into_iter().find(|(is_broken, ..)| *is_broken) {

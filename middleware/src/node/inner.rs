@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_transports::connection::{
-    CodecId, Connection, ConnectionStats, End, Ended, HandshakeError, Hello, Lane,
+    Budget, CodecId, Connection, ConnectionStats, End, Ended, HandshakeError, Hello, Lane,
     SendError as ConnectionSendError,
 };
 use quorate_transports::{Address, Identity, Incarnation, NodeId, Registry};
@@ -26,6 +26,7 @@ use super::builder::Limits;
 use super::channel::{CHANNEL_BYTES, Channel, ChannelGuard, ChannelHandler, Channels, PeerEvent};
 use super::directory::Directory;
 use super::error::{ChannelTaken, ConnectError, SendError};
+use super::handshakes::Handshakes;
 use super::peer::{Peer, PeerState};
 
 pub(super) struct Inner {
@@ -42,6 +43,9 @@ pub(super) struct Inner {
     /// What [`Node::fresh_number`](super::Node::fresh_number) gave last.
     pub(super) numbers: AtomicU32,
     pub(super) counters: Counters,
+    pub(super) handshakes: Handshakes,
+    /// What incomplete messages of all connections may take.
+    pub(super) assembly_budget: Budget,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     /// What handlers were told last, with the rank of the connection.
     up: Mutex<BTreeMap<NodeId, (Identity, u64)>>,
@@ -140,6 +144,8 @@ impl Inner {
             directory,
             registry,
             codec,
+            handshakes: Handshakes::new(limits.handshakes_max),
+            assembly_budget: Budget::new(limits.assembly_bytes_max),
             limits,
             channels: Arc::default(),
             serial: AtomicU64::new(0),
@@ -472,6 +478,12 @@ impl Inner {
             tracing::info!(node = %self.identity, peer = %identity, "peer down");
             self.channels.tell(PeerEvent::Down(identity));
         }
+    }
+
+    /// Whom the handlers take for connected.
+    #[cfg(test)]
+    pub(super) fn announced(&self) -> Vec<Identity> {
+        self.up().values().map(|(identity, _)| *identity).collect()
     }
 
     /// Enters a connection among the running ones; false when the node is stopping.

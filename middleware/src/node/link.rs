@@ -11,7 +11,6 @@ use quorate_transports::connection::{
 };
 use quorate_transports::mem::{MemConfig, link_pair};
 use quorate_transports::{Address, Identity, Link, Listener, NodeId};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::channel::Dispatch;
@@ -24,15 +23,16 @@ impl Inner {
     pub(super) fn spawn_accepting(this: &Arc<Self>, mut listener: Box<dyn Listener>) {
         let inner = this.clone();
         this.spawn(Role::Helper, async move {
-            let handshakes = Arc::new(Semaphore::new(inner.limits.handshakes_max));
             loop {
-                let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
                 match poll_fn(|cx| listener.poll_accept(cx)).await {
                     Ok(link) => {
+                        let place = inner.handshakes.enter(&link.peer);
                         let answering = Self::answer_link(inner.clone(), link);
-                        inner.spawn(Role::Helper, async move {
-                            answering.await;
-                            drop(permit);
+                        let inner = inner.clone();
+                        inner.clone().spawn(Role::Helper, async move {
+                            if place.hold(answering).await.is_none() {
+                                inner.counters.handshakes_refused.fetch_add(1, Ordering::Relaxed);
+                            }
                         });
                     }
                     Err(error) => {
@@ -317,13 +317,25 @@ impl Inner {
             drop(state);
             peer.changed.notify_waiters();
             if let Some((identity, rank)) = up {
-                this.announce_up(identity, rank);
+                Self::announce_running(this, peer, identity, rank);
             }
             if let Some((identity, rank)) = down {
                 this.announce_down(identity, rank);
             }
         }
         this.unregister(ending.serial, ended.as_ref());
+    }
+
+    /// Announces a connection that runs already: it may be over before it is announced, and then its end was told
+    /// too early to be heard.
+    fn announce_running(this: &Arc<Self>, peer: &Peer, identity: Identity, rank: u64) {
+        this.announce_up(identity, rank);
+        let state = peer.state();
+        let is_told = state.active.is_none() && state.postponed.is_none();
+        drop(state);
+        if is_told {
+            this.announce_down(identity, rank);
+        }
     }
 }
 
@@ -344,7 +356,8 @@ impl Starting {
         let back = Arc::new(OnceLock::new());
         let dispatch =
             Dispatch::new(inner.channels.clone(), identity, back.clone(), serial, is_muted.clone());
-        let (connection, driver) = established.start(&inner.limits.connection, dispatch);
+        let budget = inner.assembly_budget.clone();
+        let (connection, driver) = established.start_within(budget, &inner.limits.connection, dispatch);
         // Just made, so it is empty.
         let _ = back.set(connection.clone());
         Self { serial, identity, connection, driver, is_muted }
@@ -453,6 +466,10 @@ const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
+    use quorate_transports::connection::CodecId;
+    use quorate_transports::{Incarnation, Registry};
+
+    use super::super::builder::Limits;
     use super::*;
 
     #[test]
@@ -466,6 +483,25 @@ mod tests {
         assert_eq!(dialable(&told, &seen, &here), addresses(&expected));
         let seen = "mem://b".parse().unwrap();
         assert_eq!(dialable(&told, &seen, &seen), addresses(&expected[2..]));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_over_before_it_was_announced_is_not_left_standing() {
+        let life = |node| Identity::new(NodeId(node), Incarnation(1));
+        let registry = Registry::new();
+        let limits = Limits::default();
+        let inner = Inner::new(life(1), vec![], None, registry, CodecId::default(), limits, 0);
+        let inner = Arc::new(inner);
+        let peer = inner.peer_or_insert(NodeId(2)).unwrap();
+        inner.announce_up(life(2), 1);
+        // The second connection took the place of the first one and ended before that was announced.
+        inner.announce_down(life(2), 2);
+        Inner::announce_running(&inner, &peer, life(2), 2);
+        assert_eq!(inner.announced(), []);
+        // An end that waits for others to close is told when they have.
+        peer.state().postponed = Some((life(2), 3));
+        Inner::announce_running(&inner, &peer, life(2), 3);
+        assert_eq!(inner.announced(), [life(2)]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod channel;
 mod convert;
 mod directory;
 mod error;
+mod handshakes;
 mod inner;
 mod link;
 mod peer;

@@ -6,7 +6,11 @@
 //! 0x10        ping, u64          0x11   pong, the same u64          0x12   goodbye: nothing follows
 //! ```
 //! The stream ends behind the goodbye once the peer's goodbye came and everything before that was delivered.
-//! Limits      one incomplete message per lane, each at most the agreed size; memory grows only with what arrived.
+//! Limits      one incomplete message per lane, each at most the agreed size; memory grows only with what arrived. All
+//!             connections that share a [`Budget`] keep within it together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -28,18 +32,54 @@ pub enum Received {
     Goodbye,
 }
 
+/// Bytes that the incomplete messages of several connections may take together. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Budget(Arc<Account>);
+
+#[derive(Debug)]
+struct Account {
+    used: AtomicUsize,
+    bytes_max: usize,
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    pub fn new(bytes_max: usize) -> Self {
+        Self(Arc::new(Account { used: AtomicUsize::new(0), bytes_max }))
+    }
+
+    /// What is taken now.
+    pub fn used(&self) -> usize {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize) -> Result<(), ProtocolError> {
+        let limit = self.0.bytes_max;
+        let more = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= limit);
+        match self.0.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(()),
+            Err(used) => Err(ProtocolError::Memory { used, limit }),
+        }
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 /// Makes messages whole.
 #[derive(Debug)]
 pub struct Assembly {
     parts: [BytesMut; Lane::COUNT],
     message_bytes_max: usize,
+    budget: Budget,
     is_over: bool,
 }
 
 impl Assembly {
     /// Nothing received yet.
-    pub fn new(message_bytes_max: usize) -> Self {
-        Self { parts: Default::default(), message_bytes_max, is_over: false }
+    pub fn new(message_bytes_max: usize, budget: Budget) -> Self {
+        Self { parts: Default::default(), message_bytes_max, budget, is_over: false }
     }
 
     /// Takes one frame.
@@ -83,19 +123,27 @@ impl Assembly {
             if part.is_empty() {
                 return Err(ProtocolError::Empty);
             }
+            self.budget.take(part.len())?;
             before.extend_from_slice(&part);
             return Ok(Received::Part);
         }
         if before.is_empty() {
             return Ok(Received::Message(lane, part));
         }
+        self.budget.give_back(before.len());
         before.extend_from_slice(&part);
         // The buffer goes with the message: a lane that was busy once keeps no memory.
         Ok(Received::Message(lane, std::mem::take(before).freeze()))
     }
 }
 
-/// How a peer broke the protocol.
+impl Drop for Assembly {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes());
+    }
+}
+
+/// Why the frames of a peer are taken no further: it broke the protocol, or it sends more than fits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtocolError {
@@ -121,6 +169,14 @@ pub enum ProtocolError {
         lane: Lane,
         /// What came of it.
         size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The incomplete messages of all peers together take what they may. Not this peer's fault alone.
+    #[error("no room for a part of a message: incomplete ones take {used} of {limit} bytes")]
+    Memory {
+        /// What they take.
+        used: usize,
         /// The limit.
         limit: usize,
     },
@@ -162,7 +218,7 @@ mod tests {
 
     #[test]
     fn t08_parts_of_two_lanes_interleave() {
-        let mut assembly = Assembly::new(100);
+        let mut assembly = Assembly::new(100, Budget::new(usize::MAX));
         assert_eq!(take(&mut assembly, b"\x07bulk"), Ok(Received::Part));
         let urgent = Received::Message(Lane::Urgent, Bytes::from_static(b"urgent"));
         assert_eq!(take(&mut assembly, b"\x01urgent"), Ok(urgent));
@@ -175,7 +231,7 @@ mod tests {
     #[test]
     fn t08_a_breach_of_the_protocol_is_a_typed_error() {
         let check = |frames: &[&[u8]], expected: ProtocolError| {
-            let mut assembly = Assembly::new(4);
+            let mut assembly = Assembly::new(4, Budget::new(usize::MAX));
             let last = frames.iter().map(|frame| take(&mut assembly, frame)).last();
             assert_eq!(last, Some(Err(expected)), "{frames:?}");
         };
@@ -190,13 +246,29 @@ mod tests {
         check(&[b"\x06abc", b"\x12"], ProtocolError::Unfinished { lane: Lane::Ordinary });
     }
 
+    #[test]
+    fn t08_incomplete_messages_of_all_connections_share_one_budget() {
+        let budget = Budget::new(8);
+        let mut one = Assembly::new(100, budget.clone());
+        let mut two = Assembly::new(100, budget.clone());
+        assert_eq!(take(&mut one, b"\x06abcde"), Ok(Received::Part));
+        assert_eq!(take(&mut two, b"\x07abc"), Ok(Received::Part));
+        assert_eq!(take(&mut two, b"\x05x"), Err(ProtocolError::Memory { used: 8, limit: 8 }));
+        // A whole message needs none of it, and an ended connection gives its part back.
+        assert!(matches!(take(&mut two, b"\x01a whole message"), Ok(Received::Message(..))));
+        drop(two);
+        assert_eq!(budget.used(), 5);
+        assert!(matches!(take(&mut one, b"\x02fghijklmno"), Ok(Received::Message(..))));
+        assert_eq!(budget.used(), 0);
+    }
+
     proptest! {
         #[test]
         fn t08_any_frames_are_taken_or_refused_within_the_limit(
             frames in prop::collection::vec(
                 (prop_oneof![0u8..8, 0u8..32], prop::collection::vec(any::<u8>(), 0..40)), 0..60),
         ) {
-            let mut assembly = Assembly::new(100);
+            let mut assembly = Assembly::new(100, Budget::new(usize::MAX));
             for (tag, rest) in frames {
                 match take(&mut assembly, &[&[tag], &rest[..]].concat()) {
                     Ok(Received::Message(_, message)) => prop_assert!(message.len() <= 100),

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
-use super::assembly::{Assembly, GOODBYE, PING, PONG, ProtocolError, Received};
+use super::assembly::{Assembly, Budget, GOODBYE, PING, PONG, ProtocolError, Received};
 use super::handshake::Established;
 use super::lanes::{Lane, LaneQueues, SendError};
 use super::{ConnectionConfig, FRAME_BYTES_MAX};
@@ -207,6 +207,16 @@ pub enum End {
 impl Established {
     /// Makes a connection of the link: the handle, and the future that must be polled for anything to move.
     pub fn start<D: Deliver>(self, config: &ConnectionConfig, deliver: D) -> (Connection, Driver<D>) {
+        self.start_within(Budget::new(usize::MAX), config, deliver)
+    }
+
+    /// As [`start`](Self::start), with a budget for incomplete messages that other connections share.
+    pub fn start_within<D: Deliver>(
+        self,
+        budget: Budget,
+        config: &ConnectionConfig,
+        deliver: D,
+    ) -> (Connection, Driver<D>) {
         let message_bytes_max = self.agreement.message_bytes_max;
         let state = State {
             queues: LaneQueues::new(message_bytes_max, config.lane_bytes_max),
@@ -232,7 +242,7 @@ impl Established {
             link: self.link,
             deliver,
             inbox: self.inbox,
-            assembly: Assembly::new(message_bytes_max),
+            assembly: Assembly::new(message_bytes_max, budget),
             messages: Vec::new(),
             breach: None,
             current: Outbox::new(FRAME_BYTES_MAX),

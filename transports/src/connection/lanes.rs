@@ -259,7 +259,7 @@ const SPARE_MAX: usize = 4;
 
 #[cfg(test)]
 mod tests {
-    use super::super::assembly::{Assembly, Received};
+    use super::super::assembly::{Assembly, Budget, Received};
     use super::*;
     use proptest::prelude::*;
 
@@ -327,7 +327,7 @@ mod tests {
             pops in prop::collection::vec(any::<bool>(), 40),
         ) {
             let mut queues = LaneQueues::new(LIMIT, [64 * LIMIT; 4]);
-            let mut assembly = Assembly::new(LIMIT);
+            let mut assembly = Assembly::new(LIMIT, Budget::new(usize::MAX));
             let mut expected: [VecDeque<Vec<u8>>; 4] = Default::default();
             let mut current = Outbox::new(FRAME_BYTES_MAX);
             let mut drain = |queues: &mut LaneQueues, expected: &mut [VecDeque<Vec<u8>>; 4]| {

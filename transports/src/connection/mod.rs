@@ -19,7 +19,7 @@ mod lanes;
 
 use std::time::Duration;
 
-pub use assembly::{Assembly, ProtocolError, Received};
+pub use assembly::{Assembly, Budget, ProtocolError, Received};
 pub use driver::{Connection, ConnectionStats, Deliver, Driver, End, Ended, Left};
 pub use handshake::{Established, HandshakeError, answer, dial};
 pub use hello::{Agreement, CodecId, Hello, HelloError, Mismatch, Verdict, agree};

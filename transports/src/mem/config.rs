@@ -9,6 +9,8 @@ pub struct MemConfig {
     pub link_bytes_max: usize,
     /// Links that wait to be accepted before a dialler waits. Default 128. At least 1.
     pub backlog_max: usize,
+    /// How long a dialler waits for a place in a full backlog, in milliseconds. Default 5000.
+    pub connect_ms_max: u64,
     /// Datagrams that wait to be received before further ones are dropped. Default 256. At least 1.
     pub datagrams_max: usize,
     /// The largest datagram in bytes. Default 65507, as UDP over IPv4.
@@ -17,6 +19,12 @@ pub struct MemConfig {
 
 impl Default for MemConfig {
     fn default() -> Self {
-        Self { link_bytes_max: 256 * 1024, backlog_max: 128, datagrams_max: 256, datagram_bytes_max: 65_507 }
+        Self {
+            link_bytes_max: 256 * 1024,
+            backlog_max: 128,
+            connect_ms_max: 5_000,
+            datagrams_max: 256,
+            datagram_bytes_max: 65_507,
+        }
     }
 }

@@ -11,8 +11,10 @@ mod listen;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 pub use config::MemConfig;
 
@@ -62,7 +64,11 @@ impl Transport for Mem {
                 (backlog, names.fresh("dialler"))
             };
             // Waits while the backlog is full; fails when the listener goes.
-            let room = backlog.reserve().await.map_err(|_| refused())?;
+            let limit_ms = self.world.config.connect_ms_max;
+            let room = match timeout(Duration::from_millis(limit_ms), backlog.reserve()).await {
+                Ok(room) => room.map_err(|_| refused())?,
+                Err(_) => return Err(TransportError::TimedOut { address: address.clone(), limit_ms }),
+            };
             let (ours, theirs) = link::pair(&self.world.config, local, address.clone());
             room.send(theirs);
             Ok(ours)

@@ -3,8 +3,8 @@
 //! Guarantee   as the contract says. Nothing authenticates the peer and nothing hides the bytes: use it inside a
 //!             network that you trust.
 //! Names       `tcp://host:port`, `tcp://[::1]:port`; port 0 lets the system choose; `tcp://*:port` listens on all
-//!             interfaces, IPv6 and IPv4 by one socket where the system can. A host name that has several addresses
-//!             is tried in the system's order.
+//!             interfaces, IPv6 and IPv4 by one socket where the system can. Of a host name with several addresses the
+//!             first in the system's order that answers is taken; each is tried 250 ms after the one before it.
 //! Defaults    TCP_NODELAY, keepalive, address reuse: see [`TcpConfig`].
 //! Limits      frames as the [`Inbox`](crate::Inbox) says, connecting within [`TcpConfig::connect_ms_max`].
 
@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 pub use config::TcpConfig;
 
@@ -71,16 +72,38 @@ impl Transport for Tcp {
     }
 }
 
-/// Tries the addresses of the host one after the other.
 async fn dial(address: &Address) -> Result<TcpStream, TransportError> {
+    let places = resolve(address).await?;
+    match dial_any(places).await {
+        Ok(stream) => Ok(stream),
+        Err(None) => Err(no_address(address)),
+        Err(Some(source)) => Err(io_error(address, source)),
+    }
+}
+
+/// The first of the places that answers. Each gets a head start over the next one and goes on beside it, so that one
+/// which swallows everything costs only that (RFC 8305 in its simplest form).
+async fn dial_any(places: Vec<SocketAddr>) -> Result<TcpStream, Option<io::Error>> {
+    let mut places = places.into_iter();
+    // Dropping it ends the attempts that are left.
+    let mut attempts = JoinSet::new();
     let mut last = None;
-    for place in resolve(address).await? {
-        match TcpStream::connect(place).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Some(error),
+    loop {
+        let next = places.next();
+        let is_last = next.is_none();
+        if let Some(place) = next {
+            attempts.spawn(TcpStream::connect(place));
+        }
+        tokio::select! {
+            Some(attempt) = attempts.join_next() => match attempt {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => last = Some(error),
+                Err(lost) => last = Some(io::Error::other(lost)),
+            },
+            () = tokio::time::sleep(HEAD_START), if !is_last => {}
+            else => return Err(last),
         }
     }
-    Err(last.map_or_else(|| no_address(address), |source| io_error(address, source)))
 }
 
 /// The socket addresses of a host and port.
@@ -128,3 +151,35 @@ fn to_address(place: SocketAddr) -> Address {
 }
 
 const SCHEME: &str = "tcp";
+/// What RFC 8305, section 5, recommends.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its backlog is full: on Linux it then answers nothing at all.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn t03_an_address_that_swallows_everything_does_not_hold_up_the_next_one() {
+        use socket2::{Domain, Socket, Type};
+        let hole = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        hole.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        hole.listen(0).unwrap();
+        let hole_place = hole.local_addr().unwrap().as_socket().unwrap();
+        let mut fill = Vec::new();
+        while let Ok(filled) =
+            tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(hole_place)).await
+        {
+            fill.push(filled.unwrap());
+        }
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place = listener.local_addr().unwrap();
+        let dialled = tokio::time::timeout(Duration::from_secs(20), dial_any(vec![hole_place, place])).await;
+        assert_eq!(dialled.unwrap().unwrap().peer_addr().unwrap(), place);
+        let refusing = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let refused = dial_any(vec![refusing, refusing]).await.unwrap_err().unwrap();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        assert!(dial_any(vec![]).await.unwrap_err().is_none());
+    }
+}

@@ -1,0 +1,122 @@
+//! Who may shake hands: places for incoming links that have not become connections yet. Pure but for the wake-ups.
+//!
+//! Guarantee   a newcomer always gets a place. When all are taken, the oldest of the source that holds most of them is
+//!             given up, so that one address which opens links and says nothing displaces itself, not others.
+//! Limits      as many places as [`Limits::handshakes_max`](super::Limits::handshakes_max), for all listeners together.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quorate_transports::Address;
+use tokio::sync::oneshot;
+
+/// The places of a node.
+#[derive(Clone)]
+pub(super) struct Handshakes {
+    table: Arc<Mutex<Table>>,
+    places_max: usize,
+}
+
+#[derive(Default)]
+struct Table {
+    next: u64,
+    /// Oldest first.
+    places: BTreeMap<u64, Holder>,
+}
+
+struct Holder {
+    source: String,
+    /// Dropped to tell the holder that it lost its place.
+    _keep: oneshot::Sender<()>,
+}
+
+/// A place; dropping it frees it.
+pub(super) struct Place {
+    handshakes: Handshakes,
+    number: u64,
+    lost: oneshot::Receiver<()>,
+}
+
+impl Handshakes {
+    pub(super) fn new(places_max: usize) -> Self {
+        Self { table: Arc::default(), places_max }
+    }
+
+    /// Takes a place for a link from `peer`.
+    pub(super) fn enter(&self, peer: &Address) -> Place {
+        let (keep, lost) = oneshot::channel();
+        let mut table = self.table();
+        if table.places.len() >= self.places_max {
+            let oldest = table.oldest_of_the_busiest();
+            oldest.map(|number| table.places.remove(&number));
+        }
+        table.next += 1;
+        let number = table.next;
+        table.places.insert(number, Holder { source: source(peer), _keep: keep });
+        drop(table);
+        Place { handshakes: self.clone(), number, lost }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Nothing panics while it is held half-changed, so a poisoned lock is a sound one.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn oldest_of_the_busiest(&self) -> Option<u64> {
+        let mut counts = BTreeMap::new();
+        for holder in self.places.values() {
+            *counts.entry(&holder.source).or_insert(0usize) += 1;
+        }
+        let most = counts.values().copied().max()?;
+        self.places.iter().find(|(_, holder)| counts.get(&holder.source) == Some(&most)).map(|(at, _)| *at)
+    }
+}
+
+impl Place {
+    /// Runs the handshake, unless the place is lost before it is done.
+    pub(super) async fn hold<T>(mut self, handshake: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = handshake => Some(done),
+            _ = &mut self.lost => None,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.handshakes.table().places.remove(&self.number);
+    }
+}
+
+/// What links that share it share a fate for: the host where there is one, or else the medium.
+fn source(peer: &Address) -> String {
+    match peer.rest().parse::<SocketAddr>() {
+        Ok(place) => place.ip().to_canonical().to_string(),
+        Err(_) => peer.scheme().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_holds_most_places_makes_room_for_a_newcomer() {
+        let handshakes = Handshakes::new(3);
+        let enter = |text: &str| handshakes.enter(&text.parse().unwrap());
+        let mut honest = enter("tcp://10.0.0.1:1");
+        let mut first = enter("tcp://10.0.0.9:1");
+        let mut second = enter("tcp://10.0.0.9:2");
+        let is_lost = |place: &mut Place| place.lost.try_recv() == Err(oneshot::error::TryRecvError::Closed);
+        let mut newcomer = enter("tcp://10.0.0.2:1");
+        assert!(is_lost(&mut first) && !is_lost(&mut second) && !is_lost(&mut honest));
+        // One each: the oldest goes.
+        let last = enter("mem://x");
+        assert!(is_lost(&mut honest) && !is_lost(&mut second) && !is_lost(&mut newcomer));
+        drop((last, first));
+        assert_eq!(handshakes.table().places.len(), 2);
+    }
+}
