@@ -91,7 +91,7 @@ async fn run(run: &Run) -> Result<bool, Box<dyn Error>> {
     progress.abort();
 
     let audits = cluster.audit(&hall).await;
-    let recovery = recovery.map(|r| Recovery { longest_silence: hall.longest_silence(), ..r });
+    let recovery = recovery.map(|r| Recovery { longest_silence: hall.longest_silence(r.who.branch), ..r });
     hall.tally(|tally| {
         let report = Report { tally, took, recovery, books: Books(audits) };
         print!("{report}");
@@ -132,9 +132,9 @@ async fn kill_one(
     let after_lines = *hall.finished().wait_for(|finished| *finished >= lines / 2).await?;
     let place = cluster.any_place(chance);
     let killed = Instant::now();
+    hall.watch_silence(place.branch);
     cluster.restart(place, hall).await?;
-    let who = place.to_string();
-    Ok(Recovery { who, after_lines, took: killed.elapsed(), longest_silence: Duration::ZERO })
+    Ok(Recovery { who: place, after_lines, took: killed.elapsed(), longest_silence: Duration::ZERO })
 }
 
 /// The error and what caused it, in one line.

@@ -4,7 +4,6 @@
 //! Limits      one order per client at a time; [`PATIENCE`] per order, then its fate counts as unknown.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -32,12 +31,10 @@ pub struct Hall {
     orders: Mutex<std::vec::IntoIter<(u64, Transfer)>>,
     desks: Mutex<BTreeMap<Place, DeskClient>>,
     tally: Mutex<Tally>,
-    began: Instant,
     /// Lines with an answer; the kill and the progress watch it.
     finished: tokio::sync::watch::Sender<u64>,
-    /// The moment of the last answer and the longest pause so far, in microseconds since `began`.
-    last_answer_micros: AtomicU64,
-    longest_silence_micros: AtomicU64,
+    /// By branch: when it answered last, and the longest time in which it did not.
+    silences: Mutex<BTreeMap<u8, (Instant, Duration)>>,
 }
 
 impl Hall {
@@ -48,10 +45,8 @@ impl Hall {
             orders: Mutex::new(orders.into_iter()),
             desks: Mutex::default(),
             tally: Mutex::new(tally),
-            began: Instant::now(),
             finished,
-            last_answer_micros: AtomicU64::new(0),
-            longest_silence_micros: AtomicU64::new(0),
+            silences: Mutex::default(),
         }
     }
 
@@ -75,9 +70,14 @@ impl Hall {
         look(&lock(&self.tally))
     }
 
-    /// The longest time in which no client got an answer.
-    pub fn longest_silence(&self) -> Duration {
-        Duration::from_micros(self.longest_silence_micros.load(Ordering::Relaxed))
+    /// Measures a branch's silence anew, from now on.
+    pub fn watch_silence(&self, branch: u8) {
+        lock(&self.silences).insert(branch, (Instant::now(), Duration::ZERO));
+    }
+
+    /// The longest time in which a branch gave no answer.
+    pub fn longest_silence(&self, branch: u8) -> Duration {
+        lock(&self.silences).get(&branch).map_or(Duration::ZERO, |(_, longest)| *longest)
     }
 
     /// One client: orders until none is left.
@@ -141,9 +141,12 @@ impl Hall {
             Err(Unanswered::Unknown(why)) => tally.unknown.push((line, why)),
         }
         drop(tally);
-        let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let before = self.last_answer_micros.swap(now, Ordering::Relaxed);
-        self.longest_silence_micros.fetch_max(now.saturating_sub(before), Ordering::Relaxed);
+        let now = Instant::now();
+        let mut silences = lock(&self.silences);
+        let (last, longest) = silences.entry(order.from.branch).or_insert((now, Duration::ZERO));
+        *longest = (*longest).max(now - *last);
+        *last = now;
+        drop(silences);
         self.finished.send_modify(|finished| *finished += 1);
     }
 }

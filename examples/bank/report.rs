@@ -8,6 +8,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::branch::{Audit, opening_total_cents};
+use super::processes::Place;
 
 /// Lines shown for each kind of refusal; `--refused FILE` has them all.
 const EXAMPLES: usize = 2;
@@ -81,12 +82,12 @@ impl Tally {
 /// One process was killed and came back.
 pub struct Recovery {
     /// Who.
-    pub who: String,
+    pub who: Place,
     /// How many lines were finished when it was killed.
     pub after_lines: u64,
     /// From the kill to the moment when the new process served with the state of its group.
     pub took: Duration,
-    /// The longest time in which no client got an answer, kill included.
+    /// The longest time from then on in which its branch gave no answer to anybody.
     pub longest_silence: Duration,
 }
 
@@ -179,7 +180,7 @@ impl Display for Report<'_> {
             None => writeln!(f, "kill         none")?,
             Some(r) => writeln!(
                 f,
-                "kill         {} after {} lines; serving again after {:.2} s; longest silence {:.2} s",
+                "kill         {} after {} lines; serving again after {:.2} s; its branch was silent for at most {:.3} s",
                 r.who,
                 r.after_lines,
                 r.took.as_secs_f64(),

@@ -9,6 +9,7 @@ mod bank {
     pub mod arguments;
     pub mod branch;
     pub mod input;
+    pub mod processes;
     pub mod report;
 }
 
@@ -17,9 +18,10 @@ mod chat {
     pub mod room;
 }
 
+mod bank_runs;
 mod chat_sessions;
 
-use process::{run, text};
+use process::run;
 
 #[test]
 fn the_shipped_list_of_transfers_is_what_the_generator_writes() {
@@ -31,22 +33,4 @@ fn the_shipped_list_of_transfers_is_what_the_generator_writes() {
     assert_eq!(shipped.len(), made.len());
     let other_seed = run("make_transfers", &["--seed", "2"]).stdout;
     assert!(other_seed != made, "the seed decides");
-}
-
-#[test]
-fn the_bank_refuses_a_file_that_is_none_and_a_kill_that_nobody_survives() {
-    for (arguments, part) in [
-        (&["--transfers", "/nowhere/t.csv"][..], "/nowhere/t.csv"),
-        (
-            &["--transfers", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")],
-            "instead of \"id,from,to,cents\"",
-        ),
-        (&["--replicas", "2"], "no majority"),
-        (&["--replicas", "many"], "invalid value 'many'"),
-    ] {
-        let ended = run("bank", arguments);
-        let said = text(&ended.stderr);
-        assert!(!ended.status.success(), "{arguments:?}");
-        assert!(said.contains(part), "{arguments:?}: {said}");
-    }
 }

@@ -1,9 +1,9 @@
 //! Running an example, and talking with one that runs.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// How long a line may take on a loaded machine before the test gives up; nothing is measured by it.
@@ -17,6 +17,12 @@ pub fn run(name: &str, arguments: &[&str]) -> Output {
 /// What was written, as text.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A path for a file of this test run.
+pub fn scratch(name: &str) -> String {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    folder.join(name).to_string_lossy().into_owned()
 }
 
 /// The built example; `cargo test` builds all examples of a package before it runs the package's tests.
@@ -40,14 +46,25 @@ pub struct Running {
 impl Running {
     /// Starts an example; `name` is for messages.
     pub fn start(name: &str, example: &str, arguments: &[&str]) -> Self {
-        let mut child = Command::new(program(example))
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the example starts");
+        let mut command = Command::new(program(example));
+        let mut child =
+            command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let out = child.stdout.take().expect("piped");
+        Self::listening(name, child, out)
+    }
+
+    /// Starts an example of which the lines on standard error are waited for.
+    pub fn start_with_errors(name: &str, example: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program(example));
+        let mut child =
+            command.args(arguments).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let out = child.stderr.take().expect("piped");
+        Self::listening(name, child, out)
+    }
+
+    fn listening(name: &str, mut child: Child, out: impl Read + Send + 'static) -> Self {
         let (lines, output) = channel();
-        let out = BufReader::new(child.stdout.take().expect("piped"));
+        let out = BufReader::new(out);
         std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
         let input = child.stdin.take();
         Self { name: name.to_owned(), child, input, output, seen: Vec::new() }
@@ -75,6 +92,20 @@ impl Running {
                     }
                 }
                 Err(why) => panic!("{} never said {part:?} ({why}); it said {:#?}", self.name, self.seen),
+            }
+        }
+    }
+
+    /// Waits until nobody can write to the pipe any more: the process and all that inherited it have ended.
+    #[track_caller]
+    pub fn expect_end(&mut self) {
+        loop {
+            match self.output.recv_timeout(PATIENCE) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("{} does not end; it said {:#?}", self.name, self.seen)
+                }
             }
         }
     }

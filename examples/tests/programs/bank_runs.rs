@@ -1,0 +1,82 @@
+//! The bank as a user runs it: all of its processes, on small files.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use super::process::{Running, run, scratch, text};
+
+/// The shipped list's header and first lines, as a file of their own.
+fn first_lines(count: usize, name: &str) -> String {
+    let shipped =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/transfers.csv")).expect("it ships");
+    let path = scratch(name);
+    let lines: Vec<&str> = shipped.lines().take(count + 1).collect();
+    fs::write(&path, lines.join("\n")).expect("a scratch file");
+    path
+}
+
+#[test]
+fn a02_a_process_is_killed_in_the_middle_and_no_cent_is_lost_or_made() {
+    let (transfers, refused) = (first_lines(3_000, "kill.csv"), scratch("kill-refused.txt"));
+    let ended = run("bank", &["--transfers", &transfers, "--seed", "7", "--refused", &refused]);
+    let report = text(&ended.stdout);
+    assert!(ended.status.success(), "{report}{}", text(&ended.stderr));
+    assert!(report.contains("3000 read: "), "{report}");
+    assert!(report.contains("serving again after "), "{report}");
+    assert!(report.contains("proof        holds"), "{report}");
+    assert!(text(&ended.stderr).contains("of 3000 lines"), "progress is shown: {}", text(&ended.stderr));
+
+    // What a line itself is refused for does not depend on when it is looked at.
+    let refused = fs::read_to_string(refused).expect("written");
+    let said: BTreeSet<&str> = refused.lines().collect();
+    for line in [
+        "line 49: account b1-0128 holds less than the 500000156 cents of the transfer",
+        "line 51: id 1056 was used on line 28",
+        "line 53: account b4-9814 does not exist",
+        "line 181: 5 columns instead of 4",
+        "line 611: cents \"3199.50\" is not a number",
+        "line 720: amount 0 is not positive",
+        "line 846: amount 4658000000000000000000 exceeds the limit of 1000000000 cents",
+        "line 923: from \"account 17\" is not an account name such as b1-0042",
+        "line 1287: amount -1038 is not positive",
+        "line 1839: from and to are both b1-0177",
+    ] {
+        assert!(said.contains(line), "{line} is not among {refused}");
+    }
+}
+
+#[test]
+fn a02_a_bank_of_single_processes_runs_without_a_kill() {
+    let transfers = first_lines(300, "single.csv");
+    let ended = run("bank", &["--transfers", &transfers, "--replicas", "1", "--no-kill", "--clients", "4"]);
+    let report = text(&ended.stdout);
+    assert!(ended.status.success(), "{report}{}", text(&ended.stderr));
+    assert!(report.contains("kill         none") && report.contains("proof        holds"), "{report}");
+}
+
+#[test]
+fn no_replica_outlives_a_main_process_that_is_killed() {
+    let mut bank = Running::start_with_errors("bank", "bank", &["--clients", "1"]);
+    // Replicas write to the same standard error: it ends when the last of them has.
+    bank.expect("of 20500 lines");
+    bank.kill();
+    bank.expect_end();
+}
+
+#[test]
+fn the_bank_refuses_a_file_that_is_none_and_a_kill_that_nobody_survives() {
+    for (arguments, part) in [
+        (&["--transfers", "/nowhere/t.csv"][..], "/nowhere/t.csv"),
+        (
+            &["--transfers", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")],
+            "instead of \"id,from,to,cents\"",
+        ),
+        (&["--replicas", "2"], "no majority"),
+        (&["--replicas", "many"], "invalid value 'many'"),
+    ] {
+        let ended = run("bank", arguments);
+        let said = text(&ended.stderr);
+        assert!(!ended.status.success(), "{arguments:?}");
+        assert!(said.contains(part), "{arguments:?}: {said}");
+    }
+}
