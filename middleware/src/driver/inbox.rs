@@ -1,23 +1,26 @@
 //! What has arrived for a machine and waits for its task.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use quorate_transports::Identity;
+use quorate_transports::{Identity, NodeId};
 use tokio::sync::Notify;
 
-use crate::node::{ChannelHandler, PeerEvent};
+use crate::node::{Channel, ChannelHandler, PeerEvent};
 
 /// One thing that arrived.
 pub(super) enum Arrival {
     Frame(Identity, Bytes),
     Peer(PeerEvent),
+    /// The node has not opened the channel: whoever was heard from there has gone.
+    Refused(NodeId),
 }
 
 /// A queue between the connections' tasks and the machine's, bounded in bytes.
 pub(super) struct Inbox {
+    channel: Channel,
     bytes_max: usize,
     state: Mutex<State>,
     filled: Notify,
@@ -27,17 +30,22 @@ pub(super) struct Inbox {
 struct State {
     arrivals: VecDeque<Arrival>,
     bytes: usize,
+    /// Each node once, however often it refuses.
+    refused: BTreeSet<NodeId>,
     /// Connections that wait for room.
     blocked: Vec<Waker>,
 }
 
 impl Inbox {
-    pub(super) fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, state: Mutex::default(), filled: Notify::new() }
+    pub(super) fn new(channel: Channel, bytes_max: usize) -> Self {
+        Self { channel, bytes_max, state: Mutex::default(), filled: Notify::new() }
     }
 
     pub(super) fn pop(&self) -> Option<Arrival> {
         let mut state = self.lock();
+        if let Some(node) = state.refused.pop_first() {
+            return Some(Arrival::Refused(node));
+        }
         let arrival = state.arrivals.pop_front();
         if let Some(Arrival::Frame(_, frame)) = &arrival {
             state.bytes -= frame.len() + FRAME_OVERHEAD_BYTES;
@@ -52,7 +60,8 @@ impl Inbox {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().arrivals.is_empty()
+        let state = self.lock();
+        state.arrivals.is_empty() && state.refused.is_empty()
     }
 
     /// Resolves when something has arrived since it resolved last.
@@ -82,6 +91,13 @@ impl ChannelHandler for Inbox {
     fn on_peer(&self, event: PeerEvent) {
         self.lock().arrivals.push_back(Arrival::Peer(event));
         self.filled.notify_one();
+    }
+
+    fn on_refused(&self, peer: Identity, channel: Channel) {
+        if channel == self.channel {
+            self.lock().refused.insert(peer.node);
+            self.filled.notify_one();
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 //! Purpose     every protocol of quorate runs in this loop and in the simulator, unchanged.
 //! Guarantee   outputs are carried out in order; what stands behind a [`Output::Barrier`] waits until the journal has
 //!             synced every record before it. A failed journal ends the machine: no promise is made that was not kept.
+//!             However a machine ends, also with its runtime or by a panic, its channel is free first, then its sink is
+//!             told, once.
 //! Method      one task owns one machine. A turn takes all inputs that wait, up to a bound, then ticks, then carries
 //!             out. A message is encoded once, however many receive it.
 //! Frames      `to incarnation u64, from incarnation u64, message`, little-endian; an incarnation of zero addresses
@@ -14,19 +16,19 @@
 mod inbox;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quorate_journal::{AppendError, Journal, Pending, Position, Record};
 use quorate_protocols::{Input, Machine, Output, Outputs, ProcessId, Time, Wire};
-use quorate_transports::NodeId;
+use quorate_transports::{Identity, NodeId};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::node::{Channel, ChannelGuard, ChannelTaken, Node, PeerEvent, SendError, lane_of};
+use crate::node::{Channel, ChannelGuard, ChannelTaken, Node, PeerEvent, lane_of};
 use inbox::{Arrival, Inbox};
 
 /// Where a machine's events go. Called in the machine's task: quick work only.
@@ -45,7 +47,12 @@ pub(crate) trait Sink<M: Machine>: Send + 'static {
         None
     }
 
-    /// The machine has ended; nothing follows.
+    /// The machine has nothing more to do: the driver ends.
+    fn is_over(&self) -> bool {
+        false
+    }
+
+    /// The machine has ended, for whatever reason, and its channel is free; nothing follows.
     fn ended(&mut self, why: &Stopped) {
         let _ = why;
     }
@@ -77,18 +84,39 @@ pub(crate) struct Stable<M> {
     pub(crate) snapshot: fn(&M) -> Bytes,
 }
 
-/// A running machine, as its face sees it. Dropping the handle stops the machine.
+/// A running machine, as its face sees it. Dropping the handle stops the machine; where no journal is involved, its
+/// channel is free at once.
 pub(crate) struct Handle<M: Machine> {
     commands: mpsc::Sender<M::Command>,
     stopped: watch::Receiver<Option<Stopped>>,
     stop: watch::Sender<bool>,
     counts: Arc<Counts>,
+    /// `None` for a machine with a journal: who opens the same name next must find all records of this one in it.
+    closes: Option<Arc<Opened>>,
+}
+
+impl<M: Machine> Drop for Handle<M> {
+    fn drop(&mut self) {
+        if let Some(opened) = &self.closes {
+            opened.close();
+        }
+    }
+}
+
+/// The channel of a machine, until the machine has ended or is not wanted any more.
+struct Opened(Mutex<Option<ChannelGuard>>);
+
+impl Opened {
+    fn close(&self) {
+        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(guard);
+    }
 }
 
 /// Why a machine runs no longer.
 #[derive(Debug, Clone)]
 pub(crate) enum Stopped {
-    /// It was asked to stop, nobody holds it any more, or its node was shut down.
+    /// It was asked to stop, it is over, nobody holds it any more, or its node or runtime was shut down.
     Asked,
     /// Its records cannot be kept.
     Journal(AppendError),
@@ -142,15 +170,19 @@ where
     M: Machine<Command: Send, Event: Send, Message: Send, Record: Send> + Send + 'static,
     S: Sink<M>,
 {
-    let inbox = Arc::new(Inbox::new(INBOX_BYTES_MAX));
+    let inbox = Arc::new(Inbox::new(setup.channel, INBOX_BYTES_MAX));
     let guard = node.open(setup.channel, inbox.clone())?;
+    let opened = Arc::new(Opened(Mutex::new(Some(guard))));
+    let closes = setup.stable.is_none().then(|| opened.clone());
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
     let (stopped_sender, stopped) = watch::channel(None);
     let (stop, stop_wish) = watch::channel(false);
     let counts = Arc::new(Counts::default());
-    let driver = Driver {
+    let mut driver = Driver {
         node: node.clone(),
-        _guard: guard,
+        node_stop: node.stopping(),
+        opened,
+        why: Stopped::Asked,
         me: setup.me,
         channel: setup.channel,
         machine: setup.machine,
@@ -171,13 +203,14 @@ where
         unsynced: None,
         held: VecDeque::new(),
         lives: BTreeMap::new(),
-        node_is_gone: false,
     };
     tokio::spawn(async move {
-        let why = driver.run().await;
+        driver.run().await;
+        let why = driver.why.clone();
+        drop(driver);
         stopped_sender.send_replace(Some(why));
     });
-    Ok(Handle { commands, stopped, stop, counts })
+    Ok(Handle { commands, stopped, stop, counts, closes })
 }
 
 /// Sends a frame of the face's own beside the machine's messages, for example an introduction. May be lost.
@@ -187,9 +220,12 @@ pub(crate) fn send_aside(node: &Node, channel: Channel, to: NodeId, frame: &[u8]
     let _ = node.send(to, crate::node::Lane::Control, channel, &[&header, frame], Bytes::new());
 }
 
-struct Driver<M: Machine, S> {
+struct Driver<M: Machine, S: Sink<M>> {
     node: Node,
-    _guard: ChannelGuard,
+    node_stop: watch::Receiver<bool>,
+    opened: Arc<Opened>,
+    /// Why it ends, once it does.
+    why: Stopped,
     me: ProcessId,
     channel: Channel,
     machine: M,
@@ -218,23 +254,33 @@ struct Driver<M: Machine, S> {
     held: VecDeque<Output<M>>,
     /// The life in which each node was last heard, to tell the machine of connections.
     lives: BTreeMap<NodeId, u64>,
-    node_is_gone: bool,
+}
+
+impl<M: Machine, S: Sink<M>> Drop for Driver<M, S> {
+    fn drop(&mut self) {
+        // Whoever learns of the end may use the name again.
+        self.opened.close();
+        self.sink.ended(&self.why);
+    }
 }
 
 impl<M: Machine, S: Sink<M>> Driver<M, S> {
-    async fn run(mut self) -> Stopped {
-        let why = loop {
-            if let Err(failure) = self.turn() {
-                break Stopped::Journal(failure);
-            }
-            match self.rest().await {
+    async fn run(&mut self) {
+        loop {
+            let goes_on = match self.turn() {
+                Ok(()) if self.sink.is_over() => Ok(false),
+                Ok(()) => self.rest().await,
+                Err(failure) => Err(failure),
+            };
+            match goes_on {
                 Ok(true) => {}
-                Ok(false) => break Stopped::Asked,
-                Err(failure) => break Stopped::Journal(failure),
+                Ok(false) => return,
+                Err(failure) => {
+                    self.why = Stopped::Journal(failure);
+                    return;
+                }
             }
-        };
-        self.sink.ended(&why);
-        why
+        }
     }
 
     /// Everything that can be done now.
@@ -268,7 +314,7 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
 
     /// Waits until something can be done; false when the machine shall stop.
     async fn rest(&mut self) -> Result<bool, AppendError> {
-        let unwanted = *self.stop_wish.borrow() || self.node_is_gone;
+        let unwanted = *self.stop_wish.borrow() || *self.node_stop.borrow();
         if unwanted || (self.command_queue.is_closed() && self.command_queue.is_empty()) {
             return Ok(false);
         }
@@ -283,6 +329,7 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
         tokio::select! {
             biased;
             _ = self.stop_wish.changed() => return Ok(!*self.stop_wish.borrow()),
+            _ = self.node_stop.changed() => return Ok(false),
             synced = synced(&mut self.syncing) => {
                 synced?;
                 self.syncing = None;
@@ -335,18 +382,22 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
                     }
                 }
             }
-            Arrival::Peer(event) => {
-                let node = match event {
-                    PeerEvent::Up(peer) | PeerEvent::Down(peer) => peer.node,
-                };
-                let Some(&incarnation) = self.lives.get(&node) else { return Ok(()) };
-                let peer = ProcessId { node: node.0, incarnation };
-                match event {
-                    PeerEvent::Up(_) => self.feed(Input::Reachable(peer)),
-                    PeerEvent::Down(_) => self.feed(Input::Unreachable(peer)),
+            Arrival::Peer(PeerEvent::Up(peer)) => match self.last_life(peer.node) {
+                Some(peer) => self.feed(Input::Reachable(peer)),
+                None => Ok(()),
+            },
+            Arrival::Peer(PeerEvent::Down(Identity { node, .. })) | Arrival::Refused(node) => {
+                match self.last_life(node) {
+                    Some(peer) => self.feed(Input::Unreachable(peer)),
+                    None => Ok(()),
                 }
             }
         }
+    }
+
+    /// The process that was heard last from a node.
+    fn last_life(&self, node: NodeId) -> Option<ProcessId> {
+        self.lives.get(&node).map(|&incarnation| ProcessId { node: node.0, incarnation })
     }
 
     fn feed(&mut self, input: Input<M>) -> Result<(), AppendError> {
@@ -434,7 +485,6 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
             (&mut header[8..]).put_u64_le(self.me.incarnation);
             let sent = self.node.send(NodeId(peer.node), lane, self.channel, &[&header], body.clone());
             if let Err(error) = sent {
-                self.node_is_gone |= matches!(error, SendError::ShutDown);
                 self.counts.unsent.fetch_add(1, Ordering::Relaxed);
                 tracing::trace!(channel = %self.channel, %peer, %error, "message not sent");
             }

@@ -18,7 +18,7 @@ use quorate_transports::{Address, Identity, Incarnation, NodeId, Registry};
 use rand_core::{RngCore, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use super::Left;
@@ -51,6 +51,8 @@ pub(super) struct Inner {
     up: Mutex<BTreeMap<NodeId, (Identity, u64)>>,
     pub(super) loopback: Mutex<Option<Connection>>,
     running: Mutex<Running>,
+    /// True from the moment at which the node begins to stop: what runs on it ends, too.
+    pub(super) stopping: watch::Sender<bool>,
     /// Told of every connection that ended.
     ended: Notify,
     tasks: Mutex<Tasks>,
@@ -156,6 +158,7 @@ impl Inner {
             up: Mutex::default(),
             loopback: Mutex::default(),
             running: Mutex::default(),
+            stopping: watch::Sender::new(false),
             ended: Notify::new(),
             tasks: Mutex::default(),
             runtime: Handle::current(),
@@ -349,6 +352,7 @@ impl Inner {
             running.is_stopping = true;
             running.connections.values().cloned().collect()
         };
+        self.stopping.send_replace(true);
         // Listeners and diallers first: what they hold is free when they are gone.
         let mut helpers = std::mem::take(&mut self.tasks().helpers);
         helpers.shutdown().await;
@@ -387,6 +391,7 @@ impl Inner {
     /// Ends everything now, without waiting.
     pub(super) fn abort(&self) {
         self.running().is_stopping = true;
+        self.stopping.send_replace(true);
         let mut tasks = self.tasks();
         tasks.is_aborted = true;
         tasks.helpers.abort_all();

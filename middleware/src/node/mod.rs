@@ -31,6 +31,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 pub use builder::{Limits, NodeBuilder};
 pub use channel::{Channel, ChannelGuard, ChannelHandler, PeerEvent};
@@ -71,6 +72,11 @@ impl Node {
     /// a name of its own on the wire.
     pub(crate) fn fresh_number(&self) -> u32 {
         self.inner.numbers.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
+    /// True from the moment at which the node begins to stop. What runs on the node ends then by itself.
+    pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
+        self.inner.stopping.subscribe()
     }
 
     /// The directory that it owns, when it was given one. Files and directories named `node*` in it are the node's.
