@@ -1,6 +1,8 @@
 //! Groups and replicas over real nodes: views, orders, state for joiners, death in the middle.
 
+mod endings;
 mod partition;
+mod pressure;
 mod replicas;
 
 use std::time::Duration;
@@ -172,43 +174,6 @@ async fn g01_joining_where_nobody_is_a_member_is_a_typed_error() {
         let (_group, _events) = within(builder.clone().create(&two)).await.expect("founds the group");
         let refused = within(builder.create(&two)).await;
         assert!(matches!(refused, Err(JoinError::Taken { .. })), "{refused:?}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn g09_a_message_beyond_the_limit_is_refused_and_an_unread_group_goes_on() {
-    for net in nets() {
-        let mut limits = Limits::default();
-        limits.payload_bytes_max = 100;
-        limits.outstanding_max = 50;
-        limits.events_waiting_max = 20;
-        let (_nodes, groups, mut events) =
-            group(&net, Builder::<Total>::total("room").limits(limits), 2).await;
-        let refused = groups[0].cast(vec![0; 101].into()).await;
-        assert_eq!(refused, Err(CastError::TooLarge { size: 101, limit: 100 }));
-        // The second member does not read: it makes the first one wait, and loses nothing.
-        let sender = groups[0].clone();
-        let sending = tokio::spawn(async move {
-            for number in 0..5000_u32 {
-                sender.cast(number.to_string().into()).await.expect("the group takes it");
-            }
-        });
-        let (mut slow, mut fast) = (events.pop().expect("two members"), events.pop().expect("two members"));
-        let (first, second) = tokio::join!(messages(&mut fast, 5000), async {
-            let mut all = Vec::new();
-            while all.len() < 5000 {
-                // Read in gulps, with the queue overfull in between.
-                all.extend(messages(&mut slow, 500).await);
-                tokio::task::yield_now().await;
-            }
-            all
-        });
-        within(sending).await.expect("the sender ends well");
-        assert_eq!(first, second);
-        // Without a reader at all the group does not wait.
-        drop(slow);
-        groups[0].cast("more".into()).await.expect("the group takes it");
-        assert_eq!(messages(&mut fast, 1).await, ["more"]);
     }
 }
 

@@ -94,6 +94,8 @@ async fn cut_and_heal<T: Transport>(listen: &str, transport: impl Fn() -> T) {
         assert!(matches!(seen.last(), Some(Event::Ended(Some(Ended::Expelled)))), "{listen}: {seen:?}");
         assert!(!seen.iter().any(|event| matches!(event, Event::Message { .. })), "{listen}: {seen:?}");
         assert!(member.events.next().await.is_none());
+        // Although the old handle is still there.
+        within(Builder::<Total>::total("room").create(&member.node)).await.expect("the name is free again");
     }
 }
 

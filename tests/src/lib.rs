@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use quorate::node::Node;
+use quorate::node::{Node, NodeBuilder};
 use quorate_transports::mem::Mem;
 
 /// A network that a test runs on.
@@ -16,8 +16,12 @@ pub struct Net {
 impl Net {
     /// A node that listens on this network.
     pub async fn node(&self, id: u64) -> Node {
-        let node = Node::builder().id(id).listen(self.listen).transport(self.mem.clone());
-        node.start().await.expect("the node starts")
+        self.builder(id).start().await.expect("the node starts")
+    }
+
+    /// A node on this network that is still to be given its limits.
+    pub fn builder(&self, id: u64) -> NodeBuilder {
+        Node::builder().id(id).listen(self.listen).transport(self.mem.clone())
     }
 }
 

@@ -20,6 +20,7 @@ use crate::node::{Address, Channel, Node};
 pub struct Builder<O> {
     name: String,
     limits: Limits,
+    has_state: bool,
     order: PhantomData<O>,
 }
 
@@ -27,12 +28,14 @@ pub struct Builder<O> {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes of one message. Default 1 MiB; must leave room in a transport's frame for 4 KiB of headers.
+    /// Bytes of one message. Default 1 MiB; must leave 4 KiB for headers in what the node's connections carry, see
+    /// [`ConnectionConfig::message_bytes_max`](crate::node::ConnectionConfig::message_bytes_max).
     pub payload_bytes_max: usize,
     /// Own messages that may be cast and not yet delivered here. Default 8,192. Fewer limit the rate of one sender by
     /// the round trip, more cost memory.
     pub outstanding_max: usize,
-    /// Unread events beyond which this member makes the others wait. Default 65,536.
+    /// Unread events beyond which this member makes the others and itself wait. Default 65,536. It may be exceeded by
+    /// what is under way then: all senders' windows.
     pub events_waiting_max: usize,
     /// How long a silent member is trusted. Default 1 s. Shorter detects crashes sooner and suspects more slow
     /// members wrongly, which expels them. A broken connection is acted on sooner than silence.
@@ -56,27 +59,42 @@ impl Default for Limits {
 impl Builder<Total> {
     /// A group in uniform total order.
     pub fn total(name: impl Into<String>) -> Self {
-        Self { name: name.into(), limits: Limits::default(), order: PhantomData }
+        Self::named(name.into())
     }
 }
 
 impl Builder<Fifo> {
     /// A group in FIFO order.
     pub fn fifo(name: impl Into<String>) -> Self {
-        Self { name: name.into(), limits: Limits::default(), order: PhantomData }
+        Self::named(name.into())
     }
 }
 
 impl<O: Order> Builder<O> {
+    fn named(name: String) -> Self {
+        Self { name, limits: Limits::default(), has_state: true, order: PhantomData }
+    }
+
+    /// The application has no state that a joiner needs: no member is asked for it ([`Event::StateWanted`]) and no
+    /// joiner is given one ([`Event::State`]). All members must agree on this.
+    ///
+    /// [`Event::StateWanted`]: super::Event::StateWanted
+    /// [`Event::State`]: super::Event::State
+    pub fn stateless(mut self) -> Self {
+        self.has_state = false;
+        self
+    }
+
     /// Other limits than the default ones.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Founds the group, with this node as its only member.
+    /// Founds the group, with this node as its only member, and returns when it is in its first view.
     ///
-    /// Two nodes that both found a group of one name have two groups.
+    /// The founder is the first whose application joiners ask for the state: see [`join`](Self::join). Two nodes that
+    /// both found a group of one name have two groups.
     ///
     /// # Errors
     /// [`JoinError`].
@@ -85,14 +103,18 @@ impl<O: Order> Builder<O> {
     pub async fn create(self, node: &Node) -> Result<(Group<O>, Events), JoinError> {
         let (group, events) = self.start(node)?;
         // Unlike any other founding: nodes have ids of their own, and lives that only grow.
-        let unique = group.inner.me.incarnation ^ group.inner.me.node.rotate_left(32);
+        let unique = group.me().incarnation ^ group.me().node.rotate_left(32);
         self.begin(&group, Command::Create { group: unique }).await?;
+        group.inner.shared.wait_view().await.map_err(JoinError::ended)?;
         Ok((group, events))
     }
 
     /// Joins the group through any of `contacts`, of which one must be a member when its turn comes.
     ///
-    /// Returns when this process is in a view and the state of the others is here: both wait among the events.
+    /// Returns when this process is in a view and the state of the others is here: both wait among the events. The
+    /// state is asked of the longest-standing member, as an [`Event::StateWanted`](super::Event::StateWanted) among its
+    /// events: *while its application does not answer, nobody can join*. Who has nothing to tell makes the group
+    /// [`stateless`](Self::stateless).
     ///
     /// # Errors
     /// [`JoinError`].
@@ -102,8 +124,11 @@ impl<O: Order> Builder<O> {
         if contacts.is_empty() {
             return Err(JoinError::NoContact { name: self.name });
         }
+        let Some(deadline) = Instant::now().checked_add(self.limits.join_within) else {
+            return Err(JoinError::Limit { name: "join_within", reason: "is beyond what the clock can say" });
+        };
         let (group, events) = self.start(node)?;
-        match self.enter(node, contacts, &group).await {
+        match self.enter(node, contacts, &group, deadline).await {
             Ok(()) => Ok((group, events)),
             Err(error) => {
                 // The name is free again when this returns.
@@ -113,8 +138,13 @@ impl<O: Order> Builder<O> {
         }
     }
 
-    async fn enter(self, node: &Node, contacts: &[Address], group: &Group<O>) -> Result<(), JoinError> {
-        let deadline = Instant::now() + self.limits.join_within;
+    async fn enter(
+        self,
+        node: &Node,
+        contacts: &[Address],
+        group: &Group<O>,
+        deadline: Instant,
+    ) -> Result<(), JoinError> {
         loop {
             let known = reach(node, contacts, deadline).await;
             if !known.is_empty() {
@@ -124,7 +154,7 @@ impl<O: Order> Builder<O> {
             let round = deadline.min(Instant::now() + CONTACT_ROUND);
             match timeout_at(round, group.inner.shared.wait_view()).await {
                 Ok(Ok(_)) => return Ok(()),
-                Ok(Err(why)) => return Err(JoinError::Ended(why)),
+                Ok(Err(why)) => return Err(JoinError::ended(why)),
                 Err(_) if Instant::now() >= deadline => {
                     let (name, deadline) = (self.name, self.limits.join_within);
                     return Err(JoinError::Deadline { name, deadline, tried: contacts.to_vec() });
@@ -136,10 +166,13 @@ impl<O: Order> Builder<O> {
 
     async fn begin(&self, group: &Group<O>, command: Command) -> Result<(), JoinError> {
         let given = group.inner.handle.command(command).await;
-        given.map_err(|_| JoinError::Ended(group.inner.shared.why_ended()))
+        given.map_err(|_| JoinError::ended(group.inner.shared.why_ended()))
     }
 
     fn start(&self, node: &Node) -> Result<(Group<O>, Events), JoinError> {
+        if *node.stopping().borrow() {
+            return Err(JoinError::ShutDown);
+        }
         let limits = &self.limits;
         let positive = [
             ("payload_bytes_max", limits.payload_bytes_max),
@@ -159,27 +192,34 @@ impl<O: Order> Builder<O> {
             let reason = "below 50 ms the scheduler alone makes members suspects";
             return Err(JoinError::Limit { name: "suspect_after", reason });
         }
+        let room = node.message_bytes_max().saturating_sub(HEADERS_BYTES_MAX);
+        if limits.payload_bytes_max > room {
+            return Err(JoinError::PayloadLimit { asked: limits.payload_bytes_max, limit: room });
+        }
         let channel = Channel::named("group", &self.name);
         let me = membership(node);
         let wake = Arc::new(Notify::new());
-        let shared = Arc::new(Shared::new(wake.clone(), limits.events_waiting_max));
-        let window = Arc::new(Semaphore::new(limits.outstanding_max));
+        let shared = Arc::new(Shared::new(me, wake.clone(), limits));
         let introducer = Introducer::new(node.clone(), channel, me);
-        let sink = GroupSink::new(me, shared.clone(), window.clone(), introducer);
-        let setup = Setup { channel, me, machine: O::machine(me, self.config()), stable: None, wake };
+        let sink = GroupSink::new(shared.clone(), introducer, self.has_state);
+        let setup = Setup { channel, me, machine: O::machine(me, self.config(room)), stable: None, wake };
         let handle = driver::start(node, setup, sink)
             .map_err(|source| JoinError::Taken { name: self.name.clone(), source })?;
         let payload_bytes_max = limits.payload_bytes_max;
         let events = Events::new(shared.clone());
-        let inner = Inner { me, handle, shared, window, payload_bytes_max };
+        let inner = Inner { handle, shared, payload_bytes_max };
         Ok((Group { inner: Arc::new(inner) }, events))
     }
 
-    fn config(&self) -> Config {
+    /// The machine's limits, for messages that leave `room` bytes beside their headers.
+    fn config(&self, room: usize) -> Config {
         let mut config = Config::default();
         config.heartbeat.timeout = self.limits.suspect_after;
         config.heartbeat.interval = self.limits.suspect_after / 10;
         config.reliable.pending_max = config.reliable.pending_max.max(self.limits.outstanding_max * 2);
+        // Several small messages travel in one, too.
+        config.reliable.batch_bytes = config.reliable.batch_bytes.min(room);
+        config.state_transfer.chunk_bytes = config.state_transfer.chunk_bytes.min(room);
         config
     }
 }
@@ -205,6 +245,9 @@ fn membership(node: &Node) -> ProcessId {
     let incarnation = identity.incarnation.0.wrapping_mul(MEMBERSHIPS_A_LIFE).wrapping_add(serial);
     ProcessId { node: identity.node.0, incarnation }
 }
+
+/// What the headers of a message may take: some hundred bytes, and 8 for each member of the view.
+const HEADERS_BYTES_MAX: usize = 4096;
 
 /// Room for memberships between two lives of a node, in the numbers of their incarnations.
 const MEMBERSHIPS_A_LIFE: u64 = 4096;

@@ -26,7 +26,8 @@ pub enum JoinError {
         /// The group.
         name: String,
     },
-    /// No member let this process in: nobody answered, nobody there is a member, or the group has no quorum.
+    /// No member let this process in: nobody answered, nobody there is a member, the group has no quorum, or the member
+    /// that was asked for the state has not answered [`Event::StateWanted`](super::Event::StateWanted).
     #[error("no member of group {name:?} let us in within {deadline:?}; tried {}", list(tried))]
     Deadline {
         /// The group.
@@ -36,9 +37,20 @@ pub enum JoinError {
         /// Where.
         tried: Vec<Address>,
     },
+    /// The node is shut down, or was meanwhile.
+    #[error("the node is shut down")]
+    ShutDown,
     /// The membership ended before it had begun.
     #[error("the membership ended at once: {0:?}")]
-    Ended(Option<Ended>),
+    Ended(Ended),
+    /// `payload_bytes_max` is more than what the node's connections carry beside headers.
+    #[error("limit payload_bytes_max: {asked} bytes are more than the {limit} that fit the node's messages")]
+    PayloadLimit {
+        /// What was asked for.
+        asked: usize,
+        /// The most that is possible on this node.
+        limit: usize,
+    },
     /// A limit that cannot work.
     #[error("limit {name}: {reason}")]
     Limit {
@@ -50,6 +62,11 @@ pub enum JoinError {
 }
 
 impl JoinError {
+    /// For a membership that ended with its machine's last word, or without.
+    pub(super) fn ended(why: Option<Ended>) -> Self {
+        why.map_or(Self::ShutDown, Self::Ended)
+    }
+
     /// True when the same call may succeed later without change.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Deadline { .. } | Self::Ended(_))
@@ -69,7 +86,7 @@ pub enum CastError {
         limit: usize,
     },
     /// This process is no longer a member. What it cast before and has not seen among its own events may or may not
-    /// have been delivered to the others.
+    /// have been delivered to the others. `None` when it was dropped or its node shut down.
     #[error("the membership has ended: {0:?}")]
     Ended(Option<Ended>),
 }

@@ -1,7 +1,8 @@
 //! What a member is told, and the queue between its machine and its user.
 //!
 //! Limits      beyond `Limits::events_waiting_max` unread events the member stops acknowledging, so that the others'
-//!             windows fill and they wait; what is then still under way is bounded by those windows.
+//!             windows fill and they wait; what is then still under way is bounded by those windows. Own messages that
+//!             arrive beyond it keep their places in the window of `Limits::outstanding_max` until half is read.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,6 +17,7 @@ use quorate_protocols::{Machine, ProcessId};
 use quorate_transports::NodeId;
 use tokio::sync::{Notify, Semaphore, watch};
 
+use super::Limits;
 use super::introduce::Introducer;
 use crate::driver::{Sink, Stopped};
 
@@ -33,7 +35,8 @@ pub enum Event {
         /// What was sent.
         payload: Bytes,
     },
-    /// Joiners need the application's state as of this event. Answer before the next event is applied.
+    /// Joiners need the application's state as of this event. Answer before the next event is applied; until then
+    /// nobody joins. Not in a group that is [stateless](super::Builder::stateless).
     StateWanted(StateRequest),
     /// The state of the others at the beginning of the current view: replace what was before.
     State(Bytes),
@@ -46,7 +49,8 @@ pub enum Event {
     Ended(Option<Ended>),
 }
 
-/// Asks for the application's state. Dropped unanswered, joiners wait until another view asks again.
+/// Asks for the application's state. Dropped unanswered, joiners wait until another view asks again, or give up: see
+/// [`Builder::join`](super::Builder::join).
 #[must_use = "joiners wait for the state"]
 pub struct StateRequest {
     view: ViewId,
@@ -68,7 +72,11 @@ impl fmt::Debug for StateRequest {
     }
 }
 
-/// The events of one member. Read them at all times: they are also what makes room for own messages.
+/// The events of one member. Read them at all times: nobody's messages, nor one's own, find room beside
+/// [`Limits::events_waiting_max`] unread ones.
+///
+/// Who does not want them any more does not want to be a member: dropping them leaves the group, in good order and in
+/// the background.
 #[derive(Debug)]
 pub struct Events {
     shared: Arc<Shared>,
@@ -89,12 +97,12 @@ impl Events {
 
     /// The next event if it is here already.
     pub fn try_next(&mut self) -> Option<Event> {
-        self.shared.lock().pop(&self.shared.wake)
+        self.shared.lock().pop(&self.shared)
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         let mut state = self.shared.lock();
-        match state.pop(&self.shared.wake) {
+        match state.pop(&self.shared) {
             Some(event) => Poll::Ready(Some(event)),
             None if state.is_over => Poll::Ready(None),
             None => {
@@ -116,19 +124,23 @@ impl futures_core::Stream for Events {
 impl Drop for Events {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        // Nobody reads any more: what arrives is dropped, the group must not wait for it.
+        // What still arrives is dropped: the group must not wait for it while it lets this member go.
         state.has_reader = false;
-        state.events.clear();
-        state.saturated_told_max = usize::MAX;
+        let unread = std::mem::take(&mut state.events);
+        state.make_room(&self.shared);
         drop(state);
+        drop(unread);
         self.shared.wake.notify_one();
     }
 }
 
 /// Between the machine's task and the user.
 pub(super) struct Shared {
+    me: ProcessId,
     state: Mutex<State>,
     wake: Arc<Notify>,
+    /// Room for own messages.
+    window: Semaphore,
     view: watch::Sender<Option<View>>,
     ended: watch::Sender<Option<Option<Ended>>>,
     events_waiting_max: usize,
@@ -138,10 +150,13 @@ struct State {
     events: VecDeque<Event>,
     reader: Option<Waker>,
     has_reader: bool,
+    /// The machine has been told to leave because nobody reads.
+    leaves: bool,
     is_over: bool,
     /// The machine has been told that the user is behind.
     saturated: bool,
-    saturated_told_max: usize,
+    /// Own messages among the events that still have their places in the window.
+    withheld: usize,
     /// The application's state, on its way to the machine.
     answer: Option<Command>,
     delivered: u64,
@@ -149,35 +164,56 @@ struct State {
 }
 
 impl State {
-    fn pop(&mut self, wake: &Notify) -> Option<Event> {
+    fn pop(&mut self, shared: &Shared) -> Option<Event> {
         let event = self.events.pop_front()?;
-        if self.saturated && self.events.len() * 2 <= self.saturated_told_max {
-            wake.notify_one();
+        if self.events.len() * 2 <= shared.events_waiting_max {
+            self.make_room(shared);
+            if self.saturated {
+                shared.wake.notify_one();
+            }
         }
         Some(event)
+    }
+
+    /// Gives own messages' places in the window back.
+    fn make_room(&mut self, shared: &Shared) {
+        if self.withheld > 0 {
+            shared.window.add_permits(std::mem::take(&mut self.withheld));
+        }
     }
 }
 
 impl Shared {
-    pub(super) fn new(wake: Arc<Notify>, events_waiting_max: usize) -> Self {
+    pub(super) fn new(me: ProcessId, wake: Arc<Notify>, limits: &Limits) -> Self {
         let state = State {
             events: VecDeque::new(),
             reader: None,
             has_reader: true,
+            leaves: false,
             is_over: false,
             saturated: false,
-            saturated_told_max: events_waiting_max,
+            withheld: 0,
             answer: None,
             delivered: 0,
             views: 0,
         };
         Self {
+            me,
             state: Mutex::new(state),
             wake,
+            window: Semaphore::new(limits.outstanding_max),
             view: watch::Sender::new(None),
             ended: watch::Sender::new(None),
-            events_waiting_max,
+            events_waiting_max: limits.events_waiting_max,
         }
+    }
+
+    pub(super) fn me(&self) -> ProcessId {
+        self.me
+    }
+
+    pub(super) fn window(&self) -> &Semaphore {
+        &self.window
     }
 
     pub(super) fn view(&self) -> Option<View> {
@@ -193,10 +229,6 @@ impl Shared {
             Ok(ended) = ended.wait_for(Option::is_some) => Err(ended.flatten()),
             else => Err(None),
         }
-    }
-
-    pub(super) async fn wait_ended(&self) {
-        let _ = self.ended.subscribe().wait_for(Option::is_some).await;
     }
 
     pub(super) fn why_ended(&self) -> Option<Ended> {
@@ -215,12 +247,18 @@ impl Shared {
     fn push(&self, event: Event) {
         let mut state = self.lock();
         match &event {
-            Event::Message { .. } => state.delivered += 1,
+            Event::Message { from, .. } => {
+                state.delivered += 1;
+                state.withheld += usize::from(*from == self.me);
+            }
             Event::View(_) => state.views += 1,
             _ => {}
         }
         if state.has_reader {
             state.events.push_back(event);
+        }
+        if state.events.len() <= self.events_waiting_max {
+            state.make_room(self);
         }
         let reader = state.reader.take();
         drop(state);
@@ -230,18 +268,11 @@ impl Shared {
     }
 
     fn end(&self, why: Option<Ended>) {
-        if self.ended.borrow().is_some() {
-            return;
-        }
         self.ended.send_replace(Some(why));
+        self.window.close();
+        // Before the event that wakes the reader, who then finds it at the end.
+        self.lock().is_over = true;
         self.push(Event::Ended(why));
-        let mut state = self.lock();
-        state.is_over = true;
-        let reader = state.reader.take();
-        drop(state);
-        if let Some(reader) = reader {
-            reader.wake();
-        }
     }
 }
 
@@ -253,20 +284,17 @@ impl fmt::Debug for Shared {
 
 /// The end of the queue that the driver holds.
 pub(super) struct GroupSink {
-    me: ProcessId,
     shared: Arc<Shared>,
-    window: Arc<Semaphore>,
     introducer: Introducer,
+    /// False when no state is wanted from the application, nor given to it.
+    has_state: bool,
+    /// The machine's last word.
+    over: Option<Ended>,
 }
 
 impl GroupSink {
-    pub(super) fn new(
-        me: ProcessId,
-        shared: Arc<Shared>,
-        window: Arc<Semaphore>,
-        introducer: Introducer,
-    ) -> Self {
-        Self { me, shared, window, introducer }
+    pub(super) fn new(shared: Arc<Shared>, introducer: Introducer, has_state: bool) -> Self {
+        Self { shared, introducer, has_state, over: None }
     }
 }
 
@@ -274,36 +302,36 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
     fn take(&mut self, event: group::Event) {
         let event = match event {
             group::Event::View(view) => {
-                tracing::info!(view = %view, me = %self.me, "view installed");
+                tracing::info!(view = %view, me = %self.shared.me, "view installed");
                 self.introducer.introduce(&view);
                 self.shared.view.send_replace(Some(view.clone()));
                 Event::View(view)
             }
-            group::Event::Deliver { from, payload } => {
-                if from == self.me {
-                    self.window.add_permits(1);
-                }
-                Event::Message { from, payload }
-            }
+            group::Event::Deliver { from, payload } => Event::Message { from, payload },
             group::Event::StateWanted(view) => {
-                Event::StateWanted(StateRequest { view, shared: self.shared.clone() })
+                let request = StateRequest { view, shared: self.shared.clone() };
+                if !self.has_state {
+                    return request.answer(Bytes::new());
+                }
+                Event::StateWanted(request)
             }
+            group::Event::State(_) if !self.has_state => return,
             group::Event::State(state) => Event::State(state),
             group::Event::QuorumLost => {
-                tracing::info!(me = %self.me, "quorum lost");
+                tracing::info!(me = %self.shared.me, "quorum lost");
                 Event::QuorumLost
             }
             group::Event::QuorumRegained => Event::QuorumRegained,
             group::Event::Rejected(payload) => {
                 // The window is far below the machine's own limit.
                 debug_assert!(false, "a message of {} bytes was rejected", payload.len());
-                self.window.add_permits(1);
+                self.shared.window.add_permits(1);
                 return;
             }
             group::Event::Ended(why) => {
-                tracing::info!(me = %self.me, ?why, "membership ended");
-                self.window.close();
-                return self.shared.end(Some(why));
+                // Told when the driver has ended, too: then the name is free again.
+                self.over = Some(why);
+                return;
             }
         };
         self.shared.push(event);
@@ -320,6 +348,11 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
             self.shared.wake.notify_one();
             return Some(answer);
         }
+        if !state.has_reader && !state.leaves {
+            state.leaves = true;
+            self.shared.wake.notify_one();
+            return Some(Command::Leave);
+        }
         let waiting = state.events.len();
         let full = if state.saturated {
             waiting * 2 > self.shared.events_waiting_max
@@ -332,11 +365,12 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
         })
     }
 
-    fn ended(&mut self, why: &Stopped) {
-        if let Stopped::Journal(error) = why {
-            tracing::error!(%error, "a group without records lost its journal");
-        }
-        self.window.close();
-        self.shared.end(None);
+    fn is_over(&self) -> bool {
+        self.over.is_some()
+    }
+
+    fn ended(&mut self, _: &Stopped) {
+        tracing::info!(me = %self.shared.me, why = ?self.over, "membership ended");
+        self.shared.end(self.over);
     }
 }

@@ -19,14 +19,23 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let node = Node::builder().listen("tcp://127.0.0.1:0").start().await?;
+//! // Others `join` through this node's address instead.
 //! let (group, mut events) = Builder::total("room").create(&node).await?;
 //! group.cast("hello".into()).await?;
+//! let mut heard = Vec::new();
 //! while let Some(event) = events.next().await {
-//!     if let Event::Message { payload, .. } = event {
-//!         assert_eq!(payload, "hello");
-//!         break;
+//!     match event {
+//!         Event::View(view) => println!("here are {view}"),
+//!         Event::Message { payload, .. } => {
+//!             heard.push(payload);
+//!             break;
+//!         }
+//!         // Somebody joins and waits for what happened so far; with `Builder::stateless` nobody asks.
+//!         Event::StateWanted(request) => request.answer(heard.concat().into()),
+//!         _ => {}
 //!     }
 //! }
+//! assert_eq!(heard, ["hello"]);
 //! # Ok(()) }
 //! ```
 
@@ -42,7 +51,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_protocols::Machine;
 use quorate_protocols::group::{Command, FifoGroup, TotalGroup};
-use tokio::sync::Semaphore;
 
 pub use builder::{Builder, Limits};
 pub use error::{CastError, JoinError, LeaveError};
@@ -99,25 +107,22 @@ mod sealed {
     impl Sealed for super::Total {}
 }
 
-/// A membership. Cheap to clone; the last clone to be dropped ends the membership without saying goodbye, see
-/// [`leave`](Self::leave).
+/// A membership. Cheap to clone. Dropping the last clone ends it at once, as a crash would: the name is free, and the
+/// others notice and agree on a view without this member, if they have a quorum. [`leave`](Self::leave) is kinder.
 pub struct Group<O: Order> {
     inner: Arc<Inner<O>>,
 }
 
 struct Inner<O: Order> {
-    me: ProcessId,
     handle: Handle<O::Machine>,
     shared: Arc<Shared>,
-    /// Room for own messages that have not come back yet.
-    window: Arc<Semaphore>,
     payload_bytes_max: usize,
 }
 
 impl<O: Order> Group<O> {
     /// Who this member is.
     pub fn me(&self) -> ProcessId {
-        self.inner.me
+        self.inner.shared.me()
     }
 
     /// The view that this member is in: the last one that its machine installed. [`Events`] may still lead to it.
@@ -131,7 +136,8 @@ impl<O: Order> Group<O> {
     /// members that go on or, when this process dies, to all of them or none. It has been delivered when it appears
     /// among this member's own [`Events`].
     ///
-    /// Waits while [`Limits::outstanding_max`] own messages have not been delivered here: read the events meanwhile.
+    /// Waits while [`Limits::outstanding_max`] own messages have not been delivered here, or were delivered beyond
+    /// [`Limits::events_waiting_max`] unread events: have another task read them meanwhile.
     ///
     /// # Errors
     /// [`CastError`].
@@ -142,9 +148,9 @@ impl<O: Order> Group<O> {
         if payload.len() > limit {
             return Err(CastError::TooLarge { size: payload.len(), limit });
         }
-        let permit = self.inner.window.acquire().await.map_err(|_| self.ended())?;
+        let permit = self.inner.shared.window().acquire().await.map_err(|_| self.ended())?;
         self.inner.handle.command(Command::Cast(payload)).await.map_err(|_| self.ended())?;
-        // Given back when the message is delivered here.
+        // Given back when the message has its place among the events.
         permit.forget();
         Ok(())
     }
@@ -152,14 +158,21 @@ impl<O: Order> Group<O> {
     /// Leaves in good order: the others agree on a view without this member and do not have to suspect it.
     ///
     /// # Errors
-    /// [`LeaveError::Deadline`] when they did not within `deadline`; the membership has ended all the same.
+    /// [`LeaveError::Deadline`] when they did not within `deadline`; the membership has ended all the same. In any
+    /// case the name is free again.
     /// # Cancel safety
     /// Dropping the future leaves the wish standing.
     pub async fn leave(&self, deadline: Duration) -> Result<(), LeaveError> {
-        let asked = self.inner.handle.command(Command::Leave).await.is_ok();
-        let left = tokio::time::timeout(deadline, self.inner.shared.wait_ended()).await;
-        self.inner.handle.stop().await;
-        if asked && left.is_err() { Err(LeaveError::Deadline { deadline }) } else { Ok(()) }
+        let handle = &self.inner.handle;
+        let leaving = async {
+            // One that has ended already has left.
+            if handle.command(Command::Leave).await.is_ok() {
+                handle.stopped().await;
+            }
+        };
+        let left = tokio::time::timeout(deadline, leaving).await;
+        handle.stop().await;
+        left.map_err(|_| LeaveError::Deadline { deadline })
     }
 
     /// Totals since the start.
@@ -208,15 +221,12 @@ impl<O: Order> Clone for Group<O> {
 
 impl<O: Order> fmt::Debug for Group<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Group")
-            .field("me", &self.inner.me)
-            .field("view", &self.view())
-            .finish_non_exhaustive()
+        f.debug_struct("Group").field("me", &self.me()).field("view", &self.view()).finish_non_exhaustive()
     }
 }
 
 /// Anything that delivers to all its members the same messages in the same order, with the state for joiners.
-/// Replication stands on this.
+/// Replication stands on this. Dropping it ends the membership, after which the [`Events`] end, too.
 pub trait TotalOrder: Send + Sync + 'static {
     /// Hands a message over; it is done when it appears among the own events.
     fn cast(&self, payload: Bytes) -> impl Future<Output = Result<(), CastError>> + Send;

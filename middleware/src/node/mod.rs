@@ -79,6 +79,11 @@ impl Node {
         self.inner.stopping.subscribe()
     }
 
+    /// Bytes of the largest message that [`send`](Self::send) takes, the channel's own 8 included.
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        self.inner.limits.connection.message_bytes_max
+    }
+
     /// The directory that it owns, when it was given one. Files and directories named `node*` in it are the node's.
     pub fn directory(&self) -> Option<&Path> {
         self.inner.directory.as_ref().map(|directory| directory.path())
