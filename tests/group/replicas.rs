@@ -128,3 +128,143 @@ async fn d05_replicas_agree_while_one_dies_and_comes_back() {
         );
     }
 }
+
+/// A ledger with a flaw of its own replica.
+#[derive(Default)]
+struct Flawed {
+    ledger: Ledger,
+    refuses_snapshots: bool,
+    panics_at: Option<i64>,
+}
+
+impl StateMachine for Flawed {
+    type Command = Add;
+    type Response = i64;
+
+    fn apply(&mut self, command: Add) -> i64 {
+        assert_ne!(Some(command.amount), self.panics_at, "the flaw that this test is about");
+        self.ledger.apply(command)
+    }
+
+    fn snapshot(&self) -> Bytes {
+        self.ledger.snapshot()
+    }
+
+    fn restore(&mut self, snapshot: Bytes) -> Result<(), RestoreError> {
+        if self.refuses_snapshots {
+            return Err(RestoreError("none will do".into()));
+        }
+        self.ledger.restore(snapshot)
+    }
+}
+
+type FlawedReplica = Replicated<Flawed, Group<Total>>;
+
+async fn flawed(node: &Node, contact: Option<&Node>, machine: Flawed) -> FlawedReplica {
+    let builder = Builder::total("ledger");
+    let (group, events) = match contact {
+        None => within(builder.create(node)).await.expect("founds the group"),
+        Some(contact) => within(builder.join(node, &contact.addresses())).await.expect("joins the group"),
+    };
+    FlawedReplica::start(group, events, machine)
+}
+
+/// Waits until the replica is in a view of these nodes.
+async fn until_nodes(replica: &FlawedReplica, nodes: &[u64]) {
+    let mut watch = replica.watch();
+    let there = watch.wait_for(|progress| {
+        progress
+            .view
+            .as_ref()
+            .is_some_and(|view| view.members.iter().map(|member| member.node).eq(nodes.iter().copied()))
+    });
+    within(there).await.expect("the replica goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d05_a_replica_that_cannot_restore_is_no_member_and_no_donor() {
+    for net in nets() {
+        let (one, two, three) = (net.node(1).await, net.node(2).await, net.node(3).await);
+        let first = flawed(&one, None, Flawed::default()).await;
+        within(first.apply(&add("early", 5))).await.expect("the group goes on");
+        let useless = Flawed { refuses_snapshots: true, ..Flawed::default() };
+        let second = flawed(&two, Some(&one), useless).await;
+        assert!(!within(second.wait_state()).await);
+        assert_eq!(within(second.apply(&add("late", 1))).await, Err(ApplyError::Ended));
+        until_nodes(&first, &[1]).await;
+        within(second.leave(Duration::from_secs(5))).await.expect("it was on its way out already");
+        // Its name is free although the handle is still there, and others get the state.
+        let again = flawed(&two, Some(&one), Flawed::default()).await;
+        assert!(within(again.wait_state()).await);
+        let third = flawed(&three, Some(&two), Flawed::default()).await;
+        assert!(within(third.wait_state()).await);
+        assert_eq!(within(third.apply(&add("end", 1))).await, Ok(6), "{net:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d05_a_replica_that_panics_is_no_member_any_more() {
+    for net in nets() {
+        let (one, two, three) = (net.node(1).await, net.node(2).await, net.node(3).await);
+        // The founder orders the messages and gives the state.
+        let first = flawed(&one, None, Flawed { panics_at: Some(13), ..Flawed::default() }).await;
+        let second = flawed(&two, Some(&one), Flawed::default()).await;
+        let third = flawed(&three, Some(&one), Flawed::default()).await;
+        for replica in [&second, &third] {
+            assert!(within(replica.wait_state()).await);
+        }
+        assert_eq!(within(first.apply(&add("unlucky", 13))).await, Err(ApplyError::Unknown));
+        for replica in [&second, &third] {
+            until_nodes(replica, &[2, 3]).await;
+        }
+        assert_eq!(within(third.apply(&add("end", 1))).await, Ok(14), "{net:?}");
+        let again = flawed(&one, Some(&three), Flawed::default()).await;
+        assert!(within(again.wait_state()).await);
+        assert_eq!(within(again.read_latest(|flawed| flawed.ledger.entries.len())).await, Ok(2));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d05_dropping_the_last_handle_ends_the_replica() {
+    for net in nets() {
+        let (one, two, three) = (net.node(1).await, net.node(2).await, net.node(3).await);
+        let first = flawed(&one, None, Flawed::default()).await;
+        let second = flawed(&two, Some(&one), Flawed::default()).await;
+        let third = flawed(&three, Some(&one), Flawed::default()).await;
+        until_nodes(&first, &[1, 2, 3]).await;
+        let mut watch = second.watch();
+        let clone = second.clone();
+        drop(second);
+        assert!(within(clone.apply(&add("by the clone", 1))).await.is_ok());
+        drop(clone);
+        // The name is free at once; that the task has ended, and dropped the state with it, is told a little later.
+        let again = Builder::<Total>::total("ledger").create(&two).await;
+        again.expect("the name is free");
+        within(watch.wait_for(|progress| progress.is_over)).await.expect("the end is told");
+        within(async { while watch.changed().await.is_ok() {} }).await;
+        for replica in [&first, &third] {
+            until_nodes(replica, &[1, 3]).await;
+        }
+        assert_eq!(within(third.apply(&add("end", 1))).await, Ok(2), "{net:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d05_a_command_whose_caller_went_away_is_applied_once_all_the_same() {
+    for net in nets() {
+        let (_node, replica) = replica(&net, 1, &[]).await;
+        for number in 0..100 {
+            let command = add("gone", number);
+            let mut applying = Box::pin(replica.apply(&command));
+            // Polled once it is under way; then nobody waits for the result.
+            let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(applying.as_mut().poll(cx))).await;
+            drop(applying);
+            drop(polled);
+            tokio::task::yield_now().await;
+        }
+        within(replica.read_latest(|_| ())).await.expect("the group goes on");
+        let amounts: Vec<_> =
+            replica.read(|ledger| ledger.entries.iter().map(|(_, amount)| *amount).collect());
+        assert!(amounts.iter().copied().eq(0..100), "{net:?}: {amounts:?}");
+    }
+}

@@ -8,6 +8,8 @@
 //! Method      active replication: commands travel through the total order, results are computed by every replica and
 //!             given back where the command came in. A joining replica starts from a snapshot.
 //! Source      van Steen & Tanenbaum, replicated-write protocols; Schneider 1990 (state machine approach).
+//! End         a replica that ends, because it was dropped, left, cannot restore a snapshot or panicked in `apply`, is
+//!             no member of the group any more: it neither votes nor hands its state to joiners.
 //! Limits      the state lives in memory: when a quorum of replicas dies at once, it is lost. Commands are bounded by
 //!             the group's payload limit, waiting ones by its window. Snapshots are taken while the replica stands
 //!             still, and must fit in memory twice.
@@ -42,7 +44,8 @@ pub trait StateMachine: Send + 'static {
     /// What the one that gave the command gets back.
     type Response: Send + 'static;
 
-    /// Applies one command. A command that cannot be carried out is a response, not a panic.
+    /// Applies one command. A command that cannot be carried out is a response, not a panic: a panic ends the replica,
+    /// and as all replicas do the same, every one of them.
     fn apply(&mut self, command: Self::Command) -> Self::Response;
 
     /// The whole state, for a joiner.
@@ -51,18 +54,21 @@ pub trait StateMachine: Send + 'static {
     /// Replaces the state by another replica's.
     ///
     /// # Errors
-    /// [`RestoreError`] when the bytes are no snapshot; the replica then gives up.
+    /// [`RestoreError`] when the bytes are no snapshot; the replica then gives up and leaves the group.
     fn restore(&mut self, snapshot: Bytes) -> Result<(), RestoreError>;
 }
 
-/// One replica. Cheap to clone; all clones are the same replica.
+/// One replica. Cheap to clone; all clones are the same replica. Dropping the last one drops the group, which ends the
+/// replica; [`leave`](Self::leave) is kinder to the others.
 pub struct Replicated<S: StateMachine, G: TotalOrder, C: Codec = Postcard> {
-    inner: Arc<Inner<S, G>>,
+    group: Arc<G>,
+    shared: Arc<Shared<S>>,
     codec: PhantomData<fn() -> C>,
 }
 
-struct Inner<S: StateMachine, G> {
-    group: G,
+/// What the handles and the replica's task share. The group is not among it: it shall end with the last handle.
+struct Shared<S: StateMachine> {
+    me: ProcessId,
     state: Mutex<State<S>>,
     progress: watch::Sender<Progress>,
 }
@@ -98,9 +104,9 @@ impl<S: StateMachine, G: TotalOrder, C: Codec> Replicated<S, G, C> {
         let state =
             State { machine, applied: 0, malformed: 0, waiting: BTreeMap::new(), next: 0, over: false };
         let progress = watch::Sender::new(Progress { has_quorum: true, ..Progress::default() });
-        let inner = Arc::new(Inner { group, state: Mutex::new(state), progress });
-        tokio::spawn(run::<S, G, C>(inner.clone(), events));
-        Self { inner, codec: PhantomData }
+        let shared = Arc::new(Shared { me: group.me(), state: Mutex::new(state), progress });
+        tokio::spawn(run::<S, C>(shared.clone(), events));
+        Self { group: Arc::new(group), shared, codec: PhantomData }
     }
 
     /// Applies a command at all replicas and returns the result that it had.
@@ -119,7 +125,7 @@ impl<S: StateMachine, G: TotalOrder, C: Codec> Replicated<S, G, C> {
 
     /// Looks at this replica's own state. Quick work only: the replica stands still meanwhile.
     pub fn read<R>(&self, look: impl FnOnce(&S) -> R) -> R {
-        look(&self.inner.lock().machine)
+        look(&self.shared.lock().machine)
     }
 
     /// Looks at a state that contains everything that any replica acknowledged before this call.
@@ -137,17 +143,17 @@ impl<S: StateMachine, G: TotalOrder, C: Codec> Replicated<S, G, C> {
 
     /// Who this replica is.
     pub fn me(&self) -> ProcessId {
-        self.inner.group.me()
+        self.shared.me
     }
 
     /// Where the replica stands.
     pub fn progress(&self) -> Progress {
-        self.inner.progress.borrow().clone()
+        self.shared.progress.borrow().clone()
     }
 
     /// Follows where the replica stands.
     pub fn watch(&self) -> watch::Receiver<Progress> {
-        self.inner.progress.subscribe()
+        self.shared.progress.subscribe()
     }
 
     /// Waits until the replica has the state; false when it has ended before.
@@ -159,7 +165,7 @@ impl<S: StateMachine, G: TotalOrder, C: Codec> Replicated<S, G, C> {
 
     /// Commands applied so far, by whomever.
     pub fn applied(&self) -> u64 {
-        self.inner.lock().applied
+        self.shared.lock().applied
     }
 
     /// Leaves the group in good order and stops.
@@ -167,7 +173,7 @@ impl<S: StateMachine, G: TotalOrder, C: Codec> Replicated<S, G, C> {
     /// # Errors
     /// [`LeaveError`]; the replica has stopped all the same.
     pub async fn leave(&self, deadline: Duration) -> Result<(), LeaveError> {
-        self.inner.group.leave(deadline).await
+        self.group.leave(deadline).await
     }
 
     async fn order(
@@ -177,36 +183,36 @@ impl<S: StateMachine, G: TotalOrder, C: Codec> Replicated<S, G, C> {
     ) -> Result<Option<S::Response>, ApplyError> {
         let (sender, result) = oneshot::channel();
         let waiting = {
-            let mut state = self.inner.lock();
+            let mut state = self.shared.lock();
             if state.over {
                 return Err(ApplyError::Ended);
             }
             let number = state.next;
             state.next += 1;
             state.waiting.insert(number, sender);
-            Waiting { inner: &self.inner, number }
+            Waiting { shared: &self.shared, number }
         };
         envelope.put_u64_le(waiting.number);
         encode(envelope)?;
-        self.inner.group.cast(envelope.split().freeze()).await?;
+        self.group.cast(envelope.split().freeze()).await?;
         // The sender is dropped unanswered when the replica ends.
         result.await.map_err(|_| ApplyError::Unknown)
     }
 }
 
 /// Takes the entry out when a caller goes away.
-struct Waiting<'a, S: StateMachine, G> {
-    inner: &'a Inner<S, G>,
+struct Waiting<'a, S: StateMachine> {
+    shared: &'a Shared<S>,
     number: u64,
 }
 
-impl<S: StateMachine, G> Drop for Waiting<'_, S, G> {
+impl<S: StateMachine> Drop for Waiting<'_, S> {
     fn drop(&mut self) {
-        self.inner.lock().waiting.remove(&self.number);
+        self.shared.lock().waiting.remove(&self.number);
     }
 }
 
-impl<S: StateMachine, G> Inner<S, G> {
+impl<S: StateMachine> Shared<S> {
     fn lock(&self) -> MutexGuard<'_, State<S>> {
         // A panic in `apply` ends the replica's task, and with it the replica.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -214,27 +220,28 @@ impl<S: StateMachine, G> Inner<S, G> {
 }
 
 /// The task of a replica: applies what is delivered, in order.
-async fn run<S: StateMachine, G: TotalOrder, C: Codec>(inner: Arc<Inner<S, G>>, mut events: Events) {
-    let _end = End { inner: &inner };
+async fn run<S: StateMachine, C: Codec>(shared: Arc<Shared<S>>, mut events: Events) {
+    // Declared after the events, dropped before them: whatever ends this task, also a panic, first tells the callers,
+    // then leaves the group.
+    let _end = End { shared: &shared };
     let mut first_view = true;
     while let Some(event) = events.next().await {
-        if !inner.take_run::<C>(event, &mut events, &mut first_view) {
+        if !shared.take_run::<C>(event, &mut events, &mut first_view) {
             return;
         }
     }
 }
 
-impl<S: StateMachine, G: TotalOrder> Inner<S, G> {
+impl<S: StateMachine> Shared<S> {
     /// Takes an event and what waits behind it under one lock; readers get their turn between such runs. False at
     /// the end.
     fn take_run<C: Codec>(&self, event: Event, events: &mut Events, first_view: &mut bool) -> bool {
-        let me = self.group.me();
         let mut state = self.lock();
         let mut next = Some(event);
         let mut taken = 0;
         while let Some(event) = next {
             match event {
-                Event::Message { from, payload } => state.deliver::<C>(from == me, payload),
+                Event::Message { from, payload } => state.deliver::<C>(from == self.me, payload),
                 Event::View(view) => {
                     // A founder has the state that it was given; a joiner's comes right after its first view.
                     let founded = std::mem::take(first_view) && view.members.len() == 1;
@@ -252,7 +259,7 @@ impl<S: StateMachine, G: TotalOrder> Inner<S, G> {
                 Event::State(mut snapshot) => {
                     let applied = snapshot.try_get_u64_le().unwrap_or(0);
                     if let Err(error) = state.machine.restore(snapshot) {
-                        tracing::error!(%me, %error, "the group's state cannot be restored");
+                        tracing::error!(me = %self.me, %error, "the group's state cannot be restored");
                         return false;
                     }
                     state.applied = applied;
@@ -298,23 +305,23 @@ impl<S: StateMachine> State<S> {
 }
 
 /// Whatever ends the task ends the replica: callers learn that they do not know.
-struct End<'a, S: StateMachine, G> {
-    inner: &'a Inner<S, G>,
+struct End<'a, S: StateMachine> {
+    shared: &'a Shared<S>,
 }
 
-impl<S: StateMachine, G> Drop for End<'_, S, G> {
+impl<S: StateMachine> Drop for End<'_, S> {
     fn drop(&mut self) {
-        let mut state = self.inner.lock();
+        let mut state = self.shared.lock();
         state.over = true;
         state.waiting.clear();
         drop(state);
-        self.inner.progress.send_modify(|progress| progress.is_over = true);
+        self.shared.progress.send_modify(|progress| progress.is_over = true);
     }
 }
 
 impl<S: StateMachine, G: TotalOrder, C: Codec> Clone for Replicated<S, G, C> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), codec: PhantomData }
+        Self { group: self.group.clone(), shared: self.shared.clone(), codec: PhantomData }
     }
 }
 
