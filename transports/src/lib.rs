@@ -5,7 +5,7 @@
 //!             was handed over when it broke may or may not have arrived. Every buffer has a limit.
 //! Contract    [`transport`]: a [`Transport`] per scheme, collected in a [`Registry`]. No allocation and no boxed
 //!             future per frame: polls move batches between an [`Outbox`], the medium and an [`Inbox`].
-//! Rooms       [`mem`] (inside one process), [`tcp`] (feature `tcp`, on by default), [`sim`] (a whole simulated
+//! Rooms       [`mem`] (inside one process), [`tcp`] (feature `tcp`, on by default), `unix` (feature `unix`), [`sim`] (a whole simulated
 //!             network), [`fault`] (faults on any transport, and their model), [`connection`] (handshake and lanes on
 //!             any link), `conformance` (feature `conformance`: checks for any transport).
 
@@ -13,6 +13,7 @@ pub mod address;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod connection;
+pub mod credentials;
 pub mod error;
 pub mod fault;
 pub mod frame;
@@ -20,12 +21,17 @@ pub mod identity;
 pub mod mem;
 pub mod registry;
 pub mod sim;
+#[cfg(any(feature = "tcp", all(unix, feature = "unix")))]
+mod stream;
 #[cfg(feature = "tcp")]
 pub mod tcp;
 mod timer;
 pub mod transport;
+#[cfg(all(unix, feature = "unix"))]
+pub mod unix;
 
 pub use address::{Address, AddressError};
+pub use credentials::{Certificate, Credentials, ProcessCredentials};
 pub use error::{LinkError, TransportError};
 pub use frame::{FrameError, Inbox, Outbox};
 pub use identity::{Identity, Incarnation, NodeId};

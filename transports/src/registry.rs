@@ -41,6 +41,11 @@ impl Registry {
         Ok(())
     }
 
+    /// Adds a transport unless its scheme has one already.
+    pub fn add_missing(&mut self, transport: impl Transport) {
+        self.transports.entry(transport.scheme()).or_insert_with(|| Arc::new(transport));
+    }
+
     /// The schemes, in alphabetical order.
     pub fn schemes(&self) -> Vec<&'static str> {
         self.transports.keys().copied().collect()

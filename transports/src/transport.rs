@@ -8,11 +8,13 @@
 //!             partial frame in the [`Inbox`], and the next poll continues there.
 
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
 use crate::address::Address;
+use crate::credentials::Credentials;
 use crate::error::{LinkError, TransportError};
 use crate::frame::{Inbox, Outbox};
 
@@ -81,6 +83,9 @@ pub struct Link {
     pub local: Address,
     /// The other end; on the accepting side often not an address that can be dialled.
     pub peer: Address,
+    /// Who that is, as far as the medium vouches for it: empty when it does not, or does not know yet. Whatever it
+    /// comes to know is there before the first frame of the peer is.
+    pub credentials: Arc<OnceLock<Credentials>>,
 }
 
 impl std::fmt::Debug for Link {
@@ -94,7 +99,8 @@ pub trait FrameSender: Send + 'static {
     /// Moves frames from `outbox` to the medium until the outbox is empty (`Ready`) or the medium takes no more
     /// (`Pending`, woken when it does). Many frames go in one system call. Backpressure is that `Pending` lasts.
     ///
-    /// `Ready` means handed to the medium, not received by the peer.
+    /// `Ready` means handed to the medium, not received by the peer. `Pending` with an empty outbox means that the
+    /// medium has taken everything and not passed all of it on: poll again when woken.
     ///
     /// # Errors
     /// [`LinkError`]; the sender is of no further use.

@@ -37,6 +37,15 @@ async fn t02_tcp_keeps_the_contract_on_several_threads() {
     conformance::run(|| Subject::new(Tcp::new(), "tcp://localhost:0")).await.into_result().unwrap();
 }
 
+#[cfg(all(unix, feature = "unix"))]
+#[tokio::test]
+async fn t02_unix_domain_sockets_keep_the_contract() {
+    use quorate_transports::unix::Unix;
+    let directory = tempfile::tempdir().unwrap();
+    let place = format!("unix://{}/*", directory.path().display());
+    conformance::run(|| Subject::new(Unix::new(), &place)).await.into_result().unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn t02_the_simulated_network_keeps_the_contract() {
     conformance::run(|| simulated(LinkModel::LOCAL)).await.into_result().unwrap();

@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 
 use quorate_transports::connection::{CodecId, ConnectionConfig, Lane, MESSAGE_BYTES_MIN};
 use quorate_transports::{
-    Address, AddressError, Identity, Incarnation, Listener, NodeId, Registry, Transport,
+    Address, AddressError, Credentials, Identity, Incarnation, Listener, NodeId, Registry, Transport,
 };
 
 use super::directory::Directory;
 use super::error::StartError;
-use super::inner::Inner;
+use super::inner::{Inner, Settings};
 use super::{Alive, Node};
 
 /// What a node is made of. Every part has a default; [`start`](Self::start) checks them together.
@@ -25,8 +25,12 @@ pub struct NodeBuilder {
     directory: Option<PathBuf>,
     codec: CodecId,
     limits: Limits,
+    admit: Option<Box<Admit>>,
     seed: Option<u64>,
 }
+
+/// Decides on a peer: what it says that it is, and what its medium knows of it.
+pub(super) type Admit = dyn Fn(Identity, Option<&Credentials>) -> bool + Send + Sync;
 
 impl NodeBuilder {
     /// The node's lasting id, unique among the nodes that may meet. Without it the directory's owner, or else a
@@ -53,7 +57,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Uses a transport. TCP is there without being named (feature `tcp`), unless another one serves its scheme.
+    /// Uses a transport. Those that need no settings are there without being named when their features are on (`tcp`,
+    /// `unix`), unless another one serves their scheme.
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transports.push(Arc::new(transport));
         self
@@ -74,6 +79,17 @@ impl NodeBuilder {
     /// Other limits than the defaults.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Takes only peers of which `decide` says yes, dialled ones and diallers. It is asked once per connection, before
+    /// anything is delivered, with the identity that the peer claims and the credentials that its medium vouches for,
+    /// if any. Without it everybody is taken whom the transport lets in: a claimed identity is then believed.
+    pub fn admit(
+        mut self,
+        decide: impl Fn(Identity, Option<&Credentials>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.admit = Some(Box::new(decide));
         self
     }
 
@@ -99,10 +115,9 @@ impl NodeBuilder {
             registry.add_shared(transport)?;
         }
         #[cfg(feature = "tcp")]
-        match registry.add(quorate_transports::tcp::Tcp::new()) {
-            Ok(()) | Err(quorate_transports::TransportError::SchemeTaken { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
+        registry.add_missing(quorate_transports::tcp::Tcp::new());
+        #[cfg(all(unix, feature = "unix"))]
+        registry.add_missing(quorate_transports::unix::Unix::new());
         let random_id = || NodeId(RandomState::new().hash_one("node id"));
         let (directory, identity) = match &self.directory {
             Some(path) => {
@@ -120,8 +135,8 @@ impl NodeBuilder {
         }
         let addresses = listeners.iter().map(|listener| listener.local_address()).collect();
         let seed = self.seed.unwrap_or(identity.node.0 ^ identity.incarnation.0.rotate_left(32));
-        let inner =
-            Arc::new(Inner::new(identity, addresses, directory, registry, self.codec, self.limits, seed));
+        let settings = Settings { codec: self.codec, limits: self.limits, admit: self.admit, seed };
+        let inner = Arc::new(Inner::new(identity, addresses, directory, registry, settings));
         for listener in listeners {
             Inner::spawn_accepting(&inner, listener);
         }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use quorate_transports::connection::{HandshakeError, Lane};
-use quorate_transports::{AddressError, NodeId, TransportError};
+use quorate_transports::{AddressError, Identity, NodeId, TransportError};
 
 use super::channel::Channel;
 
@@ -71,6 +71,12 @@ pub enum ConnectError {
     /// Somebody answers, but the two do not come together.
     #[error("the handshake failed")]
     Handshake(#[from] HandshakeError),
+    /// Whoever answers is not wanted here: see [`admit`](super::NodeBuilder::admit).
+    #[error("{identity} is not admitted")]
+    NotAdmitted {
+        /// Who it says that it is.
+        identity: Identity,
+    },
     /// The node knows as many peers as it may.
     #[error("too many peers ({limit})")]
     TooManyPeers {
@@ -91,7 +97,7 @@ impl ConnectError {
                 !matches!(error, HandshakeError::Mismatch { .. } | HandshakeError::Hello { .. })
             }
             Self::TooManyPeers { .. } => true,
-            Self::ShutDown => false,
+            Self::NotAdmitted { .. } | Self::ShutDown => false,
         }
     }
 }

@@ -14,7 +14,7 @@ use quorate_transports::connection::{
     Budget, CodecId, Connection, ConnectionStats, End, Ended, HandshakeError, Hello, Lane,
     SendError as ConnectionSendError,
 };
-use quorate_transports::{Address, Identity, Incarnation, NodeId, Registry};
+use quorate_transports::{Address, Credentials, Identity, Incarnation, NodeId, Registry};
 use rand_core::{RngCore, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use tokio::runtime::Handle;
@@ -22,7 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use super::Left;
-use super::builder::Limits;
+use super::builder::{Admit, Limits};
 use super::channel::{CHANNEL_BYTES, Channel, ChannelGuard, ChannelHandler, Channels, PeerEvent};
 use super::directory::Directory;
 use super::error::{ChannelTaken, ConnectError, SendError};
@@ -36,6 +36,7 @@ pub(super) struct Inner {
     pub(super) registry: Registry,
     pub(super) codec: CodecId,
     pub(super) limits: Limits,
+    pub(super) admit: Option<Box<Admit>>,
     pub(super) channels: Arc<Channels>,
     pub(super) serial: AtomicU64,
     /// Memberships in groups begun so far.
@@ -130,16 +131,23 @@ pub struct NodeStats {
     pub expired: u64,
 }
 
+/// What the user chose.
+pub(super) struct Settings {
+    pub(super) codec: CodecId,
+    pub(super) limits: Limits,
+    pub(super) admit: Option<Box<Admit>>,
+    pub(super) seed: u64,
+}
+
 impl Inner {
     pub(super) fn new(
         identity: Identity,
         addresses: Vec<Address>,
         directory: Option<Directory>,
         registry: Registry,
-        codec: CodecId,
-        limits: Limits,
-        seed: u64,
+        settings: Settings,
     ) -> Self {
+        let Settings { codec, limits, admit, seed } = settings;
         Self {
             identity,
             addresses,
@@ -149,6 +157,7 @@ impl Inner {
             handshakes: Handshakes::new(limits.handshakes_max),
             assembly_budget: Budget::new(limits.assembly_bytes_max),
             limits,
+            admit,
             channels: Arc::default(),
             serial: AtomicU64::new(0),
             memberships: AtomicU64::new(0),
@@ -236,6 +245,12 @@ impl Inner {
             drop(state);
             peer.changed.notify_waiters();
         }
+    }
+
+    pub(super) fn credentials(&self, node: NodeId) -> Option<Credentials> {
+        let peer = self.peers().get(&node).cloned()?;
+        let state = peer.state();
+        state.active.as_ref().and_then(|active| active.credentials.clone())
     }
 
     pub(super) fn connected(&self) -> Vec<Identity> {

@@ -10,7 +10,7 @@ use quorate_transports::connection::{
     Agreement, Connection, Driver, Ended, Established, HandshakeError, Hello, Mismatch, Verdict, answer, dial,
 };
 use quorate_transports::mem::{MemConfig, link_pair};
-use quorate_transports::{Address, Identity, Link, Listener, NodeId};
+use quorate_transports::{Address, Credentials, Identity, Link, Listener, NodeId};
 use tokio::time::Instant;
 
 use super::channel::Dispatch;
@@ -127,7 +127,11 @@ impl Inner {
         // Lives until the connection is installed, or the attempt is over.
         let mut accepting = None;
         let hello = this.hello(None, false);
+        let credentials = link.credentials.clone();
         let answered = answer(link, &hello, &this.limits.connection, |theirs| {
+            if !this.admits(theirs.identity, credentials.get()) {
+                return Verdict::Incompatible;
+            }
             Self::decide(&this, theirs, &mut accepting)
         })
         .await;
@@ -142,6 +146,11 @@ impl Inner {
             this.counters.handshakes_refused.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(node = %this.identity, %peer, error = &error as &dyn std::error::Error, "link refused");
         }
+    }
+
+    /// Whether the user wants this peer at all.
+    fn admits(&self, identity: Identity, credentials: Option<&Credentials>) -> bool {
+        self.admit.as_ref().is_none_or(|admit| admit(identity, credentials))
     }
 
     /// Whether a peer that dialled us gets its connection.
@@ -172,6 +181,10 @@ impl Inner {
     fn install(this: &Arc<Self>, established: Established, insists: bool) -> Result<(), ConnectError> {
         let theirs = established.peer.clone();
         let identity = theirs.identity;
+        let credentials = established.link.credentials.get().cloned();
+        if established.is_dialled && !this.admits(identity, credentials.as_ref()) {
+            return Err(ConnectError::NotAdmitted { identity });
+        }
         let is_dialled = established.is_dialled;
         let told = dialable(&theirs.addresses, &established.link.peer, &established.link.local);
         let peer = this.peer_or_insert(identity.node)?;
@@ -197,7 +210,7 @@ impl Inner {
             // did not dial the other one could arrive before that one has come to be, and look like a break.
             let is_closing = active.is_dialled;
             let connection = connection.clone();
-            active.spares.push(Spare { connection, identity, serial, is_dialled, is_muted });
+            active.spares.push(Spare { connection, identity, credentials, serial, is_dialled, is_muted });
             drop(state);
             if is_closing {
                 starting.connection.close();
@@ -227,7 +240,8 @@ impl Inner {
         {
             dead.push(spares.remove(oldest));
         }
-        state.active = Some(Active { connection, identity, serial, rank, is_dialled, is_muted, spares });
+        state.active =
+            Some(Active { connection, identity, credentials, serial, rank, is_dialled, is_muted, spares });
         state.told = told;
         this.send_backlog(&mut state);
         drop(state);
@@ -440,6 +454,10 @@ fn dialable(told: &[Address], seen: &Address, local: &Address) -> Vec<Address> {
     let (seen_ip, local_ip) = (ip(seen), ip(local));
     let is_elsewhere = seen_ip != local_ip && seen_ip.is_some_and(|ip| !ip.is_loopback());
     let place = |address: &Address| {
+        // A path means something on its own machine only.
+        if address.scheme() == "unix" && is_elsewhere {
+            return None;
+        }
         let place: SocketAddr = match address.rest().parse() {
             Ok(place) => place,
             Err(_) => return Some(address.clone()),
@@ -470,6 +488,7 @@ mod tests {
     use quorate_transports::{Incarnation, Registry};
 
     use super::super::builder::Limits;
+    use super::super::inner::Settings;
     use super::*;
 
     #[test]
@@ -489,8 +508,9 @@ mod tests {
     async fn a_connection_that_was_over_before_it_was_announced_is_not_left_standing() {
         let life = |node| Identity::new(NodeId(node), Incarnation(1));
         let registry = Registry::new();
-        let limits = Limits::default();
-        let inner = Inner::new(life(1), vec![], None, registry, CodecId::default(), limits, 0);
+        let settings =
+            Settings { codec: CodecId::default(), limits: Limits::default(), admit: None, seed: 0 };
+        let inner = Inner::new(life(1), vec![], None, registry, settings);
         let inner = Arc::new(inner);
         let peer = inner.peer_or_insert(NodeId(2)).unwrap();
         inner.announce_up(life(2), 1);

@@ -39,7 +39,7 @@ pub use convert::{identity_of, lane_of, process_id_of};
 pub use error::{ChannelTaken, ConnectError, SendError, StartError};
 pub use inner::NodeStats;
 pub use quorate_transports::connection::{CodecId, ConnectionConfig, Lane};
-pub use quorate_transports::{Address, Identity, Incarnation, NodeId, Transport};
+pub use quorate_transports::{Address, Credentials, Identity, Incarnation, NodeId, Transport};
 
 use inner::Inner;
 
@@ -121,6 +121,12 @@ impl Node {
     /// that does not say goodbye within 30 s is cut off.
     pub fn forget(&self, node: NodeId) {
         self.inner.forget(node);
+    }
+
+    /// What the medium of the connection with a node vouches for: the process on a local socket, the certificate of TLS.
+    /// `None` when it is not connected, or its medium vouches for nothing.
+    pub fn credentials(&self, node: NodeId) -> Option<Credentials> {
+        self.inner.credentials(node)
     }
 
     /// The peers that are connected now.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_transports::connection::{Connection, Lane};
-use quorate_transports::{Address, Identity, Incarnation, NodeId};
+use quorate_transports::{Address, Credentials, Identity, Incarnation, NodeId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -101,6 +101,8 @@ impl PeerState {
 pub(super) struct Active {
     pub(super) connection: Connection,
     pub(super) identity: Identity,
+    /// What its medium knows of the peer.
+    pub(super) credentials: Option<Credentials>,
     /// Tells connections of this node apart.
     pub(super) serial: u64,
     /// Its place in the order of announcements; later ones are larger.
@@ -116,6 +118,7 @@ pub(super) struct Active {
 pub(super) struct Spare {
     pub(super) connection: Connection,
     pub(super) identity: Identity,
+    pub(super) credentials: Option<Credentials>,
     pub(super) serial: u64,
     pub(super) is_dialled: bool,
     pub(super) is_muted: Arc<AtomicBool>,
@@ -124,8 +127,8 @@ pub(super) struct Spare {
 impl Active {
     /// The connection as one beside another, and those beside it.
     pub(super) fn retire(self) -> (Spare, Vec<Spare>) {
-        let Self { connection, identity, serial, is_dialled, is_muted, spares, .. } = self;
-        (Spare { connection, identity, serial, is_dialled, is_muted }, spares)
+        let Self { connection, identity, credentials, serial, is_dialled, is_muted, spares, .. } = self;
+        (Spare { connection, identity, credentials, serial, is_dialled, is_muted }, spares)
     }
 
     /// The connection that takes the place of one that ended: the other side may have used it all the time.
@@ -136,8 +139,10 @@ impl Active {
         let Some(at) = self.spares.iter().position(|spare| spare.connection.is_open()) else {
             return Err(self.spares);
         };
-        let Spare { connection, identity, serial, is_dialled, is_muted } = self.spares.remove(at);
-        Ok(Self { connection, identity, serial, rank: rank(), is_dialled, is_muted, spares: self.spares })
+        let Spare { connection, identity, credentials, serial, is_dialled, is_muted } =
+            self.spares.remove(at);
+        let (rank, spares) = (rank(), self.spares);
+        Ok(Self { connection, identity, credentials, serial, rank, is_dialled, is_muted, spares })
     }
 }
 

@@ -247,6 +247,7 @@ impl Established {
             breach: None,
             current: Outbox::new(FRAME_BYTES_MAX),
             current_messages: 0,
+            is_unflushed: false,
             reading: Half::Open,
             writing: Half::Open,
             tick: Box::pin(tokio::time::sleep(heartbeat)),
@@ -277,6 +278,8 @@ pub struct Driver<D> {
     /// What is being written.
     current: Outbox,
     current_messages: usize,
+    /// The link took no more, perhaps because it has not passed on what it took.
+    is_unflushed: bool,
     reading: Half,
     writing: Half,
     tick: Pin<Box<Sleep>>,
@@ -372,7 +375,7 @@ impl<D: Deliver> Driver<D> {
             if self.writing == Half::Over {
                 break;
             }
-            if self.current.is_empty() && !self.fill() {
+            if self.current.is_empty() && !self.is_unflushed && !self.fill() {
                 // The end of the stream tells the peer that everything up to its goodbye was delivered here.
                 let owes_delivery = self.reading == Half::Open || !self.messages.is_empty();
                 if self.writing == Half::Open || owes_delivery {
@@ -388,6 +391,7 @@ impl<D: Deliver> Driver<D> {
             let before = self.current.bytes();
             let sent = self.link.sender.poll_send(cx, &mut self.current);
             let moved = before - self.current.bytes();
+            self.is_unflushed = sent.is_pending();
             self.stats.bytes_sent += moved as u64;
             // After a goodbye the peer is silent or about to be: then it lives while it takes what is left.
             self.is_alive |= moved > 0 && (self.writing, self.reading) != (Half::Open, Half::Open);
@@ -536,7 +540,7 @@ impl<D: Deliver> Driver<D> {
         if state.is_aborted {
             return Err(End::Aborted);
         }
-        let is_idle = self.current.is_empty();
+        let is_idle = self.current.is_empty() && !self.is_unflushed;
         let is_closing = state.phase == Phase::Closing && self.writing == Half::Open;
         let has_pong = self.pong.is_some() && self.writing == Half::Open;
         if is_idle && (!state.queues.is_empty() || is_closing || has_pong) {

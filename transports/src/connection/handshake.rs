@@ -161,7 +161,7 @@ pub enum HandshakeError {
         /// Who answers.
         identity: Identity,
     },
-    /// The answering side found a mismatch that this side does not see.
+    /// The answering side does not admit this one, or found a mismatch that this side does not see.
     #[error("{identity} refused the connection")]
     Refused {
         /// Who answers.

@@ -48,7 +48,7 @@ pub enum Verdict {
     Duplicate,
     /// The answering side takes no connections any more.
     ShuttingDown,
-    /// The two do not fit together: compare the hellos.
+    /// The two do not fit together: compare the hellos. If they do, the answering side does not want this peer.
     Incompatible,
 }
 

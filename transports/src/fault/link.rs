@@ -48,7 +48,7 @@ pub(super) fn wrap(shared: &Arc<Shared>, site: u64, dialled: Option<&Address>, l
         end: None,
         timer: Timer::default(),
     };
-    Link { sender: Box::new(sender), receiver: Box::new(receiver), local: link.local, peer: link.peer }
+    Link { sender: Box::new(sender), receiver: Box::new(receiver), ..link }
 }
 
 /// What both halves of an end share.

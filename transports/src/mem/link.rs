@@ -22,6 +22,7 @@ pub(super) fn pair(config: &MemConfig, dialler: Address, listener: Address) -> (
         receiver: Box::new(MemReceiver { pipe: into.clone(), peer: peer.clone() }),
         local: local.clone(),
         peer: peer.clone(),
+        credentials: Default::default(),
     };
     (end(&one, &two, &dialler, &listener), end(&two, &one, &listener, &dialler))
 }

@@ -31,6 +31,7 @@ pub(super) fn link(shared: &Arc<Shared>, id: u64, side: usize, local: Address, p
         receiver: Box::new(SimReceiver(half(Half::Receiver))),
         local,
         peer: peer.clone(),
+        credentials: Default::default(),
     }
 }
 

@@ -1,0 +1,195 @@
+//! A node over every medium: the same promises, whatever carries them, and what the medium knows of the peer.
+
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate::node::{
+    Channel, ChannelHandler, ConnectError, Credentials, Limits, NodeBuilder, PeerEvent, SendError,
+};
+use quorate::{Identity, Incarnation, Lane, Node, NodeId};
+use quorate_transports::connection::HandshakeError;
+use quorate_transports::mem::Mem;
+use quorate_transports::tcp::Tcp;
+use tokio::sync::Notify;
+
+const CHANNEL: Channel = Channel::named("test", "media");
+
+/// A medium, and the directory that its addresses stand in.
+struct Medium {
+    name: &'static str,
+    listen: String,
+    add: Box<dyn Fn(NodeBuilder) -> NodeBuilder>,
+    _directory: tempfile::TempDir,
+}
+
+impl Medium {
+    fn builder(&self, id: u64, life: u64) -> NodeBuilder {
+        let mut limits = Limits::default();
+        limits.backoff_min = Duration::from_millis(10);
+        let node = Node::builder().id(id).incarnation(Incarnation(life)).listen(&*self.listen).limits(limits);
+        (self.add)(node)
+    }
+
+    async fn node(&self, id: u64) -> Node {
+        self.builder(id, 1).start().await.unwrap()
+    }
+}
+
+fn media() -> Vec<Medium> {
+    let medium = |name, listen: &str, add: Box<dyn Fn(NodeBuilder) -> NodeBuilder>| {
+        let directory = tempfile::tempdir().unwrap();
+        let listen = listen.replace("DIRECTORY", &directory.path().display().to_string());
+        Medium { name, listen, add, _directory: directory }
+    };
+    let world = Mem::new();
+    vec![
+        medium("mem", "mem://", Box::new(move |node| node.transport(world.clone()))),
+        medium("tcp", "tcp://127.0.0.1:0", Box::new(|node| node.transport(Tcp::new()))),
+        #[cfg(unix)]
+        medium(
+            "unix",
+            "unix://DIRECTORY/*",
+            Box::new(|node| node.transport(quorate_transports::unix::Unix::new())),
+        ),
+    ]
+}
+
+#[derive(Default)]
+struct Seen {
+    told: Mutex<Told>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Told {
+    frames: Vec<(Identity, Bytes)>,
+    events: Vec<PeerEvent>,
+}
+
+impl Seen {
+    /// The frames, when there are so many.
+    async fn frames(&self, count: usize) -> Vec<(Identity, Bytes)> {
+        self.wait(|told| (told.frames.len() >= count).then(|| told.frames.clone())).await
+    }
+
+    async fn event(&self, event: PeerEvent) {
+        self.wait(|told| told.events.contains(&event).then_some(())).await
+    }
+
+    async fn wait<T>(&self, what: impl Fn(&Told) -> Option<T>) -> T {
+        soon(async {
+            loop {
+                let changed = self.changed.notified();
+                if let Some(found) = what(&self.told.lock().unwrap()) {
+                    return found;
+                }
+                changed.await;
+            }
+        })
+        .await
+    }
+}
+
+impl ChannelHandler for Seen {
+    fn poll_deliver(&self, _: &mut Context<'_>, from: Identity, frames: &mut Vec<Bytes>) -> Poll<()> {
+        self.told.lock().unwrap().frames.extend(frames.drain(..).map(|frame| (from, frame)));
+        self.changed.notify_waiters();
+        Poll::Ready(())
+    }
+
+    fn on_peer(&self, event: PeerEvent) {
+        self.told.lock().unwrap().events.push(event);
+        self.changed.notify_waiters();
+    }
+}
+
+/// A bound on every wait, never what decides a test.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("a test hangs")
+}
+
+#[tokio::test]
+async fn t02_a_node_keeps_its_promises_over_every_medium() {
+    for medium in media() {
+        println!("{}", medium.name);
+        let (one, two) = (medium.node(1).await, medium.node(2).await);
+        let seen = Arc::new(Seen::default());
+        let _open = two.open(CHANNEL, seen.clone()).unwrap();
+        soon(one.connect(&two.addresses()[0])).await.unwrap();
+        // More than any medium holds, of every size, in order.
+        const COUNT: usize = 2_000;
+        let sender = one.clone();
+        let sending = tokio::spawn(async move {
+            for number in 0..COUNT {
+                let body = Bytes::from(vec![
+                    number as u8;
+                    number * 37 % 9_000 + 300_000 * usize::from(number % 500 == 0)
+                ]);
+                loop {
+                    match sender.send(
+                        NodeId(2),
+                        Lane::Ordinary,
+                        CHANNEL,
+                        &[&number.to_le_bytes()],
+                        body.clone(),
+                    ) {
+                        Ok(()) => break,
+                        Err(SendError::Full { .. }) => sender.ready(NodeId(2), Lane::Ordinary).await.unwrap(),
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }
+        });
+        for (number, (from, frame)) in seen.frames(COUNT).await.into_iter().enumerate() {
+            assert_eq!((from, &frame[..8]), (one.identity(), &number.to_le_bytes()[..]), "{}", medium.name);
+            assert!(frame[8..].iter().all(|byte| *byte == number as u8));
+        }
+        sending.await.unwrap();
+        // A restarted peer is another one, and is found again.
+        drop(one);
+        seen.event(PeerEvent::Down(Identity::new(NodeId(1), Incarnation(1)))).await;
+        let again = medium.builder(1, 2).start().await.unwrap();
+        soon(again.connect(&two.addresses()[0])).await.unwrap();
+        again.send(NodeId(2), Lane::Urgent, CHANNEL, &[b"again"], Bytes::new()).unwrap();
+        assert_eq!(seen.frames(COUNT + 1).await[COUNT], (again.identity(), Bytes::from("again")));
+        assert!(soon(again.shutdown(Duration::from_secs(10))).await.is_nothing(), "{}", medium.name);
+        assert!(soon(two.shutdown(Duration::from_secs(10))).await.is_nothing(), "{}", medium.name);
+    }
+}
+
+#[tokio::test]
+async fn t04_a_peer_that_is_not_admitted_hears_so_and_nothing_of_it_is_delivered() {
+    for medium in media() {
+        let strict = medium.builder(1, 1).admit(|peer, _| peer.node == NodeId(2)).start().await.unwrap();
+        let seen = Arc::new(Seen::default());
+        let _open = strict.open(CHANNEL, seen.clone()).unwrap();
+        let (friend, stranger) = (medium.node(2).await, medium.node(3).await);
+        stranger.add_address(NodeId(1), strict.addresses()[0].clone());
+        stranger.send(NodeId(1), Lane::Ordinary, CHANNEL, &[b"from a stranger"], Bytes::new()).unwrap();
+        let error = soon(stranger.connect(&strict.addresses()[0])).await.unwrap_err();
+        let ConnectError::Handshake(HandshakeError::Refused { identity }) = error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(identity, strict.identity());
+        let error = soon(strict.connect(&stranger.addresses()[0])).await.unwrap_err();
+        assert!(matches!(error, ConnectError::NotAdmitted { identity } if identity == stranger.identity()));
+        soon(friend.connect(&strict.addresses()[0])).await.unwrap();
+        friend.send(NodeId(1), Lane::Ordinary, CHANNEL, &[b"from a friend"], Bytes::new()).unwrap();
+        assert_eq!(seen.frames(1).await, [(friend.identity(), Bytes::from("from a friend"))]);
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn t03_a_node_knows_the_process_at_the_other_end_of_a_local_socket() {
+    let medium = media().pop().unwrap();
+    let this = i32::try_from(std::process::id()).unwrap();
+    let is_this = move |known: Option<&Credentials>| matches!(known, Some(Credentials::Process(process)) if process.process == Some(this));
+    let one = medium.builder(1, 1).admit(move |_, known| is_this(known)).start().await.unwrap();
+    let two = medium.node(2).await;
+    soon(two.connect(&one.addresses()[0])).await.unwrap();
+    assert!(is_this(two.credentials(NodeId(1)).as_ref()));
+    assert_eq!(two.credentials(NodeId(3)), None);
+}
