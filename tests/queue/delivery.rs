@@ -41,6 +41,52 @@ async fn q01_all_four_combinations_of_running_and_not_running_deliver() -> Outco
     Ok(())
 }
 
+#[tokio::test(start_paused = true)]
+async fn q03_message_of_a_consumer_that_hangs_goes_to_one_that_waited_all_along() -> Outcome {
+    let queues = open(MemoryStorage::new());
+    let queue = queues.queue("q").await?;
+    // Each of them began to wait when there was no message, and so no lease that could end.
+    let (send, mut receive) = mpsc::channel(16);
+    for _ in 0..3 {
+        let (queue, send) = (queue.clone(), send.clone());
+        tokio::spawn(async move {
+            while let Ok(Some(delivery)) = queue.get(Duration::MAX).await {
+                send.send(delivery.deliveries()).await.expect("the test listens");
+                // Neither acknowledges nor comes back, while the others wait.
+                std::future::pending::<()>().await;
+            }
+        });
+    }
+    tokio::task::yield_now().await;
+    queue.put("work").await?;
+    for deliveries in 1..=3 {
+        let next = tokio::time::timeout(60 * SECOND, receive.recv()).await;
+        assert_eq!(next, Ok(Some(deliveries)), "the lease of consumer {} ended after 30 s", deliveries - 1);
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn q03_whoever_waits_learns_of_a_lease_that_was_cut_short_also_when_another_left() -> Outcome {
+    let queues = open(MemoryStorage::new());
+    let queue = queues.queue("q").await?;
+    queue.put("work").await?;
+    let held = queue.poll()?.ok_or("it is there")?;
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.get(Duration::MAX).await.map(|delivery| delivery.is_some()) }
+    });
+    let leaving = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.get(SECOND).await.map(|delivery| delivery.is_some()) }
+    });
+    tokio::task::yield_now().await;
+    held.renew(5 * SECOND)?;
+    assert!(!leaving.await??, "nothing came for it");
+    assert!(tokio::time::timeout(6 * SECOND, waiting).await???, "the lease ends after 5 s, not after 30 s");
+    Ok(())
+}
+
 #[tokio::test]
 async fn q01_notify_calls_the_handler_for_what_is_there_and_what_comes_until_its_guard_goes() -> Outcome {
     let queues = open(MemoryStorage::new());

@@ -231,6 +231,7 @@ impl Queue {
     /// Dropping the future takes no message.
     pub async fn get(&self, within: Duration) -> Result<Option<Delivery>, QueueError> {
         let until = Instant::now().checked_add(within);
+        let _passed_on = PassedOn(&self.bells.arrivals);
         loop {
             let arrived = self.bells.arrivals.notified();
             tokio::pin!(arrived);
@@ -259,6 +260,7 @@ impl Queue {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn poll(&self) -> Result<Option<Delivery>, QueueError> {
+        let _passed_on = PassedOn(&self.bells.arrivals);
         Ok(self.room.try_take(self)?.0)
     }
 
@@ -283,6 +285,16 @@ impl fmt::Debug for Queues {
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queue").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Whoever leaves, with a message or without, wakes one of those who wait: it finds what else is ready, and it learns
+/// when the next lease ends. So at any time one of them at least knows when to look again.
+struct PassedOn<'a>(&'a Notify);
+
+impl Drop for PassedOn<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 
@@ -324,7 +336,8 @@ struct Desk {
 
 #[derive(Clone, Default)]
 struct Bells {
-    /// Rung once for each message that becomes ready.
+    /// Rung for each message that becomes ready, whenever a message may be due earlier than known, and by each consumer
+    /// that leaves.
     arrivals: Arc<Notify>,
     /// Rung once for each message that goes.
     room: Arc<Notify>,
@@ -449,9 +462,6 @@ impl Room {
             return Ok((None, due));
         };
         desk.totals.delivered += 1;
-        if desk.shelf.has_ready() {
-            desk.bells.arrivals.notify_one();
-        }
         let step = Step::Delivered { queue: queue.number, id: taken.id, deliveries: taken.deliveries };
         let origin = taken
             .origin
@@ -472,7 +482,12 @@ impl Room {
         let mut state = self.lock();
         state.check_open()?;
         let desk = state.desks.entry(number).or_default();
-        if desk.shelf.renew(now, id, lease, duration) { Ok(()) } else { Err(QueueError::LeaseLost) }
+        if !desk.shelf.renew(now, id, lease, duration) {
+            return Err(QueueError::LeaseLost);
+        }
+        // The new end may be earlier than the one that a waiting consumer knows.
+        desk.bells.arrivals.notify_one();
+        Ok(())
     }
 
     pub(super) fn give_back(

@@ -112,10 +112,6 @@ impl Shelf {
         self.ready.len()
     }
 
-    pub(super) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
     pub(super) fn ids(&self) -> impl Iterator<Item = (MessageId, u64)> + '_ {
         self.messages.iter().map(|(id, message)| (*id, message.at))
     }
