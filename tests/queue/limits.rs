@@ -153,6 +153,32 @@ async fn q09_journal_stays_short_also_when_one_old_message_is_never_acknowledged
 }
 
 #[tokio::test]
+async fn q09_journal_stays_short_when_a_message_is_delivered_again_and_again() -> Outcome {
+    let storage = MemoryStorage::new();
+    let queues = open(storage.clone());
+    let queue = queues.queue_with("q", QueueConfig::new().deliveries_max(None)).await?;
+    let receipt = queue.put("poison").await?;
+    let other = queues.queue("other").await?;
+    let mut longest = 0;
+    for _ in 0..200 {
+        for _ in 0..64 {
+            queue.poll()?.ok_or("it came back")?.nack(Duration::ZERO)?;
+        }
+        // Lets the journal catch up with the counts of deliveries, which nobody waits for.
+        other.put("tick").await?;
+        longest = longest.max(storage.list()?.len());
+    }
+    // 200 * 64 counts of some 48 bytes are 37 segments.
+    assert!(longest < 20, "{longest} files");
+    queues.close().await;
+    let queues = open(storage);
+    let queue = queues.queue("q").await?;
+    let delivery = queue.poll()?.ok_or("it is kept")?;
+    assert_eq!((delivery.id(), delivery.deliveries()), (receipt.id, 200 * 64 + 1));
+    Ok(())
+}
+
+#[tokio::test]
 async fn directory_that_is_not_the_queues_is_refused() -> Outcome {
     let storage = MemoryStorage::new();
     let (journal, _) = Journal::open(storage.clone(), config())?;

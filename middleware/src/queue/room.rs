@@ -314,7 +314,8 @@ struct State {
     places: BTreeMap<u64, (u32, MessageId)>,
     /// Old messages are being written again at the journal's end.
     is_moving: bool,
-    /// Bytes in the journal of messages that went since it was cut the last time.
+    /// Bytes in the journal that nobody needs any more since it was cut the last time: of messages that went, and of
+    /// repeated deliveries.
     removed_bytes: u64,
     /// Why nothing works any more.
     failure: Option<AppendError>,
@@ -468,6 +469,11 @@ impl Room {
             .and_then(|origin| Some((state.names.get(&origin.queue)?.clone(), origin.id, origin.deliveries)));
         // Only a count: not worth waiting for, and left out when the journal is busy.
         drop(self.journal.submit(vec![step.encode()]));
+        if taken.deliveries > 1 {
+            // The first delivery is counted when the message goes.
+            state.removed_bytes += DELIVERED_BYTES;
+            self.tidy(&mut state);
+        }
         Ok((Some(Delivery::new(queue.clone(), taken, origin)), None))
     }
 
@@ -780,6 +786,8 @@ const QUEUES_MAX: usize = 4096;
 const DEAD_LETTERS_FULL_RETRY: Duration = Duration::from_secs(1);
 /// What the records of one message's life take in the journal beside its payload, roughly.
 const RECORDS_BYTES: u64 = 128;
+/// What the record of one delivery takes in the journal.
+const DELIVERED_BYTES: u64 = 48;
 /// The journal may have so many segments...
 const SEGMENTS_MIN: u64 = 4;
 /// ...and so many times the bytes that its messages need, before old ones are written again.
