@@ -85,6 +85,7 @@ impl Journal {
             state: Mutex::new(State {
                 line: VecDeque::new(),
                 outside: VecDeque::new(),
+                withdrawn: 0,
                 chores: VecDeque::new(),
                 closers: Vec::new(),
                 next: log.next(),
@@ -127,7 +128,7 @@ impl Journal {
         async move {
             let ticket = Ticket::new();
             shared.enter(records, Completion::Ticket(ticket.clone()), true)?;
-            Waiter { ticket }.await
+            Waiter { ticket, leaves: Some(shared) }.await
         }
     }
 
@@ -205,7 +206,7 @@ impl Journal {
     pub async fn truncate_before(&self, position: Position) -> Result<Position, AppendError> {
         let ticket = Ticket::new();
         self.handle.shared.chore(Chore::Truncate { position, ticket: Some(ticket.clone()) })?;
-        Waiter { ticket }.await
+        Waiter { ticket, leaves: None }.await
     }
 
     /// Begins a [`truncation`](Self::truncate_before) and returns at once; a failure shows in later appends.
@@ -234,7 +235,7 @@ impl Journal {
         let chore =
             Chore::Snapshot { name: name.to_owned(), position, blob: blob.into(), ticket: ticket.clone() };
         self.handle.shared.chore(chore)?;
-        Waiter { ticket }.await
+        Waiter { ticket, leaves: None }.await
     }
 
     /// The snapshot called `name`; `None` when there is none. Blocks on the disk.
@@ -255,7 +256,7 @@ impl Journal {
     pub async fn close(&self) -> Closed {
         let ticket = Ticket::new();
         self.handle.shared.close(Some(ticket.clone()));
-        Waiter { ticket }.await
+        Waiter { ticket, leaves: None }.await
     }
 
     /// As [`close`](Self::close), blocking the calling thread.
@@ -339,8 +340,10 @@ struct Shared {
 struct State {
     /// Accepted: they have positions and will be written.
     line: VecDeque<Waiting>,
-    /// Waiting for room in the line. Each belongs to a live future.
+    /// Waiting for room in the line. More than half of them belong to live futures.
     outside: VecDeque<Waiting>,
+    /// How many may have been withdrawn since `outside` was looked through.
+    withdrawn: usize,
     /// Each with the position that must have been written before it is done.
     chores: VecDeque<(Position, Chore)>,
     closers: Vec<Arc<Ticket<Closed>>>,
@@ -430,6 +433,24 @@ impl Shared {
         }
         self.signal(state);
         Ok(first)
+    }
+
+    /// One of those that wait for room may have gone. When the disk hangs they must not pile up behind those that stay;
+    /// looking only when half of them may be gone keeps the cost of each going constant.
+    fn forget_withdrawn(&self) {
+        let mut state = self.lock();
+        state.withdrawn += 1;
+        if 2 * state.withdrawn < state.outside.len() {
+            return;
+        }
+        state.withdrawn = 0;
+        let (gone, stay) = std::mem::take(&mut state.outside)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|waiting| waiting.completion.is_withdrawn());
+        state.outside = stay;
+        // The records may belong to somebody: not dropped under the lock.
+        drop(state);
+        drop(gone);
     }
 
     fn chore(&self, chore: Chore) -> Result<(), AppendError> {
@@ -721,19 +742,28 @@ impl<T> Ticket<T> {
 /// Waits for a ticket; dropped before its outcome, it withdraws it as far as that is still possible.
 struct Waiter<T> {
     ticket: Arc<Ticket<T>>,
+    /// Where it may still wait for room, and has to be taken out.
+    leaves: Option<Arc<Shared>>,
 }
 
 impl<T> Future for Waiter<T> {
     type Output = T;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        self.ticket.poll(cx)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let outcome = self.ticket.poll(cx);
+        if outcome.is_ready() {
+            self.leaves = None;
+        }
+        outcome
     }
 }
 
 impl<T> Drop for Waiter<T> {
     fn drop(&mut self) {
         self.ticket.lock().is_withdrawn = true;
+        if let Some(shared) = self.leaves.take() {
+            shared.forget_withdrawn();
+        }
     }
 }
 

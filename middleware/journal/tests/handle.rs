@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::io;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
+use bytes::Bytes;
 use quorate_journal::{
     AppendError, Config, Entry, Faults, FaultyStorage, FileStorage, Journal, MemoryStorage, OpenError,
-    Position, ReadError, Record,
+    Position, ReadError, Record, Storage, StorageFile,
 };
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -232,5 +234,112 @@ fn too_much_waiting_makes_submit_fail_and_append_wait() -> Outcome {
     while sync.as_mut().poll(&mut cx).is_pending() {
         std::thread::yield_now();
     }
+    Ok(())
+}
+
+/// Memory, but its syncs wait until the gate opens.
+struct Gated {
+    memory: MemoryStorage,
+    gate: Arc<Gate>,
+}
+
+#[derive(Default)]
+struct Gate {
+    is_shut: Mutex<bool>,
+    changed: Condvar,
+}
+
+struct GatedFile(Arc<dyn StorageFile>, Arc<Gate>);
+
+impl Gate {
+    fn shut(&self, is_shut: bool) {
+        *self.is_shut.lock().expect("no panic under it") = is_shut;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) {
+        let is_shut = self.is_shut.lock().expect("no panic under it");
+        drop(self.changed.wait_while(is_shut, |is_shut| *is_shut).expect("no panic under it"));
+    }
+}
+
+impl Storage for Gated {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+        Ok(Arc::new(GatedFile(self.memory.create(name)?, self.gate.clone())))
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+        self.memory.open(name)
+    }
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.memory.list()
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.memory.remove(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.memory.rename(from, to)
+    }
+    fn sync_directory(&self) -> io::Result<()> {
+        self.memory.sync_directory()
+    }
+}
+
+impl StorageFile for GatedFile {
+    fn size(&self) -> io::Result<u64> {
+        self.0.size()
+    }
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.0.write_at(bytes, offset)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.1.pass();
+        self.0.sync()
+    }
+}
+
+/// A payload that is counted while it lives.
+struct Counted {
+    _alive: Arc<()>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &[7; 3000]
+    }
+}
+
+#[test]
+fn appends_that_were_given_up_while_the_disk_hangs_hold_no_memory() -> Outcome {
+    let gate = Arc::new(Gate::default());
+    let storage = Gated { memory: MemoryStorage::new(), gate: gate.clone() };
+    let (journal, _) = Journal::open(storage, small().waiting_bytes_max(4096))?;
+    let alive = Arc::new(());
+    let record = || vec![Record::new(1, Bytes::from_owner(Counted { _alive: alive.clone() }))];
+    gate.shut(true);
+    let accepted = journal.submit(record())?;
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut append = || {
+        let mut append = Box::pin(journal.append(record()));
+        assert!(append.as_mut().poll(&mut cx).is_pending());
+        append
+    };
+    // One that stays stands before all that go.
+    let stays = append();
+    for _ in 0..100 {
+        drop(append());
+    }
+    let go: Vec<_> = (0..100).map(|_| append()).collect();
+    drop(go);
+    assert!(Arc::strong_count(&alive) <= 1 + 2 + 2, "{} payloads are alive", Arc::strong_count(&alive) - 1);
+    gate.shut(false);
+    accepted.wait_blocking()?;
+    let mut stays = stays;
+    while stays.as_mut().poll(&mut cx).is_pending() {
+        std::thread::yield_now();
+    }
+    assert_eq!(journal.close_blocking().durable.as_u64(), 2, "what was given up was not written");
     Ok(())
 }
