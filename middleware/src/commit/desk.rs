@@ -25,6 +25,31 @@ pub(super) struct Desk {
     ended: Notify,
 }
 
+/// An answer that somebody waits for; dropped, nobody does, and what was begun is cancelled.
+pub(super) struct Expected<'a> {
+    desk: &'a Desk,
+    token: u64,
+    receiver: oneshot::Receiver<Begun>,
+}
+
+impl Expected<'_> {
+    pub(super) fn answer(&mut self) -> &mut oneshot::Receiver<Begun> {
+        &mut self.receiver
+    }
+}
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        if let Ok(Ok((txn, _))) = self.receiver.try_recv() {
+            self.desk.answer(Command::Cancel(txn));
+        }
+        // Still there when the wish was never handed over, or is not answered yet.
+        if self.desk.lock().beginning.remove(&self.token).is_some() {
+            self.desk.ended.notify_waiters();
+        }
+    }
+}
+
 #[derive(Default)]
 struct State {
     /// What the resource answered: at most one per open transaction.
@@ -44,14 +69,14 @@ impl Desk {
     }
 
     /// Where the answer to a wish will come; `None` when nothing is begun any more.
-    pub(super) fn expect(&self, token: u64) -> Option<oneshot::Receiver<Begun>> {
+    pub(super) fn expect(&self, token: u64) -> Option<Expected<'_>> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
         if state.is_closed {
             return None;
         }
         state.beginning.insert(token, sender);
-        Some(receiver)
+        Some(Expected { desk: self, token, receiver })
     }
 
     pub(super) fn in_doubt(&self) -> Vec<TxnId> {

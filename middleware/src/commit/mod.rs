@@ -135,11 +135,11 @@ impl Transactions {
         work: impl IntoIterator<Item = (NodeId, Bytes)>,
     ) -> Result<Transaction, BeginError> {
         let token = self.inner.next_token.fetch_add(1, Ordering::Relaxed);
-        let begun = self.inner.desk.expect(token).ok_or(BeginError::Stopped)?;
+        let mut begun = self.inner.desk.expect(token).ok_or(BeginError::Stopped)?;
         let work = work.into_iter().map(|(node, payload)| Work { node: node.0, payload }).collect();
         let given = self.inner.handle.command(Command::Begin { token, work }).await;
         given.map_err(|_| BeginError::Stopped)?;
-        let (txn, outcome) = begun.await.map_err(|_| BeginError::Stopped)??;
+        let (txn, outcome) = begun.answer().await.map_err(|_| BeginError::Stopped)??;
         Ok(Transaction { txn, outcome, transactions: self.clone() })
     }
 
