@@ -240,7 +240,7 @@ impl Retry {
         let stirred = (salt.sequence ^ salt.node.rotate_left(17) ^ u64::from(self.attempt).rotate_left(40))
             .wrapping_mul(0x9E37_79B9_7F4A_7C15)
             >> 56;
-        let spread = wait / 4 * u32::try_from(stirred).unwrap_or(0) / 256;
+        let spread = wait / 1024 * u32::try_from(stirred).unwrap_or(0);
         Self { at: now + wait + spread, attempt: self.attempt.saturating_add(1) }
     }
 }
