@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -303,6 +304,48 @@ async fn a_cancelled_transaction_aborts() {
     let txn = transaction.id();
     transaction.cancel().await;
     assert_eq!(transaction.outcome().await, Outcome::Aborted(txn, AbortReason::Cancelled));
+}
+
+#[tokio::test]
+async fn k02_transactions_that_are_given_up_while_they_begin_leave_nothing() {
+    let one = node(1).await;
+    let coordinator = serve(&one, memory(1), NoResource).await;
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut begin = || {
+        let mut begin = Box::pin(coordinator.begin([(NodeId(9), Bytes::new())]));
+        assert!(begin.as_mut().poll(&mut cx).is_pending());
+        begin
+    };
+    // More than may wait for the machine, which does not run meanwhile: the last ones were never handed over.
+    drop((0..2000).map(|_| begin()).collect::<Vec<_>>());
+    // This one has its name by then, and nobody has heard it.
+    let named = begin();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    drop(named);
+    let left = coordinator.shutdown(LONG).await;
+    assert!(left.is_nothing(), "{left:?}");
+}
+
+#[tokio::test]
+async fn k02_large_promises_on_a_slow_disk_wait_and_stop_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let one = node(1).await;
+    let storage = FileStorage::open(directory.path().join("commit")).unwrap();
+    // Room for one promise at a time.
+    let config = quorate_journal::Config::new(1).waiting_bytes_max(4096);
+    let (narrow, _) = Journal::open(storage, config).unwrap();
+    let agreeable = Hesitant(Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)));
+    let served = serve(&one, narrow, agreeable).await;
+    let mut running = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let served = served.clone();
+        running.spawn(async move { served.run([(NodeId(1), vec![7; 3000].into())]).await });
+    }
+    while let Some(done) = running.join_next().await {
+        assert!(done.unwrap().unwrap().is_committed());
+    }
 }
 
 #[tokio::test]

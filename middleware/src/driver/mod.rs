@@ -6,7 +6,8 @@
 //!             However a machine ends, also with its runtime or by a panic, its channel is free first, then its sink is
 //!             told, once.
 //! Method      one task owns one machine. A turn takes all inputs that wait, up to a bound, then ticks, then carries
-//!             out. A message is encoded once, however many receive it.
+//!             out. A message is encoded once, however many receive it. One append is under way at a time, and what
+//!             comes meanwhile is the next one: so after one that failed, none can succeed and leave a hole.
 //! Frames      `to incarnation u64, from incarnation u64, message`, little-endian; an incarnation of zero addresses
 //!             whichever life the receiver is in. Another life's message, and bytes that are no message, are counted
 //!             and dropped.
@@ -189,6 +190,9 @@ where
         stable: setup.stable,
         logged: 0,
         log_end: Position::ZERO,
+        emitted: 0,
+        durable: 0,
+        barrier: 0,
         compaction: None,
         sink,
         epoch: Instant::now(),
@@ -200,7 +204,6 @@ where
         outputs: Outputs::new(),
         records: Vec::new(),
         syncing: None,
-        unsynced: None,
         held: VecDeque::new(),
         lives: BTreeMap::new(),
     };
@@ -244,14 +247,16 @@ struct Driver<M: Machine, S: Sink<M>> {
     stop_wish: watch::Receiver<bool>,
     counts: Arc<Counts>,
     outputs: Outputs<M>,
-    /// Records of this turn, not yet handed to the journal.
+    /// How many records the machine has emitted, and how many of them are durable.
+    emitted: u64,
+    durable: u64,
+    /// How many records must be durable before what comes now is carried out.
+    barrier: u64,
+    /// Records that are not yet handed to the journal: those after the ones that are being synced.
     records: Vec<Record>,
-    /// The sync that a barrier waits for.
     syncing: Option<Pending>,
-    /// The last records handed to the journal, which a later barrier must wait for.
-    unsynced: Option<Pending>,
-    /// Outputs behind a barrier.
-    held: VecDeque<Output<M>>,
+    /// Outputs behind a barrier, each with the records that it waits for.
+    held: VecDeque<(u64, Output<M>)>,
     /// The life in which each node was last heard, to tell the machine of connections.
     lives: BTreeMap<NodeId, u64>,
 }
@@ -274,11 +279,25 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
             };
             match goes_on {
                 Ok(true) => {}
-                Ok(false) => return,
+                Ok(false) => return self.hand_over_rest().await,
                 Err(failure) => {
                     self.why = Stopped::Journal(failure);
                     return;
                 }
+            }
+        }
+    }
+
+    /// A successor finds all records, also those that came while an append was under way.
+    async fn hand_over_rest(&mut self) {
+        while !self.records.is_empty() {
+            // Whatever fails here, no promise depends on it any more.
+            if self.syncing.is_some() && synced(&mut self.syncing).await.is_err() {
+                return;
+            }
+            self.syncing = None;
+            if self.submit().is_err() {
+                return;
             }
         }
     }
@@ -320,8 +339,12 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
         }
         let behind = self.held.len() >= HELD_MAX;
         if !behind && (!self.inbox.is_empty() || !self.command_queue.is_empty()) {
-            // Let the others on this thread run between two full turns.
-            tokio::task::yield_now().await;
+            // Let the others on this thread run between two full turns; promises are not kept back by busy peers.
+            tokio::select! {
+                biased;
+                synced = synced(&mut self.syncing) => self.on_synced(synced)?,
+                () = tokio::task::yield_now() => {}
+            }
             return Ok(true);
         }
         let deadline = self.machine.deadline().map(|at| self.epoch + Duration::from_nanos(at.as_nanos()));
@@ -330,11 +353,7 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
             biased;
             _ = self.stop_wish.changed() => return Ok(!*self.stop_wish.borrow()),
             _ = self.node_stop.changed() => return Ok(false),
-            synced = synced(&mut self.syncing) => {
-                synced?;
-                self.syncing = None;
-                self.release()?;
-            }
+            synced = synced(&mut self.syncing) => self.on_synced(synced)?,
             () = self.inbox.filled(), if !behind => {}
             command = self.command_queue.recv(), if !behind => match command {
                 Some(command) => first = Some(command),
@@ -412,46 +431,65 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
     }
 
     fn carry_out(&mut self, output: Output<M>) -> Result<(), AppendError> {
-        // Records are not held: the next sync then covers those of many promises. Their order stays.
-        if self.syncing.is_some() && !matches!(output, Output::Persist(_)) {
-            self.held.push_back(output);
-            return Ok(());
-        }
         match output {
-            Output::Send { to, lane, message } => self.send(to.as_slice(), lane_of(lane), &message),
-            Output::Event(event) => self.sink.take(event),
+            // Not held: the next sync then covers the records of many promises. Their order stays.
             Output::Persist(record) => {
                 if let Some(stable) = &self.stable {
                     self.records.push(Record::new(stable.kind, record.to_bytes()));
+                    self.emitted += 1;
                 }
             }
             Output::Barrier => {
+                self.barrier = self.emitted;
                 self.submit()?;
-                self.syncing = self.unsynced.take();
             }
+            output if self.barrier > self.durable => self.held.push_back((self.barrier, output)),
+            output => self.deliver(output),
         }
         Ok(())
     }
 
-    /// Hands the records so far to the journal, as one append.
+    /// Does what is behind no barrier any more.
+    fn deliver(&mut self, output: Output<M>) {
+        match output {
+            Output::Send { to, lane, message } => self.send(to.as_slice(), lane_of(lane), &message),
+            Output::Event(event) => self.sink.take(event),
+            Output::Persist(_) | Output::Barrier => {}
+        }
+    }
+
+    /// Hands the records so far to the journal, as one append, unless one is under way.
     fn submit(&mut self) -> Result<(), AppendError> {
-        if let (Some(stable), false) = (&self.stable, self.records.is_empty()) {
+        if let (Some(stable), false, None) = (&self.stable, self.records.is_empty(), &self.syncing) {
             let records = std::mem::take(&mut self.records);
             let count = records.len() as u64;
             let pending = stable.journal.submit(records)?;
             self.log_end = pending.first().plus(count);
             self.logged += count;
-            self.unsynced = Some(pending);
+            self.syncing = Some(pending);
         }
         Ok(())
     }
 
-    /// Replaces the journal's records by a snapshot when there are many. Only between turns: then the machine's state
-    /// is what the records that were submitted say.
+    /// An append is durable: carries out what it held up, and hands over what came meanwhile.
+    fn on_synced(&mut self, synced: Result<(), AppendError>) -> Result<(), AppendError> {
+        synced?;
+        self.syncing = None;
+        self.durable = self.emitted - self.records.len() as u64;
+        self.submit()?;
+        while let Some((_, output)) = self.held.pop_front_if(|(barrier, _)| *barrier <= self.durable) {
+            self.deliver(output);
+        }
+        self.compact();
+        Ok(())
+    }
+
+    /// Replaces the journal's records by a snapshot when there are many. Only when all are handed over: then they say
+    /// what the machine's state is.
     fn compact(&mut self) {
         let Some(stable) = &self.stable else { return };
         let is_writing = self.compaction.as_ref().is_some_and(|writing| !writing.is_finished());
-        if self.logged < COMPACT_RECORDS || is_writing {
+        if self.logged < COMPACT_RECORDS || is_writing || !self.records.is_empty() {
             return;
         }
         self.logged = 0;
@@ -463,16 +501,6 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
                 let _ = journal.truncate_before(end).await;
             }
         }));
-    }
-
-    /// Carries out what a barrier held, up to the next one.
-    fn release(&mut self) -> Result<(), AppendError> {
-        while self.syncing.is_none()
-            && let Some(output) = self.held.pop_front()
-        {
-            self.carry_out(output)?;
-        }
-        Ok(())
     }
 
     fn send(&mut self, to: &[ProcessId], lane: crate::node::Lane, message: &M::Message) {
