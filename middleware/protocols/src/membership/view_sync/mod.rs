@@ -17,6 +17,7 @@
 //! Limits      one joiner is admitted for each member that has the state, so that the ones with the state are never
 //!             outvoted by more joiners at once. A member two views behind cannot catch up and is expelled.
 
+mod change;
 mod message;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,7 @@ use crate::machine::{Lane, ProcessId, Violation};
 use crate::planted::{Plant, Planted};
 use crate::stack::{Down, Ended, Flow, Layer, Up, View, ViewId};
 use crate::time::Time;
+use change::{Leading, Promise, Step};
 
 /// The times of view changes.
 #[derive(Debug, Clone, Copy)]
@@ -100,26 +102,6 @@ struct Member {
     remind_at: Time,
     /// Members that came without the state and are known to have it by now.
     caught_up: BTreeSet<ProcessId>,
-}
-
-/// A leader's attempt.
-struct Leading {
-    ballot: Ballot,
-    patience_until: Time,
-    resend_at: Time,
-    step: Step,
-}
-
-enum Step {
-    Preparing { promises: BTreeMap<ProcessId, Promise> },
-    Accepting { proposal: Proposal, accepted: BTreeSet<ProcessId> },
-}
-
-struct Promise {
-    accepted: Option<(Ballot, Proposal)>,
-    received: Vec<u64>,
-    synced: bool,
-    leaving: bool,
 }
 
 impl Member {
@@ -239,32 +221,6 @@ impl ViewSync {
         }
     }
 
-    fn lead_if_due(&mut self, now: Time, flow: &mut Flow<Message>) {
-        if self.candidate() != Some(self.me) || !self.wants_change() {
-            return;
-        }
-        let Phase::Member(member) = &self.phase else { return };
-        let other_leads = member.promised.filter(|ballot| ballot.leader != self.me);
-        let let_it = other_leads.is_some_and(|ballot| !self.is_suspect(ballot.leader))
-            && member.takeover_at.is_some_and(|at| now < at);
-        if member.leading.is_none() && !let_it && member.decided.is_none() {
-            self.lead(now, flow);
-        }
-    }
-
-    /// Starts a new attempt.
-    fn lead(&mut self, now: Time, flow: &mut Flow<Message>) {
-        let (me, patience, retry) = (self.me, self.config.patience, self.config.retry);
-        let Some(member) = self.member() else { return };
-        member.round_seen += 1;
-        let ballot = Ballot { round: member.round_seen, leader: me };
-        let step = Step::Preparing { promises: BTreeMap::new() };
-        member.leading =
-            Some(Leading { ballot, patience_until: now + patience, resend_at: now + retry, step });
-        let view = member.view.id;
-        self.send_members(&Message::Prepare { view, ballot }, flow);
-    }
-
     /// True when `view` is the current one. Otherwise helps whoever is behind.
     fn is_current(&mut self, from: ProcessId, view: ViewId, flow: &mut Flow<Message>) -> bool {
         let Phase::Member(member) = &self.phase else { return false };
@@ -356,277 +312,6 @@ impl ViewSync {
         }
     }
 
-    fn on_prepare(
-        &mut self,
-        now: Time,
-        from: ProcessId,
-        view: ViewId,
-        ballot: Ballot,
-        flow: &mut Flow<Message>,
-    ) {
-        if !self.is_current(from, view, flow) || ballot.leader != from {
-            return;
-        }
-        let patience = self.config.patience;
-        let Some(member) = self.member() else { return };
-        member.round_seen = member.round_seen.max(ballot.round);
-        if let Some(promised) = member.promised.filter(|promised| *promised > ballot) {
-            return self.send(from, Message::Refuse { view, promised }, flow);
-        }
-        if member.promised != Some(ballot) {
-            member.promised = Some(ballot);
-            // Room for preparing and accepting, and a little more for each rank, so that not all take over at once.
-            let rank = member.view.rank(from).unwrap_or(0) as u32;
-            member.takeover_at = Some(now + patience * (3 + rank));
-            if member.leading.as_ref().is_some_and(|leading| leading.ballot < ballot) {
-                member.leading = None;
-            }
-        }
-        if member.frozen.is_some() {
-            self.send_promise(flow);
-        } else {
-            flow.down(Down::Freeze);
-        }
-    }
-
-    fn send_promise(&mut self, flow: &mut Flow<Message>) {
-        let (synced, leaving) = (self.synced, self.leaving);
-        let Some(member) = self.member() else { return };
-        let (Some(ballot), Some(received)) = (member.promised, member.frozen.clone()) else { return };
-        let (view, accepted) = (member.view.id, member.accepted.clone());
-        let promise = Message::Promise { view, ballot, accepted, received, synced, leaving };
-        self.send(ballot.leader, promise, flow);
-    }
-
-    fn on_promise(&mut self, from: ProcessId, ballot: Ballot, promise: Promise) {
-        let Some(member) = self.member() else { return };
-        let senders = member.view.members.len();
-        let Some(leading) = member.leading.as_mut().filter(|leading| leading.ballot == ballot) else {
-            return;
-        };
-        if let Step::Preparing { promises } = &mut leading.step
-            && promise.received.len() == senders
-        {
-            promises.insert(from, promise);
-        }
-    }
-
-    /// Proposes once all that seem alive have promised, or a quorum when patience has run out.
-    fn propose_if_ready(&mut self, now: Time, flow: &mut Flow<Message>) {
-        let Phase::Member(member) = &self.phase else { return };
-        let Some(leading) = &member.leading else { return };
-        let Step::Preparing { promises } = &leading.step else { return };
-        let all = member.view.members.iter().all(|m| promises.contains_key(m) || self.is_suspect(*m));
-        let quorum = member.quorum(self.plant, |process| promises.contains_key(&process));
-        if !quorum || !(all || leading.patience_until <= now) {
-            return;
-        }
-        let ballot = leading.ballot;
-        let Some(proposal) = self.choose(member, promises) else { return };
-        let patience_until = now + self.config.patience * 2;
-        let resend_at = now + self.config.retry;
-        let view = member.view.id;
-        if let Some(member) = self.member() {
-            let step = Step::Accepting { proposal: proposal.clone(), accepted: BTreeSet::new() };
-            member.leading = Some(Leading { ballot, patience_until, resend_at, step });
-        }
-        self.send_members(&Message::Accept { view, ballot, proposal }, flow);
-    }
-
-    /// What an earlier ballot may have chosen; otherwise the members that promised, joiners, and the union of what
-    /// was received.
-    fn choose(&self, member: &Member, promises: &BTreeMap<ProcessId, Promise>) -> Option<Proposal> {
-        let earlier = promises.values().filter_map(|promise| promise.accepted.as_ref());
-        if let Some((_, proposal)) = earlier.max_by_key(|(ballot, _)| *ballot)
-            && !self.plant.has(Planted::ViewIgnoresAccepted)
-        {
-            return Some(proposal.clone());
-        }
-        let cut_of = |rank: usize| {
-            let mut counts = promises
-                .iter()
-                .filter(|(process, _)| !self.plant.has(Planted::CutOfLeaderOnly) || **process == self.me);
-            counts.by_ref().map(|(_, promise)| promise.received[rank]).max().unwrap_or(0)
-        };
-        let cut: Vec<u64> = (0..member.view.members.len()).map(cut_of).collect();
-        // Whoever promised seems alive to me; but two members that cannot reach each other cannot both stay.
-        let stays = |process: &ProcessId| {
-            promises.get(process).is_some_and(|promise| !promise.leaving)
-                && !self.leavers.contains(process)
-                && !self.reported.contains_key(process)
-        };
-        let mut members: Vec<_> = member.view.members.iter().copied().filter(stays).collect();
-        let mut synced: Vec<_> = members.iter().map(|process| promises[process].synced).collect();
-        // Without anyone who has the state there is nothing to go on with: wait for one to come back.
-        if !members.is_empty() && !synced.contains(&true) {
-            return None;
-        }
-        let room = self.joiners_admitted(synced.iter().copied());
-        let fresh = self.joiners.keys().filter(|joiner| !member.view.contains(**joiner));
-        for &joiner in fresh.take(room) {
-            members.push(joiner);
-            synced.push(false);
-        }
-        let view = View { id: member.view.id.next(), members: members.into(), synced: synced.into() };
-        Some(Proposal { view, cut })
-    }
-
-    fn on_accept(
-        &mut self,
-        now: Time,
-        from: ProcessId,
-        view: ViewId,
-        ballot: Ballot,
-        proposal: Proposal,
-        flow: &mut Flow<Message>,
-    ) {
-        if !self.is_current(from, view, flow) || ballot.leader != from {
-            return;
-        }
-        let (plant, patience) = (self.plant, self.config.patience);
-        let Some(member) = self.member() else { return };
-        if proposal.cut.len() != member.view.members.len() || proposal.view.id != view.next() {
-            return;
-        }
-        if let Some(promised) = member.promised.filter(|promised| *promised > ballot)
-            && !plant.has(Planted::ViewAcceptsOldBallot)
-        {
-            return self.send(from, Message::Refuse { view, promised }, flow);
-        }
-        // Only whoever promised this ballot is frozen for it; one that missed the question waits for the result.
-        if member.promised < Some(ballot) || member.frozen.is_none() || member.decided.is_some() {
-            return;
-        }
-        if member.accepted.as_ref().is_some_and(|(accepted, _)| *accepted == ballot) {
-            return self.send(from, Message::Accepted { view, ballot }, flow);
-        }
-        member.takeover_at = Some(now + patience * 3);
-        let cut = proposal.cut.clone();
-        member.accepting = Some((ballot, proposal));
-        if plant.has(Planted::FlushAcceptsUnfilled) {
-            self.on_filled(&cut, flow);
-        } else {
-            flow.down(Down::Fill { cut });
-        }
-    }
-
-    fn on_filled(&mut self, cut: &[u64], flow: &mut Flow<Message>) {
-        let plant = self.plant;
-        let Some(member) = self.member() else { return };
-        if let Some(proposal) = member.decided.take_if(|proposal| proposal.cut == cut) {
-            let view = proposal.view.clone();
-            let cut = Some(proposal.cut.clone());
-            member.decided = Some(proposal);
-            return flow.down(Down::Install { view, cut });
-        }
-        if let Some((ballot, proposal)) = member.accepting.take_if(|(_, proposal)| proposal.cut == cut)
-            && (member.promised == Some(ballot) || plant.has(Planted::ViewAcceptsOldBallot))
-        {
-            member.accepted = Some((ballot, proposal));
-            let view = member.view.id;
-            self.send(ballot.leader, Message::Accepted { view, ballot }, flow);
-        }
-    }
-
-    fn on_accepted(
-        &mut self,
-        now: Time,
-        from: ProcessId,
-        view: ViewId,
-        ballot: Ballot,
-        flow: &mut Flow<Message>,
-    ) {
-        if !self.is_current(from, view, flow) {
-            return;
-        }
-        let Some(member) = self.member() else { return };
-        let Some(leading) = member.leading.as_mut().filter(|leading| leading.ballot == ballot) else {
-            return;
-        };
-        if let Step::Accepting { accepted, .. } = &mut leading.step {
-            accepted.insert(from);
-            self.decide_if_ready(now, flow);
-        }
-    }
-
-    /// Decides once all that go on and seem alive have accepted, or a quorum when patience has run out: a quorum is
-    /// enough to be safe, but the more hold the whole cut, the more crashes the next view survives.
-    fn decide_if_ready(&mut self, now: Time, flow: &mut Flow<Message>) {
-        let Phase::Member(member) = &self.phase else { return };
-        let Some(leading) = &member.leading else { return };
-        let Step::Accepting { proposal, accepted } = &leading.step else { return };
-        let goes_on = |process: &&ProcessId| proposal.view.contains(**process) && !self.is_suspect(**process);
-        let all = member.view.members.iter().filter(goes_on).all(|process| accepted.contains(process));
-        let quorum = member.quorum(self.plant, |process| accepted.contains(&process));
-        if !quorum || !(all || leading.patience_until <= now) {
-            return;
-        }
-        let proposal = proposal.clone();
-        let told = member.view.members.iter().chain(proposal.view.members.iter()).copied();
-        let told: BTreeSet<_> = told.filter(|process| *process != self.me).collect();
-        let told = told.into_iter().collect();
-        flow.multicast(told, Lane::Control, Message::Install { proposal: proposal.clone() });
-        self.on_install(proposal, flow);
-    }
-
-    fn on_refuse(
-        &mut self,
-        now: Time,
-        from: ProcessId,
-        view: ViewId,
-        promised: Ballot,
-        flow: &mut Flow<Message>,
-    ) {
-        if !self.is_current(from, view, flow) {
-            return;
-        }
-        let patience = self.config.patience;
-        let Some(member) = self.member() else { return };
-        member.round_seen = member.round_seen.max(promised.round);
-        if member.leading.as_ref().is_some_and(|leading| leading.ballot < promised) {
-            member.leading = None;
-            // Give the other leader its time; its Prepare will set this anew.
-            member.takeover_at = Some(now + patience);
-        }
-    }
-
-    fn on_install(&mut self, proposal: Proposal, flow: &mut Flow<Message>) {
-        let mine = proposal.view.contains(self.me);
-        match &mut self.phase {
-            Phase::Joining { .. } if mine => {
-                let view = proposal.view.clone();
-                let mut member = Member::new(Time::ZERO, &self.config, view.clone(), None);
-                // Not a member yet: `decided` says which view is about to begin.
-                member.decided = Some(proposal);
-                self.phase = Phase::Member(Box::new(member));
-                flow.down(Down::Install { view, cut: None });
-            }
-            Phase::Member(member)
-                if proposal.view.id == member.view.id.next() && member.decided.is_none() =>
-            {
-                if proposal.cut.len() != member.view.members.len() {
-                    return;
-                }
-                if !mine {
-                    let why = if self.leaving { Ended::Left } else { Ended::Expelled };
-                    return self.end(why, flow);
-                }
-                let cut = proposal.cut.clone();
-                (member.leading, member.accepting) = (None, None);
-                member.decided = Some(proposal);
-                if self.plant.has(Planted::FlushAcceptsUnfilled) {
-                    self.on_filled(&cut, flow);
-                } else {
-                    if member.frozen.is_none() {
-                        flow.down(Down::Freeze);
-                    }
-                    flow.down(Down::Fill { cut });
-                }
-            }
-            _ => {}
-        }
-    }
-
     fn on_view(&mut self, now: Time, view: View, flow: &mut Flow<Message>) {
         let origin = self.member().and_then(|member| member.decided.take());
         self.joiners.retain(|joiner, _| !view.contains(*joiner));
@@ -662,36 +347,6 @@ impl ViewSync {
             Phase::Ended => {}
             // Alone, or not in yet: nobody has to agree.
             _ => self.end(Ended::Left, flow),
-        }
-    }
-
-    fn repeat_attempt(&mut self, now: Time, flow: &mut Flow<Message>) {
-        let retry = self.config.retry;
-        let Phase::Member(member) = &mut self.phase else { return };
-        let Some(leading) = &mut member.leading else { return };
-        let (view, ballot) = (member.view.id, leading.ballot);
-        let impatient = leading.patience_until <= now;
-        if impatient && matches!(leading.step, Step::Accepting { .. }) {
-            self.decide_if_ready(now, flow);
-            let undecided = self.member().is_some_and(|member| member.decided.is_none());
-            // Too many died between promise and acceptance: ask anew who is there.
-            if undecided {
-                self.lead(now, flow);
-            }
-            return;
-        }
-        if leading.resend_at <= now {
-            leading.resend_at = now + retry;
-            let message = match &leading.step {
-                Step::Preparing { .. } => Message::Prepare { view, ballot },
-                Step::Accepting { proposal, .. } => {
-                    Message::Accept { view, ballot, proposal: proposal.clone() }
-                }
-            };
-            self.send_members(&message, flow);
-        }
-        if impatient {
-            self.propose_if_ready(now, flow);
         }
     }
 
