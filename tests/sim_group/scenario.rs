@@ -40,6 +40,8 @@ struct Process {
     view: Option<View>,
     synced: bool,
     ended: bool,
+    /// It was asked to leave.
+    leaving: bool,
     delivered_here: u64,
     here_hash: u64,
     state: State,
@@ -169,6 +171,19 @@ impl<S: Layer> GroupScenario<S> {
             payload.put_u64_le(*number);
             payload.put_bytes(0, world.rng().below(40) as usize);
             world.command(node, Command::Cast(payload.freeze()));
+        }
+    }
+
+    /// One or two members leave at the same moment, of a group that can spare them.
+    fn leave(&mut self, world: &mut World<Group<S>>) {
+        for _ in 0..1 + world.rng().below(2) {
+            let node = world.rng().below(self.nodes as u64) as usize;
+            let Some(process) = self.processes.get_mut(&world.id(node)) else { continue };
+            let members = process.view.as_ref().map_or(0, |view| view.members.len());
+            if world.is_up(node) && members >= LEFT_MIN {
+                process.leaving = true;
+                world.command(node, Command::Leave);
+            }
         }
     }
 
@@ -302,6 +317,9 @@ impl<S: Layer> Scenario for GroupScenario<S> {
                     reboot(node, world);
                 }
             }
+            if world.rng().below(6) == 0 && !world.is_calm() {
+                self.leave(world);
+            }
             // Now and then an application falls behind for half a second.
             for node in 0..self.nodes {
                 let saturated = world.rng().below(8) == 0 && !world.is_calm();
@@ -378,6 +396,7 @@ impl<S: Layer> Scenario for GroupScenario<S> {
             let id = world.id(node);
             ensure(latest.view.contains(id), || format!("in the end {id} is not in {}", latest.view))?;
             let process = &self.processes[&id];
+            ensure(!process.leaving, || format!("in the end {id} still waits to leave"))?;
             ensure(process.synced && process.view.as_ref() == Some(&latest.view), || {
                 format!("in the end {id} is in {:?} (synced: {})", process.view, process.synced)
             })?;
@@ -426,6 +445,8 @@ pub(crate) const STATE: u8 = 7;
 const CLASSES: u8 = 8;
 
 const FOUNDER: ProcessId = ProcessId { node: 0, incarnation: 1 };
+/// Fewer members are not asked to leave.
+const LEFT_MIN: usize = 3;
 const JOIN: u64 = 0;
 const CAST: u64 = 1;
 

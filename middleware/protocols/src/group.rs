@@ -110,7 +110,8 @@ pub type TotalGroup = Group<Pair<StateTransfer, Pair<TotalSequencer, Agreed>>>;
 fn agreed(me: ProcessId, config: &Config) -> Agreed {
     let detector = HeartbeatDetector::new(me, config.heartbeat);
     let reliable = Reliable::new(me, config.reliable, config.plant);
-    Pair::new(ViewSync::new(me, config.view_sync, config.plant), Pair::new(reliable, detector))
+    let views = ViewSync::new(me, config.view_sync, &config.heartbeat, config.plant);
+    Pair::new(views, Pair::new(reliable, detector))
 }
 
 impl FifoGroup {

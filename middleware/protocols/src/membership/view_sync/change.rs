@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Ballot, Member, Message, Phase, Proposal, ViewSync};
+use super::{Ballot, Member, Message, Pace, Phase, Proposal, ViewSync, reach};
 use crate::machine::{Lane, ProcessId};
 use crate::planted::Planted;
 use crate::stack::{Down, Ended, Flow, View, ViewId};
@@ -31,24 +31,26 @@ pub(super) struct Promise {
 }
 
 impl ViewSync {
-    pub(super) fn lead_if_due(&mut self, now: Time, flow: &mut Flow<Message>) {
-        if self.candidate() != Some(self.me) || !self.wants_change() {
-            return;
+    /// When this process should start an attempt of its own; `None` when that is not its business.
+    pub(super) fn lead_due_at(&self) -> Option<Time> {
+        let Phase::Member(member) = &self.phase else { return None };
+        if member.leading.is_some() || member.decided.is_some() || !self.wants_change() {
+            return None;
         }
-        let Phase::Member(member) = &self.phase else { return };
-        let other_leads = member.promised.filter(|ballot| ballot.leader != self.me);
-        let let_it = other_leads.is_some_and(|ballot| !self.is_suspect(ballot.leader))
-            && member.takeover_at.is_some_and(|at| now < at);
-        if member.leading.is_none() && !let_it && member.decided.is_none() {
-            self.lead(now, flow);
+        if self.candidate() != Some(self.me) {
+            return None;
         }
+        let other = member.yields.filter(|(leader, _)| *leader != self.me && self.fit().contains(leader));
+        let at = member.lead_at.max(self.settled_at());
+        Some(other.map_or(at, |(_, until)| until.max(at)))
     }
 
     /// Starts a new attempt.
     pub(super) fn lead(&mut self, now: Time, flow: &mut Flow<Message>) {
-        let (me, patience, retry) = (self.me, self.config.patience, self.config.retry);
+        let (me, Pace { patience, retry, .. }) = (self.me, self.pace);
         let Some(member) = self.member() else { return };
         member.round_seen += 1;
+        member.lead_at = now + retry;
         let ballot = Ballot { round: member.round_seen, leader: me };
         let step = Step::Preparing { promises: BTreeMap::new() };
         member.leading =
@@ -68,7 +70,7 @@ impl ViewSync {
         if !self.is_current(from, view, flow) || ballot.leader != from {
             return;
         }
-        let patience = self.config.patience;
+        let patience = self.pace.patience;
         let Some(member) = self.member() else { return };
         member.round_seen = member.round_seen.max(ballot.round);
         if let Some(promised) = member.promised.filter(|promised| *promised > ballot) {
@@ -76,9 +78,8 @@ impl ViewSync {
         }
         if member.promised != Some(ballot) {
             member.promised = Some(ballot);
-            // Room for preparing and accepting, and a little more for each rank, so that not all take over at once.
-            let rank = member.view.rank(from).unwrap_or(0) as u32;
-            member.takeover_at = Some(now + patience * (3 + rank));
+            // Room for preparing and accepting.
+            member.yields = Some((from, now + patience * 3));
             if member.leading.as_ref().is_some_and(|leading| leading.ballot < ballot) {
                 member.leading = None;
             }
@@ -117,15 +118,15 @@ impl ViewSync {
         let Phase::Member(member) = &self.phase else { return };
         let Some(leading) = &member.leading else { return };
         let Step::Preparing { promises } = &leading.step else { return };
-        let all = member.view.members.iter().all(|m| promises.contains_key(m) || self.is_suspect(*m));
+        let all = self.fit().iter().all(|process| promises.contains_key(process));
         let quorum = member.quorum(self.plant, |process| promises.contains_key(&process));
         if !quorum || !(all || leading.patience_until <= now) {
             return;
         }
         let ballot = leading.ballot;
         let Some(proposal) = self.choose(member, promises) else { return };
-        let patience_until = now + self.config.patience * 2;
-        let resend_at = now + self.config.retry;
+        let patience_until = now + self.pace.patience * 2;
+        let resend_at = now + self.pace.retry;
         let view = member.view.id;
         if let Some(member) = self.member() {
             let step = Step::Accepting { proposal: proposal.clone(), accepted: BTreeSet::new() };
@@ -154,18 +155,21 @@ impl ViewSync {
             counts.by_ref().map(|(_, promise)| promise.received[rank]).max().unwrap_or(0)
         };
         let cut: Vec<u64> = (0..member.view.members.len()).map(cut_of).collect();
-        // Whoever promised seems alive to me; but two members that cannot reach each other cannot both stay.
-        let stays = |process: &ProcessId| {
-            promises.get(process).is_some_and(|promise| !promise.leaving)
-                && !self.leavers.contains(process)
-                && !self.reported.contains_key(process)
-        };
-        let mut members: Vec<_> = member.view.members.iter().copied().filter(stays).collect();
-        let mut synced: Vec<_> = members.iter().map(|process| promises[process].synced).collect();
-        // Without anyone who has the state there is nothing to go on with: wait for one to come back.
-        if !members.is_empty() && !synced.contains(&true) {
-            return None;
+        // Whoever promised seems alive to me; but two members that do not hear each other cannot both stay.
+        let here: Vec<_> = member.view.members.iter().copied().filter(|p| promises.contains_key(p)).collect();
+        let stays = |process: &ProcessId| !promises[process].leaving && !self.leavers.contains(process);
+        let synced = |process: &ProcessId| promises[process].synced;
+        let staying: Vec<_> = here.iter().copied().filter(stays).collect();
+        let mut members = reach::mutual(&staying, self.reports.edges());
+        if !staying.is_empty() && !members.iter().any(synced) {
+            // The last ones with the state may not leave yet.
+            members = reach::mutual(&here, self.reports.edges());
+            // Without anyone who has it there is nothing to go on with: wait for one to come back.
+            if !members.iter().any(synced) {
+                return None;
+            }
         }
+        let mut synced: Vec<_> = members.iter().map(synced).collect();
         let room = self.joiners_admitted(synced.iter().copied());
         let fresh = self.joiners.keys().filter(|joiner| !member.view.contains(**joiner));
         for &joiner in fresh.take(room) {
@@ -188,7 +192,7 @@ impl ViewSync {
         if !self.is_current(from, view, flow) || ballot.leader != from {
             return;
         }
-        let (plant, patience) = (self.plant, self.config.patience);
+        let (plant, patience) = (self.plant, self.pace.patience);
         let Some(member) = self.member() else { return };
         if proposal.cut.len() != member.view.members.len() || proposal.view.id != view.next() {
             return;
@@ -205,7 +209,7 @@ impl ViewSync {
         if member.accepted.as_ref().is_some_and(|(accepted, _)| *accepted == ballot) {
             return self.send(from, Message::Accepted { view, ballot }, flow);
         }
-        member.takeover_at = Some(now + patience * 3);
+        member.yields = Some((from, now + patience * 3));
         let cut = proposal.cut.clone();
         member.accepting = Some((ballot, proposal));
         if plant.has(Planted::FlushAcceptsUnfilled) {
@@ -235,7 +239,6 @@ impl ViewSync {
 
     pub(super) fn on_accepted(
         &mut self,
-        now: Time,
         from: ProcessId,
         view: ViewId,
         ballot: Ballot,
@@ -250,7 +253,6 @@ impl ViewSync {
         };
         if let Step::Accepting { accepted, .. } = &mut leading.step {
             accepted.insert(from);
-            self.decide_if_ready(now, flow);
         }
     }
 
@@ -260,8 +262,9 @@ impl ViewSync {
         let Phase::Member(member) = &self.phase else { return };
         let Some(leading) = &member.leading else { return };
         let Step::Accepting { proposal, accepted } = &leading.step else { return };
-        let goes_on = |process: &&ProcessId| proposal.view.contains(**process) && !self.is_suspect(**process);
-        let all = member.view.members.iter().filter(goes_on).all(|process| accepted.contains(process));
+        let fit = self.fit();
+        let mut go_on = fit.iter().filter(|process| proposal.view.contains(**process));
+        let all = go_on.all(|process| accepted.contains(process));
         let quorum = member.quorum(self.plant, |process| accepted.contains(&process));
         if !quorum || !(all || leading.patience_until <= now) {
             return;
@@ -285,13 +288,13 @@ impl ViewSync {
         if !self.is_current(from, view, flow) {
             return;
         }
-        let patience = self.config.patience;
+        let patience = self.pace.patience;
         let Some(member) = self.member() else { return };
         member.round_seen = member.round_seen.max(promised.round);
         if member.leading.as_ref().is_some_and(|leading| leading.ballot < promised) {
             member.leading = None;
             // Give the other leader its time; its Prepare will set this anew.
-            member.takeover_at = Some(now + patience);
+            member.yields = Some((promised.leader, now + patience));
         }
     }
 
@@ -300,7 +303,7 @@ impl ViewSync {
         match &mut self.phase {
             Phase::Joining { .. } if mine => {
                 let view = proposal.view.clone();
-                let mut member = Member::new(Time::ZERO, &self.config, view.clone(), None);
+                let mut member = Member::new(view.clone(), None);
                 // Not a member yet: `decided` says which view is about to begin.
                 member.decided = Some(proposal);
                 self.phase = Phase::Member(Box::new(member));
@@ -333,7 +336,7 @@ impl ViewSync {
     }
 
     pub(super) fn repeat_attempt(&mut self, now: Time, flow: &mut Flow<Message>) {
-        let retry = self.config.retry;
+        let retry = self.pace.retry;
         let Phase::Member(member) = &mut self.phase else { return };
         let Some(leading) = &mut member.leading else { return };
         let (view, ballot) = (member.view.id, leading.ballot);
@@ -356,9 +359,6 @@ impl ViewSync {
                 }
             };
             self.send_members(&message, flow);
-        }
-        if impatient {
-            self.propose_if_ready(now, flow);
         }
     }
 }

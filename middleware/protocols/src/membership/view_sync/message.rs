@@ -1,11 +1,13 @@
 //! What processes send each other about views, and how it is laid out.
 
+use std::collections::BTreeSet;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::machine::ProcessId;
 use crate::multicast::reliable::{put_counts, take_counts};
 use crate::stack::{View, ViewId};
-use crate::wire::{Wire, WireError, take_u8, take_u64};
+use crate::wire::{Wire, WireError, put_count, take_count, take_u8, take_u64};
 
 /// Orders the attempts to change one view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,17 +33,14 @@ pub enum Message {
         /// The joiner.
         joiner: ProcessId,
     },
-    /// "I want to leave."
-    Leave {
-        /// The view the leaver is in.
+    /// "These members I do not hear", and whether I want to leave; replaces what was reported before.
+    Report {
+        /// The view the reporter is in.
         view: ViewId,
-    },
-    /// "I suspect this member."
-    Suspect {
-        /// The view.
-        view: ViewId,
-        /// The suspect.
-        member: ProcessId,
+        /// Whom it suspects.
+        suspects: BTreeSet<ProcessId>,
+        /// Whether it wants to leave.
+        leaving: bool,
     },
     /// Leader to members: freeze and promise.
     Prepare {
@@ -147,22 +146,20 @@ impl Wire for Message {
                 out.put_u8(0);
                 joiner.encode(out);
             }
-            Self::Leave { view } => {
+            Self::Report { view, suspects, leaving } => {
                 out.put_u8(1);
                 view.encode(out);
-            }
-            Self::Suspect { view, member } => {
-                out.put_u8(2);
-                view.encode(out);
-                member.encode(out);
+                put_count(out, suspects.len());
+                suspects.iter().for_each(|suspect| suspect.encode(out));
+                out.put_u8(u8::from(*leaving));
             }
             Self::Prepare { view, ballot } => {
-                out.put_u8(3);
+                out.put_u8(2);
                 view.encode(out);
                 ballot.encode(out);
             }
             Self::Promise { view, ballot, accepted, received, synced, leaving } => {
-                out.put_u8(4);
+                out.put_u8(3);
                 view.encode(out);
                 ballot.encode(out);
                 out.put_u8(u8::from(accepted.is_some()));
@@ -175,31 +172,31 @@ impl Wire for Message {
                 out.put_u8(u8::from(*leaving));
             }
             Self::Accept { view, ballot, proposal } => {
-                out.put_u8(5);
+                out.put_u8(4);
                 view.encode(out);
                 ballot.encode(out);
                 proposal.encode(out);
             }
             Self::Accepted { view, ballot } => {
-                out.put_u8(6);
+                out.put_u8(5);
                 view.encode(out);
                 ballot.encode(out);
             }
             Self::Refuse { view, promised } => {
-                out.put_u8(7);
+                out.put_u8(6);
                 view.encode(out);
                 promised.encode(out);
             }
             Self::Install { proposal } => {
-                out.put_u8(8);
+                out.put_u8(7);
                 proposal.encode(out);
             }
             Self::Behind { view } => {
-                out.put_u8(9);
+                out.put_u8(8);
                 view.encode(out);
             }
             Self::Expelled { view } => {
-                out.put_u8(10);
+                out.put_u8(9);
                 view.encode(out);
             }
         }
@@ -208,10 +205,14 @@ impl Wire for Message {
     fn decode(input: &mut Bytes) -> Result<Self, WireError> {
         match take_u8(input, "view message")? {
             0 => Ok(Self::Join { joiner: ProcessId::decode(input)? }),
-            1 => Ok(Self::Leave { view: ViewId::decode(input)? }),
-            2 => Ok(Self::Suspect { view: ViewId::decode(input)?, member: ProcessId::decode(input)? }),
-            3 => Ok(Self::Prepare { view: ViewId::decode(input)?, ballot: Ballot::decode(input)? }),
-            4 => {
+            1 => {
+                let view = ViewId::decode(input)?;
+                let count = take_count(input, 16, "suspects")?;
+                let suspects = (0..count).map(|_| ProcessId::decode(input)).collect::<Result<_, _>>()?;
+                Ok(Self::Report { view, suspects, leaving: take_flag(input, "leaving flag")? })
+            }
+            2 => Ok(Self::Prepare { view: ViewId::decode(input)?, ballot: Ballot::decode(input)? }),
+            3 => {
                 let view = ViewId::decode(input)?;
                 let ballot = Ballot::decode(input)?;
                 let accepted = match take_flag(input, "accepted flag")? {
@@ -223,16 +224,16 @@ impl Wire for Message {
                 let leaving = take_flag(input, "leaving flag")?;
                 Ok(Self::Promise { view, ballot, accepted, received, synced, leaving })
             }
-            5 => Ok(Self::Accept {
+            4 => Ok(Self::Accept {
                 view: ViewId::decode(input)?,
                 ballot: Ballot::decode(input)?,
                 proposal: Proposal::decode(input)?,
             }),
-            6 => Ok(Self::Accepted { view: ViewId::decode(input)?, ballot: Ballot::decode(input)? }),
-            7 => Ok(Self::Refuse { view: ViewId::decode(input)?, promised: Ballot::decode(input)? }),
-            8 => Ok(Self::Install { proposal: Proposal::decode(input)? }),
-            9 => Ok(Self::Behind { view: ViewId::decode(input)? }),
-            10 => Ok(Self::Expelled { view: ViewId::decode(input)? }),
+            5 => Ok(Self::Accepted { view: ViewId::decode(input)?, ballot: Ballot::decode(input)? }),
+            6 => Ok(Self::Refuse { view: ViewId::decode(input)?, promised: Ballot::decode(input)? }),
+            7 => Ok(Self::Install { proposal: Proposal::decode(input)? }),
+            8 => Ok(Self::Behind { view: ViewId::decode(input)? }),
+            9 => Ok(Self::Expelled { view: ViewId::decode(input)? }),
             other => Err(WireError::Invalid { what: "view message", value: u64::from(other) }),
         }
     }

@@ -12,47 +12,66 @@
 //!             accepts only when it holds every message of the cut. *Install*: a quorum has accepted; whoever
 //!             learns it delivers the rest of the cut and goes on.
 //!             Whoever shows up with an older view is told the latest one, or that it is out.
+//!             Who leads and who is left out follows from who hears whom, which members tell all others.
 //! Source      single-decree consensus: Lamport 1998; views and flush: Birman & Joseph 1987; the joint choice of
 //!             members and cut follows virtually synchronous Paxos, Birman, Malkhi & van Renesse 2010.
 //! Limits      one joiner is admitted for each member that has the state, so that the ones with the state are never
-//!             outvoted by more joiners at once. A member two views behind cannot catch up and is expelled.
+//!             outvoted by more joiners at once; the last one with the state leaves only when another has it. A member
+//!             two views behind cannot catch up and is expelled.
 
 mod change;
 mod message;
+mod reach;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use message::{Ballot, Message, Proposal};
 
+use super::heartbeat;
 use crate::machine::{Lane, ProcessId, Violation};
 use crate::planted::{Plant, Planted};
 use crate::stack::{Down, Ended, Flow, Layer, Up, View, ViewId};
 use crate::time::Time;
 use change::{Leading, Promise, Step};
+use reach::Reports;
 
-/// The times of view changes.
+/// The limits of view changes. Their times follow from the failure detector's, see [`ViewSync::new`].
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
-    /// Time between repetitions of unanswered messages. Default 100 ms.
-    pub retry: Duration,
-    /// How long a leader waits for a member that seems alive before it goes on without it, and a member for a
-    /// leader before it takes over. Default 500 ms. Too short expels slow members.
-    pub patience: Duration,
-    /// How long a joiner that has fallen silent is remembered, and a suspicion that another member reported.
-    /// Default 2 s.
-    pub memory: Duration,
     /// Joiners remembered at most. Default 64; more are not heard until there is room.
     pub joiners_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
+        Self { joiners_max: 64 }
+    }
+}
+
+/// The times of view changes, all from the detector's: a leader that is less patient than the detector would go on
+/// without members that nobody suspects.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// Between repetitions of unanswered messages.
+    retry: Duration,
+    /// How long a leader waits for a member that seems alive before it goes on without it; three times as long waits a
+    /// member for a leader before it takes over.
+    patience: Duration,
+    /// How long a joiner that has fallen silent is remembered, and what a member reported.
+    memory: Duration,
+    /// How long a suspicion that not all share waits for the next: within a beat or two a deaf member suspects everyone
+    /// that it does not hear, and only then can it be told from those.
+    settle: Duration,
+}
+
+impl Pace {
+    fn of(detector: &heartbeat::Config) -> Self {
         Self {
-            retry: Duration::from_millis(100),
-            patience: Duration::from_millis(500),
-            memory: Duration::from_secs(2),
-            joiners_max: 64,
+            retry: detector.interval.clamp(RETRY_MIN, RETRY_MAX),
+            patience: detector.timeout,
+            memory: detector.timeout * 2,
+            settle: detector.interval * 2,
         }
     }
 }
@@ -61,13 +80,15 @@ impl Default for Config {
 pub struct ViewSync {
     me: ProcessId,
     config: Config,
+    pace: Pace,
     plant: Plant,
     phase: Phase,
     synced: bool,
     leaving: bool,
+    /// Whom I do not hear.
     suspects: BTreeSet<ProcessId>,
-    /// Suspicions that other members reported, until when.
-    reported: BTreeMap<ProcessId, Time>,
+    /// Whom the other members do not hear.
+    reports: Reports,
     joiners: BTreeMap<ProcessId, Time>,
     leavers: BTreeSet<ProcessId>,
     quorum_lost: bool,
@@ -89,8 +110,12 @@ struct Member {
     /// What was received when this member froze.
     frozen: Option<Vec<u64>>,
     promised: Option<Ballot>,
-    /// When to take over from a leader that does not get on.
-    takeover_at: Option<Time>,
+    /// The leader that was heard of last, and when to take over if it does not get on.
+    yields: Option<(ProcessId, Time)>,
+    /// Since when somebody misses somebody.
+    flawed_since: Option<Time>,
+    /// No own attempt before: two leaders that refuse each other must not do so at the speed of the network.
+    lead_at: Time,
     /// To be accepted once the cut is filled.
     accepting: Option<(Ballot, Proposal)>,
     accepted: Option<(Ballot, Proposal)>,
@@ -98,26 +123,31 @@ struct Member {
     decided: Option<Proposal>,
     leading: Option<Leading>,
     round_seen: u64,
-    /// When a leaver or the reporter of a suspicion speaks again.
-    remind_at: Time,
+    /// When a leaver or whoever suspects somebody speaks again.
+    report_at: Time,
+    /// The last report had something to say, so one that has nothing must follow it.
+    reported: bool,
     /// Members that came without the state and are known to have it by now.
     caught_up: BTreeSet<ProcessId>,
 }
 
 impl Member {
-    fn new(now: Time, config: &Config, view: View, origin: Option<Proposal>) -> Self {
+    fn new(view: View, origin: Option<Proposal>) -> Self {
         Self {
             view,
             origin,
             frozen: None,
             promised: None,
-            takeover_at: None,
+            yields: None,
+            flawed_since: None,
+            lead_at: Time::ZERO,
             accepting: None,
             accepted: None,
             decided: None,
             leading: None,
             round_seen: 0,
-            remind_at: now + config.retry,
+            report_at: Time::ZERO,
+            reported: false,
             caught_up: BTreeSet::new(),
         }
     }
@@ -133,17 +163,19 @@ impl Member {
 }
 
 impl ViewSync {
-    /// The layer of process `me`, idle until it creates or joins a group.
-    pub fn new(me: ProcessId, config: Config, plant: Plant) -> Self {
+    /// The layer of process `me`, idle until it creates or joins a group. A leader has patience with a member that
+    /// seems alive for as long as `detector` has with a silent one.
+    pub fn new(me: ProcessId, config: Config, detector: &heartbeat::Config, plant: Plant) -> Self {
         Self {
             me,
             config,
+            pace: Pace::of(detector),
             plant,
             phase: Phase::Idle,
             synced: false,
             leaving: false,
             suspects: BTreeSet::new(),
-            reported: BTreeMap::new(),
+            reports: Reports::default(),
             joiners: BTreeMap::new(),
             leavers: BTreeSet::new(),
             quorum_lost: false,
@@ -158,29 +190,59 @@ impl ViewSync {
         }
     }
 
-    fn is_suspect(&self, process: ProcessId) -> bool {
-        self.suspects.contains(&process) || self.reported.contains_key(&process)
+    /// The members to go on with, as far as is known: all, without those that miss, or are missed by, too many others,
+    /// and without those that I do not hear.
+    fn fit(&self) -> Vec<ProcessId> {
+        let Phase::Member(member) = &self.phase else { return Vec::new() };
+        if self.suspects.is_empty() && self.reports.is_empty() {
+            return member.view.members.to_vec();
+        }
+        let own = self.suspects.iter().map(|suspect| (self.me, *suspect));
+        let mut fit = reach::mutual(&member.view.members, own.chain(self.reports.edges()));
+        fit.retain(|process| !self.suspects.contains(process));
+        // Half of the members may be dead: the others, who all miss them, are as many and must not give up.
+        if fit.is_empty() {
+            let heard = member.view.members.iter().filter(|process| !self.suspects.contains(process));
+            fit.extend(heard);
+        }
+        fit
     }
 
-    /// The member that should lead the next change: the longest-standing one that seems alive and stays.
+    /// When enough is known of who hears whom; `Time::ZERO` when nobody misses anybody, or all the same ones.
+    fn settled_at(&self) -> Time {
+        let Phase::Member(member) = &self.phase else { return Time::ZERO };
+        let Some(since) = member.flawed_since else { return Time::ZERO };
+        let own = self.suspects.iter().map(|suspect| (self.me, *suspect));
+        let edges: BTreeSet<_> = own.chain(self.reports.edges()).collect();
+        let missed: BTreeSet<_> = edges.iter().map(|(_, missed)| *missed).collect();
+        let mut others = member.view.members.iter().filter(|process| !missed.contains(process));
+        let agreed = others.all(|process| missed.iter().all(|missed| edges.contains(&(*process, *missed))));
+        if agreed { Time::ZERO } else { since + self.pace.settle }
+    }
+
+    fn leaves(&self, process: ProcessId) -> bool {
+        self.leavers.contains(&process) || (self.leaving && process == self.me)
+    }
+
+    /// The member that should lead the next change: the longest-standing one to go on with that stays.
     fn candidate(&self) -> Option<ProcessId> {
-        let Phase::Member(member) = &self.phase else { return None };
-        let leaves =
-            |process: ProcessId| self.leavers.contains(&process) || (self.leaving && process == self.me);
-        let alive = || member.view.members.iter().copied().filter(|process| !self.is_suspect(*process));
-        alive().find(|process| !leaves(*process)).or_else(|| alive().next())
+        let fit = self.fit();
+        let stays = fit.iter().copied().find(|process| !self.leaves(*process));
+        stays.or_else(|| fit.first().copied())
     }
 
     /// True when the current view should not stay as it is.
     fn wants_change(&self) -> bool {
         let Phase::Member(member) = &self.phase else { return false };
-        let leaves =
-            |process: &ProcessId| self.leavers.contains(process) || (self.leaving && *process == self.me);
-        let flawed = member.view.members.iter().any(|process| self.is_suspect(*process) || leaves(process));
-        let flags = member.view.members.iter().zip(member.view.synced.iter());
-        let synced = flags.map(|(process, synced)| *synced || member.caught_up.contains(process));
+        let flags = member.view.members.iter().copied().zip(member.view.synced.iter());
+        let all: Vec<_> = flags.map(|(p, synced)| (p, *synced || member.caught_up.contains(&p))).collect();
+        let (leave, stay): (Vec<_>, Vec<_>) = all.iter().partition(|(process, _)| self.leaves(*process));
+        // The last ones with the state wait until somebody who stays has it.
+        let lets_go = !leave.is_empty() && (stay.is_empty() || stay.iter().any(|(_, synced)| *synced));
+        let flawed = !self.suspects.is_empty() || !self.reports.is_empty();
+        let synced = all.iter().map(|(_, synced)| *synced);
         let admits = !self.joiners.is_empty() && self.joiners_admitted(synced) > 0;
-        flawed || admits || member.frozen.is_some()
+        lets_go || flawed || admits || member.frozen.is_some()
     }
 
     /// How many joiners may enter beside members of whom these have the state.
@@ -203,13 +265,48 @@ impl ViewSync {
         self.to_self.push(message.clone());
     }
 
-    /// After every input: hear oneself, start what is due, notice the loss of the quorum.
+    /// After every input: what is due is done, and what this process says to itself is heard.
     fn steer(&mut self, now: Time, flow: &mut Flow<Message>) {
-        self.lead_if_due(now, flow);
-        while let Some(message) = self.to_self.pop() {
+        let flawed = !self.suspects.is_empty() || !self.reports.is_empty();
+        if let Some(member) = self.member() {
+            member.flawed_since = member.flawed_since.or(Some(now)).filter(|_| flawed);
+        }
+        loop {
+            if self.lead_due_at().is_some_and(|at| at <= now) {
+                self.lead(now, flow);
+            }
+            self.propose_if_ready(now, flow);
+            self.decide_if_ready(now, flow);
+            let Some(message) = self.to_self.pop() else { break };
             self.on_message(now, self.me, message, flow);
         }
+        self.report(now, flow);
         self.watch_quorum(flow);
+    }
+
+    /// Tells all others, again and again, what they must know: any of them may be the one that leads.
+    fn report(&mut self, now: Time, flow: &mut Flow<Message>) {
+        let (me, leaving, retry) = (self.me, self.leaving, self.pace.retry);
+        let has_news = self.has_news();
+        let suspects = self.suspects.clone();
+        let Some(member) = self.member() else { return };
+        if member.report_at > now || !(has_news || member.reported) {
+            return;
+        }
+        (member.report_at, member.reported) = (now + retry, has_news);
+        let report = Message::Report { view: member.view.id, suspects, leaving };
+        flow.multicast(member.view.others(me), Lane::Control, report);
+    }
+
+    fn has_news(&self) -> bool {
+        self.leaving || !self.suspects.is_empty()
+    }
+
+    /// Something has changed that the others should hear of at once.
+    fn report_soon(&mut self) {
+        if let Some(member) = self.member() {
+            member.report_at = Time::ZERO;
+        }
     }
 
     fn watch_quorum(&mut self, flow: &mut Flow<Message>) {
@@ -251,28 +348,21 @@ impl ViewSync {
     fn on_message(&mut self, now: Time, from: ProcessId, message: Message, flow: &mut Flow<Message>) {
         match message {
             Message::Join { joiner } => self.on_join(now, from, joiner, flow),
-            Message::Leave { view } => {
+            Message::Report { view, suspects, leaving } => {
                 if self.is_current(from, view, flow) {
-                    self.leavers.insert(from);
-                }
-            }
-            Message::Suspect { view, member } => {
-                let heard = self.is_current(from, view, flow) && !self.is_suspect(from) && member != self.me;
-                if heard {
-                    self.reported.insert(member, now + self.config.memory);
+                    self.on_report(now, from, suspects, leaving);
                 }
             }
             Message::Prepare { view, ballot } => self.on_prepare(now, from, view, ballot, flow),
             Message::Promise { view, ballot, accepted, received, synced, leaving } => {
                 if self.is_current(from, view, flow) {
                     self.on_promise(from, ballot, Promise { accepted, received, synced, leaving });
-                    self.propose_if_ready(now, flow);
                 }
             }
             Message::Accept { view, ballot, proposal } => {
                 self.on_accept(now, from, view, ballot, proposal, flow)
             }
-            Message::Accepted { view, ballot } => self.on_accepted(now, from, view, ballot, flow),
+            Message::Accepted { view, ballot } => self.on_accepted(from, view, ballot, flow),
             Message::Refuse { view, promised } => self.on_refuse(now, from, view, promised, flow),
             Message::Install { proposal } => self.on_install(proposal, flow),
             Message::Behind { view } => {
@@ -291,6 +381,15 @@ impl ViewSync {
         }
     }
 
+    fn on_report(&mut self, now: Time, from: ProcessId, suspects: BTreeSet<ProcessId>, leaving: bool) {
+        let Phase::Member(member) = &self.phase else { return };
+        let suspects = suspects.into_iter().filter(|suspect| member.view.contains(*suspect)).collect();
+        self.reports.insert(from, suspects, now + self.pace.memory);
+        if leaving {
+            self.leavers.insert(from);
+        }
+    }
+
     fn on_join(&mut self, now: Time, from: ProcessId, joiner: ProcessId, flow: &mut Flow<Message>) {
         let Phase::Member(member) = &self.phase else { return };
         if member.view.contains(joiner) {
@@ -299,12 +398,17 @@ impl ViewSync {
             }
             return;
         }
+        if from != joiner && !member.view.contains(from) {
+            return; // only members pass on who wants to join
+        }
         // A newer life of a node proves that the older one is over.
         let former: Vec<_> = member.view.members.iter().copied().filter(|m| is_former(*m, joiner)).collect();
-        self.suspects.extend(former);
+        if former.iter().any(|former| self.suspects.insert(*former)) {
+            self.report_soon();
+        }
         self.joiners.retain(|other, _| other.node != joiner.node || other.incarnation >= joiner.incarnation);
         if self.joiners.len() < self.config.joiners_max || self.joiners.contains_key(&joiner) {
-            self.joiners.insert(joiner, now + self.config.memory);
+            self.joiners.insert(joiner, now + self.pace.memory);
         }
         if let Some(candidate) = self.candidate().filter(|candidate| from == joiner && *candidate != self.me)
         {
@@ -312,14 +416,14 @@ impl ViewSync {
         }
     }
 
-    fn on_view(&mut self, now: Time, view: View, flow: &mut Flow<Message>) {
+    fn on_view(&mut self, view: View, flow: &mut Flow<Message>) {
         let origin = self.member().and_then(|member| member.decided.take());
         self.joiners.retain(|joiner, _| !view.contains(*joiner));
         self.leavers.retain(|leaver| view.contains(*leaver));
         // The detector starts afresh with each view, too: who is in it has just answered.
         self.suspects.clear();
-        self.reported.clear();
-        self.phase = Phase::Member(Box::new(Member::new(now, &self.config, view.clone(), origin)));
+        self.reports.clear();
+        self.phase = Phase::Member(Box::new(Member::new(view.clone(), origin)));
         flow.up(Up::View(view));
     }
 
@@ -328,51 +432,26 @@ impl ViewSync {
         flow.up(Up::Ended(why));
     }
 
-    fn on_create(&mut self, now: Time, group: u64, flow: &mut Flow<Message>) {
+    fn on_create(&mut self, group: u64, flow: &mut Flow<Message>) {
         if matches!(self.phase, Phase::Idle) {
             self.synced = true;
             let id = ViewId { group, number: 1 };
             let view = View { id, members: [self.me].into(), synced: [true].into() };
-            self.phase = Phase::Member(Box::new(Member::new(now, &self.config, view.clone(), None)));
+            self.phase = Phase::Member(Box::new(Member::new(view.clone(), None)));
             flow.down(Down::Install { view, cut: None });
         }
     }
 
-    fn on_leave(&mut self, now: Time, flow: &mut Flow<Message>) {
+    fn on_leave(&mut self, flow: &mut Flow<Message>) {
         match &mut self.phase {
             Phase::Member(member) if member.view.members.len() > 1 => {
                 self.leaving = true;
-                member.remind_at = now;
+                self.report_soon();
             }
             Phase::Ended => {}
             // Alone, or not in yet: nobody has to agree.
             _ => self.end(Ended::Left, flow),
         }
-    }
-
-    /// Tells the one that leads, again and again, what it may have missed.
-    fn remind(&mut self, now: Time, flow: &mut Flow<Message>) {
-        let retry = self.config.retry;
-        let leader = self.candidate().filter(|candidate| *candidate != self.me);
-        let suspects: Vec<_> = self.suspects.iter().copied().collect();
-        let leaving = self.leaving;
-        let Some(member) = self.member() else { return };
-        if member.remind_at > now {
-            return;
-        }
-        member.remind_at = now + retry;
-        let view = member.view.id;
-        let Some(leader) = leader else { return };
-        for member in suspects {
-            self.send(leader, Message::Suspect { view, member }, flow);
-        }
-        if leaving {
-            self.send(leader, Message::Leave { view }, flow);
-        }
-    }
-
-    fn needs_reminding(&self) -> bool {
-        (self.leaving || !self.suspects.is_empty()) && self.candidate().is_some_and(|who| who != self.me)
     }
 }
 
@@ -381,14 +460,14 @@ impl Layer for ViewSync {
 
     fn down(&mut self, now: Time, request: Down, flow: &mut Flow<Message>) {
         match request {
-            Down::Create { group } => self.on_create(now, group, flow),
+            Down::Create { group } => self.on_create(group, flow),
             // Asked again, a joiner goes on with the new contacts.
             Down::Join { contacts } => {
                 if matches!(self.phase, Phase::Idle | Phase::Joining { .. }) {
                     self.phase = Phase::Joining { contacts, retry_at: now };
                 }
             }
-            Down::Leave => self.on_leave(now, flow),
+            Down::Leave => self.on_leave(flow),
             Down::Synced(process) => {
                 self.synced |= process == self.me;
                 if let Some(member) = self.member() {
@@ -404,9 +483,11 @@ impl Layer for ViewSync {
         match event {
             Up::Suspect(process) => {
                 self.suspects.insert(process);
+                self.report_soon();
             }
             Up::Trust(process) => {
                 self.suspects.remove(&process);
+                self.report_soon();
             }
             Up::PeerView { peer, view } => {
                 self.is_current(peer, view, flow);
@@ -418,7 +499,7 @@ impl Layer for ViewSync {
                 self.send_promise(flow);
             }
             Up::Filled { cut } => self.on_filled(&cut, flow),
-            Up::View(view) => self.on_view(now, view, flow),
+            Up::View(view) => self.on_view(view, flow),
             // Messages are the bulk of what passes here, and change nothing about views.
             Up::Deliver { .. } | Up::Safe(_) => return flow.up(event),
             other => flow.up(other),
@@ -433,26 +514,22 @@ impl Layer for ViewSync {
 
     fn tick(&mut self, now: Time, flow: &mut Flow<Message>) {
         self.joiners.retain(|_, until| *until > now);
-        self.reported.retain(|_, until| *until > now);
+        self.reports.expire(now);
         if let Phase::Joining { contacts, retry_at } = &mut self.phase
             && *retry_at <= now
         {
-            *retry_at = now + self.config.retry;
+            *retry_at = now + self.pace.retry;
             let joiner = self.me;
             for contact in contacts.iter().filter(|contact| **contact != joiner) {
                 flow.send(*contact, Lane::Control, Message::Join { joiner });
             }
         }
         self.repeat_attempt(now, flow);
-        self.remind(now, flow);
-        if let Some(member) = self.member() {
-            member.takeover_at.take_if(|at| *at <= now);
-        }
         self.steer(now, flow);
     }
 
     fn deadline(&self) -> Option<Time> {
-        let expiries = self.joiners.values().chain(self.reported.values()).copied().min();
+        let expiries = self.joiners.values().copied().min().into_iter().chain(self.reports.deadline());
         let own = match &self.phase {
             Phase::Idle | Phase::Ended => return None,
             Phase::Joining { retry_at, .. } => Some(*retry_at),
@@ -462,11 +539,8 @@ impl Layer for ViewSync {
                     Step::Preparing { .. } => leading.resend_at,
                     Step::Accepting { .. } => leading.resend_at.min(leading.patience_until),
                 });
-                let takeover =
-                    member.takeover_at.filter(|_| member.leading.is_none() && member.decided.is_none());
-                let takeover = takeover.filter(|_| self.candidate() == Some(self.me));
-                let reminder = self.needs_reminding().then_some(member.remind_at);
-                leading.into_iter().chain(takeover).chain(reminder).min()
+                let report = (self.has_news() || member.reported).then_some(member.report_at);
+                leading.into_iter().chain(self.lead_due_at()).chain(report).min()
             }
         };
         own.into_iter().chain(expiries).min()
@@ -485,3 +559,9 @@ impl Layer for ViewSync {
 fn is_former(member: ProcessId, joiner: ProcessId) -> bool {
     member.node == joiner.node && member.incarnation < joiner.incarnation
 }
+
+/// Below this, repetitions would overtake their answers even between near machines.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+
+/// However patient the detector is: a lost message should not cost more than this.
+const RETRY_MAX: Duration = Duration::from_millis(100);
