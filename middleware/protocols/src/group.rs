@@ -60,7 +60,8 @@ pub enum Command {
     /// The user cannot take more events for now, or can again. While it cannot, this member acknowledges nothing, so
     /// that the others' windows fill and they wait; events go on only up to those windows.
     Saturated(bool),
-    /// Leave in good order.
+    /// Leave in good order. What was cast before is delivered by those that stay, unless no quorum takes it within twice
+    /// the time for which a silent member is trusted; what is cast after may be lost.
     Leave,
 }
 

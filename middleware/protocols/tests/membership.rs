@@ -115,3 +115,41 @@ fn a_member_that_nobody_suspects_is_waited_for() {
     assert_eq!(net.nodes(0), [0, 1, 2]);
     assert_eq!(net.has_ended(2), None);
 }
+
+/// A message that was cast right before the leave is delivered by all that stay, also when it has to wait for room.
+#[test]
+fn what_a_member_cast_before_it_left_is_delivered() {
+    let mut config = Config::default();
+    config.reliable.window_messages = 2;
+    for leaver in 0..3 {
+        let mut net = Net::new(3, config);
+        for number in 0..20_u8 {
+            net.cast(leaver, vec![number]);
+        }
+        net.command(leaver, Command::Leave);
+        net.run(SOON);
+        assert_eq!(net.has_ended(leaver), Some(Ended::Left));
+        let wanted: Vec<_> = (0..20_u8).map(|number| (leaver, vec![number].into())).collect();
+        for stays in (0..3).filter(|node| *node != leaver) {
+            assert_eq!(net.delivered(stays), wanted, "{leaver} leaves, {stays} stays");
+        }
+    }
+}
+
+#[test]
+fn a_group_that_takes_no_messages_keeps_nobody_from_leaving() {
+    let mut config = Config::default();
+    config.reliable.window_messages = 1;
+    let mut net = Net::new(3, config);
+    // The others' applications do not read, and so they acknowledge nothing.
+    net.command(0, Command::Saturated(true));
+    net.command(1, Command::Saturated(true));
+    net.cast(2, vec![1]);
+    net.cast(2, vec![2]);
+    net.command(2, Command::Leave);
+    net.run(SOON);
+    assert_eq!(net.has_ended(2), None, "the second message still waits");
+    net.run(LONG);
+    assert_eq!(net.has_ended(2), Some(Ended::Left));
+    assert_eq!(net.nodes(0), [0, 1]);
+}

@@ -46,6 +46,8 @@ pub enum Down {
     Leave,
     /// Multicast in the current view; waits for the next one while the view changes.
     Cast(Cast),
+    /// Answer with [`Up::Drained`] when all that was cast here is certain to be delivered.
+    Drain,
     /// The user cannot take more for now, or can again: while it cannot, nothing is acknowledged.
     Saturated(bool),
     /// The state that [`Up::StateWanted`] asked for.
@@ -97,6 +99,8 @@ pub enum Up {
         /// The cut that was asked for.
         cut: Vec<u64>,
     },
+    /// Answer to [`Down::Drain`]: nothing waits, and a quorum holds every message that was cast here.
+    Drained,
     /// A view begins.
     View(View),
     /// The failure detector suspects a member.

@@ -85,6 +85,8 @@ pub struct ViewSync {
     phase: Phase,
     synced: bool,
     leaving: bool,
+    /// Wants to leave as soon as its own messages are safe, or at that time at the latest.
+    leave_by: Option<Time>,
     /// Whom I do not hear.
     suspects: BTreeSet<ProcessId>,
     /// Whom the other members do not hear.
@@ -174,6 +176,7 @@ impl ViewSync {
             phase: Phase::Idle,
             synced: false,
             leaving: false,
+            leave_by: None,
             suspects: BTreeSet::new(),
             reports: Reports::default(),
             joiners: BTreeMap::new(),
@@ -403,7 +406,9 @@ impl ViewSync {
         }
         // A newer life of a node proves that the older one is over.
         let former: Vec<_> = member.view.members.iter().copied().filter(|m| is_former(*m, joiner)).collect();
-        if former.iter().any(|former| self.suspects.insert(*former)) {
+        let known = self.suspects.len();
+        self.suspects.extend(former);
+        if self.suspects.len() > known {
             self.report_soon();
         }
         self.joiners.retain(|other, _| other.node != joiner.node || other.incarnation >= joiner.incarnation);
@@ -442,7 +447,20 @@ impl ViewSync {
         }
     }
 
-    fn on_leave(&mut self, flow: &mut Flow<Message>) {
+    /// What this member cast is to be safe first; but a group without quorum must not keep it for ever.
+    fn on_leave(&mut self, now: Time, flow: &mut Flow<Message>) {
+        match &self.phase {
+            Phase::Member(_) if self.leaving || self.leave_by.is_some() => {}
+            Phase::Member(_) => {
+                self.leave_by = Some(now + self.pace.patience * 2);
+                flow.down(Down::Drain);
+            }
+            _ => self.leave_now(flow),
+        }
+    }
+
+    fn leave_now(&mut self, flow: &mut Flow<Message>) {
+        self.leave_by = None;
         match &mut self.phase {
             Phase::Member(member) if member.view.members.len() > 1 => {
                 self.leaving = true;
@@ -467,7 +485,7 @@ impl Layer for ViewSync {
                     self.phase = Phase::Joining { contacts, retry_at: now };
                 }
             }
-            Down::Leave => self.on_leave(flow),
+            Down::Leave => self.on_leave(now, flow),
             Down::Synced(process) => {
                 self.synced |= process == self.me;
                 if let Some(member) = self.member() {
@@ -498,6 +516,8 @@ impl Layer for ViewSync {
                 }
                 self.send_promise(flow);
             }
+            Up::Drained if self.leave_by.is_some() => self.leave_now(flow),
+            Up::Drained => {}
             Up::Filled { cut } => self.on_filled(&cut, flow),
             Up::View(view) => self.on_view(view, flow),
             // Messages are the bulk of what passes here, and change nothing about views.
@@ -525,6 +545,9 @@ impl Layer for ViewSync {
             }
         }
         self.repeat_attempt(now, flow);
+        if self.leave_by.is_some_and(|at| at <= now) {
+            self.leave_now(flow);
+        }
         self.steer(now, flow);
     }
 
@@ -540,7 +563,7 @@ impl Layer for ViewSync {
                     Step::Accepting { .. } => leading.resend_at.min(leading.patience_until),
                 });
                 let report = (self.has_news() || member.reported).then_some(member.report_at);
-                leading.into_iter().chain(self.lead_due_at()).chain(report).min()
+                leading.into_iter().chain(self.lead_due_at()).chain(report).chain(self.leave_by).min()
             }
         };
         own.into_iter().chain(expiries).min()

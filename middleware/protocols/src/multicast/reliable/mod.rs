@@ -70,6 +70,8 @@ pub struct Reliable {
     plant: Plant,
     /// The user cannot take more: acknowledgements are withheld.
     saturated: bool,
+    /// The layer above wants to know when a quorum holds all own messages.
+    draining: bool,
     /// Accepted from above, not yet numbered. Outlives views.
     pending: VecDeque<Cast>,
     current: Option<Epoch>,
@@ -80,7 +82,16 @@ pub struct Reliable {
 impl Reliable {
     /// The layer of process `me`, silent until its first view.
     pub fn new(me: ProcessId, config: Config, plant: Plant) -> Self {
-        Self { me, config, plant, saturated: false, pending: VecDeque::new(), current: None, previous: None }
+        Self {
+            me,
+            config,
+            plant,
+            saturated: false,
+            draining: false,
+            pending: VecDeque::new(),
+            current: None,
+            previous: None,
+        }
     }
 
     fn on_cast(&mut self, cast: Cast, flow: &mut Flow<Message>) {
@@ -245,6 +256,7 @@ impl Reliable {
         self.current = Epoch::new(now, &self.config, self.me, view.clone());
         flow.down(Down::Install { view: view.clone(), cut: None });
         flow.up(Up::View(view));
+        self.report_drained(flow);
     }
 
     fn on_nak(&mut self, from: ProcessId, asked: (ViewId, u16, u64, u64), flow: &mut Flow<Message>) {
@@ -287,6 +299,14 @@ impl Reliable {
         }
     }
 
+    fn report_drained(&mut self, flow: &mut Flow<Message>) {
+        let held = |epoch: &Epoch| epoch.safe[epoch.rank] >= epoch.streams[epoch.rank].received();
+        if self.draining && self.pending.is_empty() && self.current.as_ref().is_none_or(held) {
+            self.draining = false;
+            flow.up(Up::Drained);
+        }
+    }
+
     /// The rank of `from` in the current view, when `view` is that view.
     fn current_rank(&self, from: ProcessId, view: ViewId) -> Option<usize> {
         self.current.as_ref().filter(|epoch| epoch.view.id == view)?.view.rank(from)
@@ -304,6 +324,10 @@ impl Layer for Reliable {
                 if let Some(epoch) = &mut self.current {
                     epoch.ack_due = !saturated;
                 }
+            }
+            Down::Drain => {
+                self.draining = true;
+                self.report_drained(flow);
             }
             Down::Freeze => self.on_freeze(flow),
             Down::Fill { cut } => self.on_fill(now, cut, flow),
@@ -352,6 +376,8 @@ impl Layer for Reliable {
         if epoch.stability_due && epoch.settle_stability() {
             flow.up(Up::Safe(epoch.safe.clone()));
         }
+        self.report_drained(flow);
+        let Some(epoch) = &mut self.current else { return };
         let view = epoch.view.id;
         if epoch.ack_due && !epoch.frozen && !self.saturated {
             let ack = Message::Ack { view, received: epoch.acknowledge(self.saturated), answer: false };
