@@ -2,20 +2,23 @@
 //!
 //! Three branches keep accounts; each branch is a group of replica processes that execute the same orders in the same
 //! order. Clients send the transfers of a file; a transfer between two branches is a two-phase commit between their
-//! groups. In the middle one process is killed and started again.
+//! groups. In the middle one process is killed and started again, or several, one after the other.
 //!
 //! ```text
 //! cargo run --release --example bank
 //! cargo run --release --example bank -- --help
 //! ```
-//! It ends with what was executed, what was refused and why, how fast, how long the recovery took, and the proof: the
-//! money of all branches is what it was at opening, and the replicas of each branch have the same state.
-//! The exit status is 0 only when the proof holds.
+//! It ends with what was executed, what was refused and why, how fast, how long the recovery took, and the proof: every
+//! transfer that was acknowledged is once in the books of both its ends, at every replica, and nothing else is; the
+//! money of all branches is what it was at opening; and the replicas of each branch have the same state.
+//! The exit status is 0 only when the proof holds. What the branches know lives in the memory of their replicas: the
+//! death of one is survived, that of a whole branch is not.
 #![allow(unreachable_pub, reason = "modules of one program")]
 
 use std::error::Error;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write as _};
+use std::io::{BufReader, BufWriter, Write as _, stdout};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +27,7 @@ use bank::arguments::{Arguments, Part, Run};
 use bank::clients::{Chance, Hall};
 use bank::cluster::Cluster;
 use bank::input::{Line, Lines, Transfer};
-use bank::report::{Books, Recovery, Report, Tally};
+use bank::report::{Recovery, Report, Tally};
 use clap::Parser as _;
 use tokio::task::JoinSet;
 
@@ -39,6 +42,7 @@ mod bank {
     pub mod input;
     pub mod processes;
     pub mod progress;
+    pub mod proof;
     pub mod replica;
     pub mod report;
     pub mod teller;
@@ -49,7 +53,14 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ended = match &arguments.part {
         Some(Part::Replica(replica)) => bank::replica::run(replica).await.map(|()| true),
-        None => run(&arguments.run).await,
+        // What is dropped here on a signal ends its processes and removes its directory.
+        None => tokio::select! {
+            ended = run(&arguments.run) => ended,
+            signal = asked_to_stop() => {
+                eprintln!("\nbank: stopped before the end");
+                return ExitCode::from(128 + signal);
+            }
+        },
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,
@@ -63,6 +74,12 @@ async fn main() -> ExitCode {
 
 async fn run(run: &Run) -> Result<bool, Box<dyn Error>> {
     run.check()?;
+    let named = |path: &Path, error: &dyn Error| format!("{}: {error}", path.display());
+    // Opened first: whoever wants the lines written must not learn at the end that they cannot be.
+    let refused = match &run.refused {
+        Some(path) => Some((path, File::create(path).map_err(|error| named(path, &error))?)),
+        None => None,
+    };
     let (orders, tally) = read(run)?;
     let lines = tally.lines;
     eprintln!(
@@ -82,23 +99,24 @@ async fn run(run: &Run) -> Result<bool, Box<dyn Error>> {
         clients.spawn(Arc::clone(&hall).client(chance.next()));
     }
     let progress = tokio::spawn(bank::progress::show(Arc::clone(&hall), lines));
-    let recovery =
-        if run.no_kill { None } else { Some(kill_one(&mut cluster, &hall, lines, &mut chance).await?) };
+    let mut recoveries = kill(run.kills(), &mut cluster, &hall, lines, &mut chance).await?;
     while let Some(ended) = clients.join_next().await {
         ended?;
     }
     let took = began.elapsed();
-    progress.abort();
+    progress.await?;
 
-    let audits = cluster.audit(&hall).await;
-    let recovery = recovery.map(|r| Recovery { longest_silence: hall.longest_silence(r.who.branch), ..r });
+    let books = cluster.audit(&hall).await;
+    cluster.close().await?;
+    for (recovery, silence) in recoveries.iter_mut().zip(hall.longest_silences()) {
+        recovery.longest_silence = silence;
+    }
     hall.tally(|tally| {
-        let report = Report { tally, took, recovery, books: Books(audits) };
-        print!("{report}");
-        if let Some(path) = &run.refused {
-            let mut out = BufWriter::new(File::create(path).map_err(|e| format!("{}: {e}", path.display()))?);
-            tally.write_refused(&mut out)?;
-            out.flush()?;
+        let report = Report { tally, took, recoveries, books };
+        write!(stdout(), "{report}")?;
+        if let Some((path, file)) = refused {
+            let mut out = BufWriter::new(file);
+            tally.write_refused(&mut out).and_then(|()| out.flush()).map_err(|error| named(path, &error))?;
         }
         Ok(report.flaws().is_empty())
     })
@@ -122,19 +140,51 @@ fn read(run: &Run) -> Result<(Orders, Tally), Box<dyn Error>> {
     Ok((orders, tally))
 }
 
-/// When half of the lines have an answer, kills one process and starts it again on its directory.
-async fn kill_one(
+/// Spreads the kills over the lines; each process is started again on its directory before the next one is killed.
+async fn kill(
+    times: u8,
     cluster: &mut Cluster,
     hall: &Hall,
     lines: u64,
     chance: &mut Chance,
-) -> Result<Recovery, Box<dyn Error>> {
-    let after_lines = *hall.finished().wait_for(|finished| *finished >= lines / 2).await?;
-    let place = cluster.any_place(chance);
-    let killed = Instant::now();
-    hall.watch_silence(place.branch);
-    cluster.restart(place, hall).await?;
-    Ok(Recovery { who: place, after_lines, took: killed.elapsed(), longest_silence: Duration::ZERO })
+) -> Result<Vec<Recovery>, Box<dyn Error>> {
+    let mut recoveries = Vec::new();
+    let victims = cluster.places(chance).into_iter().cycle();
+    for (who, nth) in victims.zip(1..=u64::from(times)) {
+        let due = lines * nth / (u64::from(times) + 1);
+        let after_lines = *hall.finished().wait_for(|finished| *finished >= due).await?;
+        let killed = Instant::now();
+        hall.watch_silence(who.branch);
+        cluster.restart(who, hall).await?;
+        recoveries.push(Recovery {
+            who,
+            after_lines,
+            took: killed.elapsed(),
+            longest_silence: Duration::ZERO,
+        });
+    }
+    Ok(recoveries)
+}
+
+/// Waits for Ctrl-C or a request to terminate; the signal's number.
+async fn asked_to_stop() -> u8 {
+    const INTERRUPT: u8 = 2;
+    #[cfg(unix)]
+    {
+        const TERMINATE: u8 = 15;
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            return tokio::select! {
+                _ = terminate.recv() => TERMINATE,
+                _ = tokio::signal::ctrl_c() => INTERRUPT,
+            };
+        }
+    }
+    // Without a handler the system's own way of ending stays, so an error here leaves nobody waiting.
+    match tokio::signal::ctrl_c().await {
+        Ok(()) => INTERRUPT,
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// The error and what caused it, in one line.

@@ -20,7 +20,7 @@ pub struct Arguments {
 /// The whole bank.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Decides which process is killed and how clients space their retries.
+    /// Decides which processes are killed and how clients space their retries.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// The list of transfers, a CSV file with the columns id,from,to,cents.
@@ -29,8 +29,12 @@ pub struct Run {
     /// Processes per branch.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=REPLICAS_MAX))]
     pub replicas: u8,
-    /// Do not kill a process in the middle.
-    #[arg(long)]
+    /// How often a process is killed on the way. It is back before the next one is; none is killed again before all
+    /// others were.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=KILLS_MAX))]
+    pub kills: u8,
+    /// Kill nobody: the same as --kills 0.
+    #[arg(long, conflicts_with = "kills")]
     pub no_kill: bool,
     /// How many clients ask at the same time.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=CLIENTS_MAX))]
@@ -64,6 +68,8 @@ pub struct Replica {
 
 /// More than nine processes per branch only cost time on one machine.
 const REPLICAS_MAX: i64 = 9;
+/// Every process of the largest bank once, and some twice.
+const KILLS_MAX: i64 = 50;
 /// Each client is one task with one call at a time.
 const CLIENTS_MAX: i64 = 4096;
 
@@ -71,9 +77,14 @@ const CLIENTS_MAX: i64 = 4096;
 pub const REPLICAS_TO_SURVIVE_A_KILL: u8 = 3;
 
 impl Run {
+    /// How often a process is killed.
+    pub fn kills(&self) -> u8 {
+        if self.no_kill { 0 } else { self.kills }
+    }
+
     /// Refuses what cannot end well, before anything is started.
     pub fn check(&self) -> Result<(), String> {
-        if !self.no_kill && self.replicas < REPLICAS_TO_SURVIVE_A_KILL {
+        if self.kills() > 0 && self.replicas < REPLICAS_TO_SURVIVE_A_KILL {
             return Err(format!(
                 "--replicas {} has no majority left when one is killed: use at least {REPLICAS_TO_SURVIVE_A_KILL}, or --no-kill",
                 self.replicas
@@ -93,14 +104,21 @@ mod tests {
             |line: &str| Arguments::try_parse_from(line.split(' ')).expect("valid arguments").run.check();
         assert!(parse("bank --replicas 2").is_err());
         assert!(parse("bank --replicas 2 --no-kill").is_ok());
+        assert!(parse("bank --replicas 2 --kills 0").is_ok());
         assert!(parse("bank --replicas 3").is_ok());
     }
 
     #[test]
     fn senseless_numbers_are_refused() {
-        for line in
-            ["bank --replicas 0", "bank --replicas 10", "bank --clients 0", "bank --seed x", "bank --moon"]
-        {
+        for line in [
+            "bank --replicas 0",
+            "bank --replicas 10",
+            "bank --clients 0",
+            "bank --kills 51",
+            "bank --kills 2 --no-kill",
+            "bank --seed x",
+            "bank --moon",
+        ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

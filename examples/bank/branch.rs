@@ -5,20 +5,24 @@
 //! Method      a transfer within the branch is one command. A transfer to another branch is a transaction with one leg
 //!             here: `Prepare` takes the money out of the account (or reserves the right to pay in), `Finish` settles.
 //! Limits      [`REMEMBERED_MAX`] outcomes and as many ended transactions are remembered, the oldest are forgotten
-//!             first: far more than can be repeated within a client's patience. [`HOLDS_MAX`] open transactions.
+//!             first: far more than can be repeated within a client's patience. [`HOLDS_MAX`] open transactions. The
+//!             ledger, with every movement since the opening, takes [`POSTINGS_MAX`]; a full one refuses orders.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::accounts::{ACCOUNTS_PER_BRANCH, AccountId, BRANCHES};
-use super::input::{CENTS_MAX, Transfer};
+use super::input::{CENTS_MAX, TRANSFERS_MAX, Transfer};
 
 /// How many outcomes are remembered for those who ask again.
 pub const REMEMBERED_MAX: usize = 1_000_000;
 
 /// How many transactions may be open at one branch.
 pub const HOLDS_MAX: usize = 10_000;
+
+/// How many movements of money the ledger takes: both ends of as many transfers as a file may have.
+pub const POSTINGS_MAX: usize = 2 * TRANSFERS_MAX;
 
 /// A transaction between two branches; every attempt at an order is another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -125,6 +129,9 @@ pub enum Refusal {
     /// Too many transactions are open; ask again later.
     #[error("{HOLDS_MAX} transactions are open")]
     TooManyOpen,
+    /// The ledger has no room for another movement.
+    #[error("the ledger is full ({POSTINGS_MAX} postings)")]
+    LedgerFull,
 }
 
 impl Refusal {
@@ -142,6 +149,7 @@ impl Refusal {
             Self::Invalid => "not a valid order",
             Self::InProgress(_) | Self::AlreadyDone(_) | Self::Ended => "attempt overtaken by another",
             Self::TooManyOpen => "too many open transactions",
+            Self::LedgerFull => "ledger full",
         }
     }
 }
@@ -156,7 +164,30 @@ pub struct Branch {
     open_orders: BTreeMap<u64, TransactionId>,
     outcomes: Remembered<u64, Outcome>,
     ended: Remembered<TransactionId, bool>,
+    ledger: Vec<Posting>,
     executed: u64,
+}
+
+/// One movement of money into an account or out of it, for good. Postings are made where balances settle, not where
+/// orders are remembered: what is executed twice is posted twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Posting {
+    /// The order's number.
+    pub order: u64,
+    /// Whose balance it changed.
+    pub account: AccountId,
+    /// By how much; negative when the account pays.
+    pub cents: i64,
+}
+
+impl Posting {
+    /// What a transfer must leave in the ledger of the branch that pays, and in that of the one that receives.
+    pub fn of(transfer: &Transfer) -> [Self; 2] {
+        // An order moves at most `CENTS_MAX`, checked before anything is posted.
+        let cents = i64::try_from(transfer.cents).unwrap_or(i64::MAX);
+        let posting = |account, cents| Self { order: transfer.id, account, cents };
+        [posting(transfer.from, -cents), posting(transfer.to, cents)]
+    }
 }
 
 /// What an auditor sees of one replica.
@@ -184,6 +215,7 @@ impl Branch {
             open_orders: BTreeMap::new(),
             outcomes: Remembered::default(),
             ended: Remembered::default(),
+            ledger: Vec::new(),
             executed: 0,
         }
     }
@@ -219,6 +251,17 @@ impl Branch {
         }
     }
 
+    /// All balances.
+    pub fn balances(&self) -> Vec<(AccountId, u64)> {
+        self.accounts.iter().map(|(account, cents)| (*account, *cents)).collect()
+    }
+
+    /// The ledger from the `start`-th posting on, at most `count` of them.
+    pub fn ledger(&self, start: usize, count: usize) -> &[Posting] {
+        let rest = self.ledger.get(start..).unwrap_or_default();
+        &rest[..rest.len().min(count)]
+    }
+
     /// One account's balance; `None` when it does not exist.
     #[cfg(test)]
     fn balance(&self, account: AccountId) -> Option<u64> {
@@ -239,11 +282,13 @@ impl Branch {
 
     fn move_within(&mut self, transfer: &Transfer) -> Result<(), Refusal> {
         check_order(transfer)?;
+        self.check_ledger()?;
         // Everything is checked before the first account changes: a refusal leaves no trace.
         let payer = self.payer(transfer)?;
         let receiver = self.receiver(transfer)?;
         self.accounts.insert(transfer.from, payer);
         self.accounts.insert(transfer.to, receiver);
+        self.ledger.extend(Posting::of(transfer));
         Ok(())
     }
 
@@ -260,6 +305,7 @@ impl Branch {
         }
         let transfer = &leg.transfer;
         check_order(transfer)?;
+        self.check_ledger()?;
         match leg.side {
             Side::Pays => {
                 if self.open_orders.contains_key(&transfer.id) {
@@ -294,6 +340,10 @@ impl Branch {
         };
         if let Some(balance) = credited.and_then(|account| self.accounts.get_mut(&account)) {
             *balance += transfer.cents;
+        }
+        if is_commit {
+            let [paid, received] = Posting::of(&transfer);
+            self.ledger.push(if leg.side == Side::Pays { paid } else { received });
         }
         if leg.side == Side::Pays {
             self.open_orders.remove(&transfer.id);
@@ -333,6 +383,12 @@ impl Branch {
         self.own_account(transfer.to)?.checked_add(transfer.cents).ok_or(Refusal::Invalid)
     }
 
+    /// Every open transaction may post once, a transfer within the branch posts twice.
+    fn check_ledger(&self) -> Result<(), Refusal> {
+        let has_room = self.ledger.len() + self.holds.len() + 2 <= POSTINGS_MAX;
+        if has_room { Ok(()) } else { Err(Refusal::LedgerFull) }
+    }
+
     fn own_account(&self, account: AccountId) -> Result<u64, Refusal> {
         match self.accounts.get(&account) {
             Some(balance) => Ok(*balance),
@@ -369,6 +425,11 @@ impl Branch {
             hash.add_transaction(*transaction);
             hash.add(u64::from(*is_commit));
         }
+        for posting in &self.ledger {
+            hash.add(posting.order);
+            hash.add(u64::from(posting.account.number));
+            hash.add(posting.cents.cast_unsigned());
+        }
         hash.0
     }
 }
@@ -384,7 +445,8 @@ pub fn opening_total_cents() -> u64 {
     (1..=BRANCHES).flat_map(accounts_of).map(opening_cents).sum()
 }
 
-fn accounts_of(branch: u8) -> impl Iterator<Item = AccountId> {
+/// All accounts of a branch.
+pub fn accounts_of(branch: u8) -> impl Iterator<Item = AccountId> {
     (0..ACCOUNTS_PER_BRANCH).map(move |number| AccountId { branch, number })
 }
 
@@ -479,6 +541,12 @@ mod tests {
         assert_eq!(branch.apply(&Command::Transfer(asked)), Outcome::Done);
         assert_eq!(branch.apply(&Command::Transfer(asked)), Outcome::Done);
         assert_eq!(branch.balance(asked.from), Some(before - 700));
+        assert_eq!(branch.ledger(0, 9), Posting::of(&asked));
+        assert_eq!(branch.ledger(1, 9), &Posting::of(&asked)[1..]);
+        assert_eq!(
+            (branch.ledger(0, 1).len(), branch.ledger(2, 9).len(), branch.ledger(7, 9).len()),
+            (1, 0, 0)
+        );
     }
 
     #[test]
@@ -527,7 +595,9 @@ mod tests {
                 two.apply(&Command::Finish(attempt(77), is_commit));
             }
             assert_eq!(total(&[&one, &two]), all);
-            let moved = if is_commit { 300 } else { 0 };
+            let (moved, postings) = if is_commit { (300, 1) } else { (0, 0) };
+            let [paid, received] = Posting::of(&asked);
+            assert_eq!((one.ledger(0, 9), two.ledger(0, 9)), (&[paid][..postings], &[received][..postings]));
             assert_eq!(one.balance(asked.from).map(|c| c + moved), before.0);
             assert_eq!(two.balance(asked.to).map(|c| c - moved), before.1);
             assert_eq!((one.audit().open, two.audit().open), (0, 0));

@@ -1,7 +1,8 @@
 //! The bank's customers: tasks that take the file's orders one by one and insist until each has an answer.
 //!
 //! Guarantee   an order is repeated under its own number only; a desk's refusal is final, silence is not.
-//! Limits      one order per client at a time; [`PATIENCE`] per order, then its fate counts as unknown.
+//! Limits      one order per client at a time; [`PATIENCE`] per order, then its fate counts as unknown and no further
+//!             order is sent.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -31,10 +32,10 @@ pub struct Hall {
     orders: Mutex<std::vec::IntoIter<(u64, Transfer)>>,
     desks: Mutex<BTreeMap<Place, DeskClient>>,
     tally: Mutex<Tally>,
-    /// Lines with an answer; the kill and the progress watch it.
+    /// Lines with an answer, or that will have none; the kill and the progress watch it.
     finished: tokio::sync::watch::Sender<u64>,
-    /// By branch: when it answered last, and the longest time in which it did not.
-    silences: Mutex<BTreeMap<u8, (Instant, Duration)>>,
+    /// One watch for each kill.
+    silences: Mutex<Vec<Silence>>,
 }
 
 impl Hall {
@@ -60,7 +61,7 @@ impl Hall {
         lock(&self.desks).iter().map(|(place, desk)| (*place, desk.clone())).collect()
     }
 
-    /// How many lines have an answer, to be watched.
+    /// How many lines have an answer or will have none, to be watched.
     pub fn finished(&self) -> tokio::sync::watch::Receiver<u64> {
         self.finished.subscribe()
     }
@@ -70,22 +71,26 @@ impl Hall {
         look(&lock(&self.tally))
     }
 
-    /// Measures a branch's silence anew, from now on.
+    /// Measures a branch's silence from now on, until it is measured anew.
     pub fn watch_silence(&self, branch: u8) {
-        lock(&self.silences).insert(branch, (Instant::now(), Duration::ZERO));
+        lock(&self.silences).push(Silence { branch, last: Instant::now(), longest: Duration::ZERO });
     }
 
-    /// The longest time in which a branch gave no answer.
-    pub fn longest_silence(&self, branch: u8) -> Duration {
-        lock(&self.silences).get(&branch).map_or(Duration::ZERO, |(_, longest)| *longest)
+    /// The longest times in which the watched branches gave no answer, one for each call of [`Hall::watch_silence`].
+    pub fn longest_silences(&self) -> Vec<Duration> {
+        lock(&self.silences).iter().map(|silence| silence.longest).collect()
     }
 
     /// One client: orders until none is left.
     pub async fn client(self: Arc<Self>, seed: u64) {
         let mut chance = Chance(seed);
+        // Whoever gave the last answer gives the next one: a silent replica costs each client one attempt, not one in
+        // three of all.
+        let mut favourites = BTreeMap::new();
         while let Some((line, order)) = self.next_order() {
             let asked = Instant::now();
-            let answer = self.insist(&order, &mut chance).await;
+            let favourite = favourites.entry(order.from.branch).or_insert_with(|| chance.next() as usize);
+            let answer = self.insist(&order, favourite, &mut chance).await;
             self.count(line, &order, asked.elapsed(), answer);
         }
     }
@@ -94,8 +99,13 @@ impl Hall {
         lock(&self.orders).next()
     }
 
-    /// Asks one replica after the other until one answers or the patience ends.
-    async fn insist(&self, order: &Transfer, chance: &mut Chance) -> Result<(), Unanswered> {
+    /// Asks one replica after the other, the `which`-th first, until one answers or the patience ends.
+    async fn insist(
+        &self,
+        order: &Transfer,
+        which: &mut usize,
+        chance: &mut Chance,
+    ) -> Result<(), Unanswered> {
         let desks = |hall: &Self| -> Vec<DeskClient> {
             let desks = lock(&hall.desks);
             desks
@@ -106,12 +116,11 @@ impl Hall {
         };
         let began = Instant::now();
         let mut pause = PAUSE_MIN;
-        let mut which = chance.next() as usize;
         let mut last;
         loop {
             // Looked up for each attempt: a desk may have moved.
             let desks = desks(self);
-            let Some(desk) = desks.get(which % desks.len().max(1)) else {
+            let Some(desk) = desks.get(*which % desks.len().max(1)) else {
                 return Err(Unanswered::Refused(Refusal::UnknownAccount(order.from)));
             };
             match desk.with_deadline(ATTEMPT_MAX).transfer(*order).await {
@@ -129,26 +138,36 @@ impl Hall {
             let jitter = pause.mul_f64((chance.next() % 1000) as f64 / 1000.0);
             tokio::time::sleep(pause / 2 + jitter / 2).await;
             pause = (pause * 2).min(PAUSE_MAX);
-            which = which.wrapping_add(1);
+            *which = which.wrapping_add(1);
         }
     }
 
     fn count(&self, line: u64, order: &Transfer, took: Duration, answer: Result<(), Unanswered>) {
         let mut tally = lock(&self.tally);
         match answer {
-            Ok(()) => tally.execute(order.from.branch != order.to.branch, took),
+            Ok(()) => tally.execute(order, took),
             Err(Unanswered::Refused(refusal)) => tally.refuse(line, refusal.kind(), &refusal),
             Err(Unanswered::Unknown(why)) => tally.unknown.push((line, why)),
         }
+        if !tally.unknown.is_empty() {
+            // The proof has failed and a branch is silent: each further order could only wait as long.
+            tally.unsent += lock(&self.orders).by_ref().count() as u64;
+        }
+        // Told with the lock held: nobody else's older number may come later.
+        self.finished.send_replace(tally.answered() + tally.unsent);
         drop(tally);
-        let now = Instant::now();
-        let mut silences = lock(&self.silences);
-        let (last, longest) = silences.entry(order.from.branch).or_insert((now, Duration::ZERO));
-        *longest = (*longest).max(now - *last);
-        *last = now;
-        drop(silences);
-        self.finished.send_modify(|finished| *finished += 1);
+        if let Some(silence) = lock(&self.silences).iter_mut().rfind(|s| s.branch == order.from.branch) {
+            silence.longest = silence.longest.max(silence.last.elapsed());
+            silence.last = Instant::now();
+        }
     }
+}
+
+/// A branch's pauses between two answers.
+struct Silence {
+    branch: u8,
+    last: Instant,
+    longest: Duration,
 }
 
 /// Why an order was not executed, as far as a client can know.

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use quorate::node::{Node, NodeId};
+use quorate::rpc::RpcError;
 use tokio::task::JoinSet;
 
 use super::accounts::BRANCHES;
-use super::branch::Audit;
+use super::branch::{Audit, POSTINGS_MAX};
 use super::clients::{Chance, Hall};
-use super::desk::{DESK, DeskClient};
-use super::processes::{Place, Process};
+use super::desk::{DESK, DeskClient, DeskError};
+use super::processes::{Place, Process, ProcessError};
+use super::proof::{Books, Statement};
 
 /// How long the replicas may take to settle after the last answer.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
@@ -73,10 +75,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// One of the replicas.
-    pub fn any_place(&self, chance: &mut Chance) -> Place {
-        let places: Vec<Place> = self.processes.keys().copied().collect();
-        places[(chance.next() % places.len() as u64) as usize]
+    /// All replicas, in a random order.
+    pub fn places(&self, chance: &mut Chance) -> Vec<Place> {
+        let mut places: Vec<(u64, Place)> =
+            self.processes.keys().map(|place| (chance.next(), *place)).collect();
+        places.sort_unstable();
+        places.into_iter().map(|(_, place)| place).collect()
     }
 
     /// Kills a replica and starts it again on its directory; returns when it serves with its group's state.
@@ -102,29 +106,40 @@ impl Cluster {
         Ok(())
     }
 
-    /// The books of all replicas, by branch, when those of each branch are equal and settled, or as they are when they
-    /// do not become so in time.
-    pub async fn audit(&self, hall: &Hall) -> Vec<(u8, Vec<Audit>)> {
+    /// The books of all replicas, when those of each branch are equal and settled, or as they are when they do not
+    /// become so in time.
+    pub async fn audit(&self, hall: &Hall) -> Books {
         let began = Instant::now();
-        loop {
-            let mut books: BTreeMap<u8, Vec<Audit>> =
-                (1..=BRANCHES).map(|branch| (branch, Vec::new())).collect();
-            let mut is_complete = true;
-            for (place, desk) in hall.desks() {
-                match desk.audit().await {
-                    Ok(audit) => books.entry(place.branch).or_default().push(audit),
-                    Err(error) => {
-                        is_complete = false;
-                        eprintln!("bank: {place} cannot be audited: {error}");
-                    }
-                }
-            }
-            let is_settled = |audits: &Vec<Audit>| audits.iter().all(|a| *a == audits[0] && a.open == 0);
-            if (is_complete && books.values().all(is_settled)) || began.elapsed() > SETTLE_MAX {
-                return books.into_iter().collect();
-            }
+        while !self.is_settled(hall).await && began.elapsed() < SETTLE_MAX {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        let mut books = BTreeMap::new();
+        for (place, desk) in hall.desks() {
+            books.insert(place, statement(&desk).await.map_err(|error| error.to_string()));
+        }
+        Books(books)
+    }
+
+    async fn is_settled(&self, hall: &Hall) -> bool {
+        let mut seen: BTreeMap<u8, Audit> = BTreeMap::new();
+        for (place, desk) in hall.desks() {
+            let Ok(audit) = desk.audit().await else { return false };
+            if audit.open > 0 || *seen.entry(place.branch).or_insert(audit) != audit {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Ends all processes and waits until they have ended.
+    ///
+    /// # Errors
+    /// When the system does not let one be killed.
+    pub async fn close(self) -> Result<(), ProcessError> {
+        for process in self.processes.into_values() {
+            process.kill().await?;
+        }
+        Ok(())
     }
 
     fn addresses(&self) -> Vec<(Place, String)> {
@@ -132,14 +147,32 @@ impl Cluster {
     }
 }
 
+/// Reads all that a replica has in its books.
+async fn statement(desk: &DeskClient) -> Result<Statement, RpcError<DeskError>> {
+    let (audit, balances) = (desk.audit().await?, desk.balances().await?);
+    let mut ledger = Vec::new();
+    while ledger.len() < POSTINGS_MAX {
+        let page = desk.ledger(ledger.len() as u64).await?;
+        if page.is_empty() {
+            break;
+        }
+        ledger.extend(page);
+    }
+    Ok(Statement { audit, balances, ledger })
+}
+
 /// Where the replicas keep what must survive a kill; removed with the bank.
 struct Directory(PathBuf);
 
 impl Directory {
-    fn create() -> std::io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("quorate-bank-{}", std::process::id()));
-        std::fs::create_dir_all(&path)?;
-        Ok(Self(path))
+    fn create() -> Result<Self, String> {
+        // A bank that was itself killed leaves its directory: the same process id must not find it.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let path = std::env::temp_dir().join(format!("quorate-bank-{}-{now}", std::process::id()));
+        match std::fs::create_dir(&path) {
+            Ok(()) => Ok(Self(path)),
+            Err(error) => Err(format!("cannot create {}: {error}", path.display())),
+        }
     }
 
     fn of(&self, place: Place) -> PathBuf {

@@ -3,7 +3,8 @@
 use quorate::service;
 use serde::{Deserialize, Serialize};
 
-use super::branch::{Audit, Refusal, TransactionId};
+use super::accounts::AccountId;
+use super::branch::{Audit, Posting, Refusal, TransactionId};
 use super::input::Transfer;
 
 /// The service's name on every replica.
@@ -25,7 +26,20 @@ pub trait Desk {
     #[idempotent]
     #[deadline = "5s"]
     async fn audit(&self) -> Result<Audit, DeskError>;
+
+    /// All balances of this replica.
+    #[idempotent]
+    #[deadline = "5s"]
+    async fn balances(&self) -> Result<Vec<(AccountId, u64)>, DeskError>;
+
+    /// This replica's ledger from the `start`-th posting on, at most [`PAGE_POSTINGS_MAX`] of them; empty at its end.
+    #[idempotent]
+    #[deadline = "5s"]
+    async fn ledger(&self, start: u64) -> Result<Vec<Posting>, DeskError>;
 }
+
+/// Postings on one page of a ledger: some 100 KB.
+pub const PAGE_POSTINGS_MAX: usize = 5_000;
 
 /// Why a desk did not carry out an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

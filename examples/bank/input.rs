@@ -15,8 +15,9 @@ use super::accounts::AccountId;
 /// The longest line that is looked at; the longest sensible one has 20 + 7 + 7 + 20 characters and three commas.
 pub const LINE_BYTES_MAX: usize = 256;
 
-/// How many transfers a file may have: their ids are remembered to find duplicates, at some 50 bytes each.
-pub const TRANSFERS_MAX: usize = 5_000_000;
+/// How many transfers a file may have: their ids are remembered to find duplicates, and every replica keeps a ledger of
+/// all of them for the proof at the end, together some 200 bytes each and process.
+pub const TRANSFERS_MAX: usize = 1_000_000;
 
 /// The largest amount of one transfer: ten million in whole money. Sums of it cannot overflow.
 pub const CENTS_MAX: u64 = 1_000_000_000;

@@ -8,10 +8,10 @@ use quorate::codec::{Codec as _, Postcard};
 use quorate::commit::{self, AbortReason, Resource, Transactions, TxnId, Vote};
 use quorate::node::{Node, NodeId};
 
-use super::accounts::BRANCHES;
+use super::accounts::{AccountId, BRANCHES};
 use super::books::{Books, lock};
-use super::branch::{Audit, Command, Leg, Outcome, Refusal, Side, TransactionId};
-use super::desk::{DESK, Desk, DeskClient, DeskError};
+use super::branch::{Audit, Branch, Command, Leg, Outcome, Posting, Refusal, Side, TransactionId};
+use super::desk::{DESK, Desk, DeskClient, DeskError, PAGE_POSTINGS_MAX};
 use super::input::Transfer;
 use super::processes::Place;
 
@@ -127,6 +127,11 @@ impl Teller {
         }
     }
 
+    fn look<T>(&self, look: impl FnOnce(&Branch) -> T) -> Result<T, DeskError> {
+        let seen = self.books.read(look);
+        seen.ok_or_else(|| DeskError::Later("this replica is shut out of its group".to_owned()))
+    }
+
     async fn reason_of(&self, partner: Place, transaction: TransactionId) -> Option<Refusal> {
         let address = self.books.address(partner)?;
         let desk: DeskClient = DeskClient::connect(&self.node, DESK, address).await.ok()?;
@@ -153,8 +158,16 @@ impl Desk for Teller {
     }
 
     async fn audit(&self) -> Result<Audit, DeskError> {
-        let audit = self.books.read(|branch| branch.audit());
-        audit.ok_or_else(|| DeskError::Later("this replica is shut out of its group".to_owned()))
+        self.look(Branch::audit)
+    }
+
+    async fn balances(&self) -> Result<Vec<(AccountId, u64)>, DeskError> {
+        self.look(Branch::balances)
+    }
+
+    async fn ledger(&self, start: u64) -> Result<Vec<Posting>, DeskError> {
+        let start = usize::try_from(start).unwrap_or(usize::MAX);
+        self.look(|branch| branch.ledger(start, PAGE_POSTINGS_MAX).to_vec())
     }
 }
 

@@ -46,6 +46,29 @@ fn a02_a_process_is_killed_in_the_middle_and_no_cent_is_lost_or_made() {
 }
 
 #[test]
+fn a02_every_process_is_killed_once_while_all_orders_are_two_phase_commits() {
+    // Every order is between branches: whoever is killed coordinates and takes part, and is its group's sequencer once.
+    let mut lines = "id,from,to,cents\n".to_owned();
+    for id in 0..2_000 {
+        let (from, to) = (1 + id % 3, 1 + (id + 1 + id % 2) % 3);
+        lines.push_str(&format!("{id},b{from}-{:04},b{to}-{:04},7\n", id % 199, id % 197));
+    }
+    let transfers = scratch("between.csv");
+    fs::write(&transfers, lines).expect("a scratch file");
+    let ended = run("bank", &["--transfers", &transfers, "--kills", "9", "--clients", "32"]);
+    let report = text(&ended.stdout);
+    assert!(ended.status.success(), "{report}{}", text(&ended.stderr));
+    for branch in 1..=3 {
+        for replica in 0..3 {
+            let part = format!("kill         branch {branch} replica {replica} after ");
+            assert!(report.contains(&part), "{part} is not in {report}");
+        }
+    }
+    assert!(report.contains("2000 executed, 0 refused"), "{report}");
+    assert!(report.contains("proof        holds: each of 2000 acknowledged transfers"), "{report}");
+}
+
+#[test]
 fn a02_a_bank_of_single_processes_runs_without_a_kill() {
     let transfers = first_lines(300, "single.csv");
     let ended = run("bank", &["--transfers", &transfers, "--replicas", "1", "--no-kill", "--clients", "4"]);
@@ -63,6 +86,27 @@ fn no_replica_outlives_a_main_process_that_is_killed() {
     bank.expect_end();
 }
 
+#[cfg(unix)]
+#[test]
+fn a_bank_that_is_told_to_stop_leaves_no_process_and_no_file() {
+    for (signal, status) in [("-INT", 130), ("-TERM", 143)] {
+        let mut bank = Running::start_with_errors("bank", "bank", &["--clients", "1"]);
+        bank.expect("of 20500 lines");
+        let id = bank.id();
+        let left = || {
+            let names =
+                fs::read_dir(scratch("")).expect("it exists").flatten().map(|entry| entry.file_name());
+            names.filter(|name| name.to_string_lossy().starts_with(&format!("quorate-bank-{id}-"))).count()
+        };
+        assert_eq!(left(), 1);
+        let told = std::process::Command::new("kill").args([signal, &id.to_string()]).status();
+        assert!(told.expect("a system command").success());
+        bank.expect_end();
+        assert_eq!(bank.finish().code(), Some(status));
+        assert_eq!(left(), 0, "the directory is gone");
+    }
+}
+
 #[test]
 fn the_bank_refuses_a_file_that_is_none_and_a_kill_that_nobody_survives() {
     for (arguments, part) in [
@@ -71,7 +115,9 @@ fn the_bank_refuses_a_file_that_is_none_and_a_kill_that_nobody_survives() {
             &["--transfers", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")],
             "instead of \"id,from,to,cents\"",
         ),
+        (&["--refused", "/nowhere/refused.txt"], "bank: /nowhere/refused.txt: "),
         (&["--replicas", "2"], "no majority"),
+        (&["--kills", "51"], "51 is not in 0..=50"),
         (&["--replicas", "many"], "invalid value 'many'"),
     ] {
         let ended = run("bank", arguments);

@@ -10,6 +10,7 @@ mod bank {
     pub mod branch;
     pub mod input;
     pub mod processes;
+    pub mod proof;
     pub mod report;
 }
 

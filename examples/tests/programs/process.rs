@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs an example to its end.
 pub fn run(name: &str, arguments: &[&str]) -> Output {
-    Command::new(program(name)).args(arguments).stdin(Stdio::null()).output().expect("the example starts")
+    command(name).args(arguments).stdin(Stdio::null()).output().expect("the example starts")
 }
 
 /// What was written, as text.
@@ -26,11 +26,14 @@ pub fn scratch(name: &str) -> String {
 }
 
 /// The built example; `cargo test` builds all examples of a package before it runs the package's tests.
-fn program(name: &str) -> PathBuf {
+fn command(name: &str) -> Command {
     let me = std::env::current_exe().expect("a test knows its own path");
     let built = me.parent().and_then(Path::parent).expect("tests lie in deps/").join("examples").join(name);
     assert!(built.exists(), "{} is missing: `cargo test -p examples` builds it", built.display());
-    built
+    let mut command = Command::new(built);
+    // One that is killed leaves its files: let them lie where tests keep theirs.
+    command.env("TMPDIR", scratch(""));
+    command
 }
 
 /// An example that runs, with a pipe at both ends. Dropping it kills it.
@@ -46,7 +49,7 @@ pub struct Running {
 impl Running {
     /// Starts an example; `name` is for messages.
     pub fn start(name: &str, example: &str, arguments: &[&str]) -> Self {
-        let mut command = Command::new(program(example));
+        let mut command = command(example);
         let mut child =
             command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
         let out = child.stdout.take().expect("piped");
@@ -55,7 +58,7 @@ impl Running {
 
     /// Starts an example of which the lines on standard error are waited for.
     pub fn start_with_errors(name: &str, example: &str, arguments: &[&str]) -> Self {
-        let mut command = Command::new(program(example));
+        let mut command = command(example);
         let mut child =
             command.args(arguments).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         let out = child.stderr.take().expect("piped");
@@ -108,6 +111,11 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// The operating system's number of it.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends it as the power does.
