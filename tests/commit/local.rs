@@ -1,5 +1,6 @@
 //! Several nodes in one process, over TCP, with journals in files.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -371,4 +372,62 @@ async fn until(mut is_so: impl FnMut() -> bool) {
         }
     };
     tokio::time::timeout(LONG, wait).await.expect("it never came to be");
+}
+
+/// Never answers.
+struct Silent;
+
+impl Resource for Silent {
+    async fn prepare(&self, _: TxnId, _: Bytes) -> Vote {
+        std::future::pending().await
+    }
+    async fn commit(&self, _: TxnId) {}
+    async fn abort(&self, _: TxnId) {}
+    async fn restore(&self, _: TxnId, _: Bytes) {}
+}
+
+#[test]
+fn k02_transactions_end_with_their_runtime_and_tell_who_waits() {
+    let new = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = new();
+    let (node, transactions, open) = runtime.block_on(async {
+        let node = node(1).await;
+        let transactions = serve(&node, memory(1), Silent).await;
+        let open = transactions.begin([(NodeId(1), Bytes::from_static(b"work"))]).await.unwrap();
+        (node, transactions, open)
+    });
+    runtime.shutdown_timeout(LONG);
+    let txn = open.id();
+    new().block_on(async {
+        let waited = tokio::time::timeout(LONG, open.outcome()).await;
+        assert_eq!(waited, Ok(Outcome::InDoubt(txn)));
+        let refused = tokio::time::timeout(LONG, transactions.run(transfer(1))).await;
+        assert_eq!(refused, Ok(Err(BeginError::Stopped)));
+    });
+    drop((node, transactions));
+}
+
+#[tokio::test]
+async fn k02_transactions_that_are_opened_again_give_no_number_twice() {
+    let node = node(1).await;
+    let journal = memory(1);
+    let mut numbers = BTreeSet::new();
+    for round in 0..20 {
+        let opened = async {
+            loop {
+                match Transactions::open(&node, "bank", journal.clone(), NoResource, Config::default()).await
+                {
+                    Ok(transactions) => return transactions,
+                    // The one before is at its last record.
+                    Err(OpenError::Open(_)) => tokio::task::yield_now().await,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        let transactions = tokio::time::timeout(LONG, opened).await.unwrap();
+        // Nobody takes part, so it does not end. A later transaction of its number would pass for it.
+        let open = transactions.begin([(NodeId(9), Bytes::from_static(b"work"))]).await.unwrap();
+        assert!(numbers.insert(open.id()), "round {round}: {} again", open.id());
+        drop((open, transactions));
+    }
 }

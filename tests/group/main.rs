@@ -1,6 +1,7 @@
 //! Groups and replicas over real nodes: views, orders, state for joiners, death in the middle.
 
 mod endings;
+mod lego;
 mod partition;
 mod pressure;
 mod replicas;

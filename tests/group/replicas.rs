@@ -268,3 +268,24 @@ async fn d05_a_command_whose_caller_went_away_is_applied_once_all_the_same() {
         assert!(amounts.iter().copied().eq(0..100), "{net:?}: {amounts:?}");
     }
 }
+
+#[test]
+fn d05_a_replica_ends_with_its_runtime_also_one_that_has_not_begun() {
+    for net in nets() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (begun, fresh) = runtime.block_on(async {
+            let (_node, begun) = replica(&net, 1, &[]).await;
+            let node = net.node(2).await;
+            let fresh = flawed(&node, None, Flawed::default()).await;
+            (begun, fresh)
+        });
+        drop(runtime);
+        let another = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        another.block_on(async {
+            assert!(!within(begun.wait_state()).await);
+            assert!(!within(fresh.wait_state()).await);
+            assert_eq!(within(begun.apply(&add("late", 1))).await, Err(ApplyError::Ended));
+            assert_eq!(within(fresh.apply(&add("late", 1))).await, Err(ApplyError::Ended));
+        });
+    }
+}

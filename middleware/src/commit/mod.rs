@@ -59,14 +59,15 @@ pub use error::{BeginError, OpenError};
 pub use quorate_protocols::commit::{AbortReason, Config, TxnId, Vote};
 pub use resource::{NoResource, Resource};
 
-use crate::driver::{self, Handle, Setup};
-use crate::node::{Channel, Node, NodeId, process_id_of};
+use crate::driver::{self, Handle, Port, Setup};
+use crate::node::{Channel, Node, NodeId};
 use desk::{Clerk, Desk};
 
 /// The transactions of one process: begins them, and answers for the local [`Resource`] in those of others.
 ///
 /// Cheap to clone. Dropping the last clone stops at once, as a crash would: what is open is taken up by the next
-/// [`open`](Self::open) on the same journal.
+/// [`open`](Self::open) on the same journal. Its name is free when it has written its last record; wait for that with
+/// [`shutdown`](Self::shutdown).
 #[derive(Clone)]
 pub struct Transactions {
     inner: Arc<Inner>,
@@ -97,7 +98,9 @@ impl Transactions {
         config: Config,
     ) -> Result<Self, OpenError> {
         let channel = Channel::named("commit", name);
-        let me = process_id_of(node.identity());
+        let port = Port::open(node, channel)?;
+        // Transactions that were begun before in this life of the node had numbers, too.
+        let me = driver::new_life(node);
         let restored = log::restore(&journal, channel, me, config).await?;
         for (txn, payload) in restored.promised {
             resource.restore(txn, payload).await;
@@ -105,8 +108,8 @@ impl Transactions {
         let desk = Arc::new(Desk::default());
         let clerk = Clerk::new(desk.clone(), resource);
         let stable = Some(log::stable(journal, channel));
-        let setup = Setup { channel, me, machine: restored.manager, stable, wake: desk.wake() };
-        let handle = driver::start(node, setup, clerk)?;
+        let setup = Setup { port, me, machine: restored.manager, stable, wake: desk.wake() };
+        let handle = driver::start(node, setup, clerk);
         let inner = Inner { handle, desk, next_token: AtomicU64::new(0) };
         Ok(Self { inner: Arc::new(inner) })
     }

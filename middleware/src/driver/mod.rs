@@ -62,7 +62,7 @@ pub(crate) trait Sink<M: Machine>: Send + 'static {
 /// What a machine needs to run.
 pub(crate) struct Setup<M> {
     /// The channel that its messages use; the same on all processes.
-    pub(crate) channel: Channel,
+    pub(crate) port: Port,
     /// Who it is: its node's id, and the incarnation it was made for.
     pub(crate) me: ProcessId,
     /// The machine.
@@ -71,6 +71,26 @@ pub(crate) struct Setup<M> {
     pub(crate) stable: Option<Stable<M>>,
     /// Notified, it makes the driver ask its sink for a command.
     pub(crate) wake: Arc<Notify>,
+}
+
+/// A channel taken for a machine that is still to be made; what arrives meanwhile waits for it.
+pub(crate) struct Port {
+    channel: Channel,
+    inbox: Arc<Inbox>,
+    guard: ChannelGuard,
+}
+
+impl Port {
+    /// Takes the channel. Who restores a machine from a journal takes it before: then no earlier machine of that name
+    /// writes there any more.
+    ///
+    /// # Errors
+    /// [`ChannelTaken`].
+    pub(crate) fn open(node: &Node, channel: Channel) -> Result<Self, ChannelTaken> {
+        let inbox = Arc::new(Inbox::new(channel, INBOX_BYTES_MAX));
+        let guard = node.open(channel, inbox.clone())?;
+        Ok(Self { channel, inbox, guard })
+    }
 }
 
 /// Where a machine's records go: a journal of its own, which is kept short.
@@ -162,17 +182,21 @@ impl<M: Machine> Handle<M> {
     }
 }
 
+/// A process that there has not been before: machines that one node runs one after the other under one name are not to
+/// be mistaken for each other, nor their numbers be given twice.
+pub(crate) fn new_life(node: &Node) -> ProcessId {
+    let identity = node.identity();
+    let first = identity.incarnation.0.wrapping_mul(MACHINES_A_LIFE);
+    ProcessId { node: identity.node.0, incarnation: first.wrapping_add(node.next_machine()) }
+}
+
 /// Starts the machine on the node. Must be called within a tokio runtime.
-///
-/// # Errors
-/// [`ChannelTaken`].
-pub(crate) fn start<M, S>(node: &Node, setup: Setup<M>, sink: S) -> Result<Handle<M>, ChannelTaken>
+pub(crate) fn start<M, S>(node: &Node, setup: Setup<M>, sink: S) -> Handle<M>
 where
     M: Machine<Command: Send, Event: Send, Message: Send, Record: Send> + Send + 'static,
     S: Sink<M>,
 {
-    let inbox = Arc::new(Inbox::new(setup.channel, INBOX_BYTES_MAX));
-    let guard = node.open(setup.channel, inbox.clone())?;
+    let Port { channel, inbox, guard } = setup.port;
     let opened = Arc::new(Opened(Mutex::new(Some(guard))));
     let closes = setup.stable.is_none().then(|| opened.clone());
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
@@ -185,7 +209,7 @@ where
         opened,
         why: Stopped::Asked,
         me: setup.me,
-        channel: setup.channel,
+        channel,
         machine: setup.machine,
         stable: setup.stable,
         logged: 0,
@@ -213,7 +237,7 @@ where
         drop(driver);
         stopped_sender.send_replace(Some(why));
     });
-    Ok(Handle { commands, stopped, stop, counts, closes })
+    Handle { commands, stopped, stop, counts, closes }
 }
 
 /// Sends a frame of the face's own beside the machine's messages, for example an introduction. May be lost.
@@ -554,6 +578,10 @@ const COMPACT_RECORDS: u64 = 16_384;
 
 /// Outputs that may wait behind a barrier before inputs wait, too.
 const HELD_MAX: usize = 65_536;
+
+/// Room for the numbers of machines between two lives of a node. A life with more runs into the numbers of the next one
+/// only where lives are counted, not taken from the clock.
+const MACHINES_A_LIFE: u64 = 4096;
 
 /// Both incarnations.
 const HEADER_BYTES: usize = 16;

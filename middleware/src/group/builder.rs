@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::events::{Events, GroupSink, Shared};
 use super::introduce::Introducer;
 use super::{Fifo, Group, Inner, JoinError, Order, Total};
-use crate::driver::{self, Setup};
+use crate::driver::{self, Port, Setup};
 use crate::node::{Address, Channel, Node};
 
 /// Says what group to make or join, and how.
@@ -197,14 +197,16 @@ impl<O: Order> Builder<O> {
             return Err(JoinError::PayloadLimit { asked: limits.payload_bytes_max, limit: room });
         }
         let channel = Channel::named("group", &self.name);
-        let me = membership(node);
+        let port = Port::open(node, channel)
+            .map_err(|source| JoinError::Taken { name: self.name.clone(), source })?;
+        // A node may join, leave and join again: each time it is another process to the group.
+        let me = driver::new_life(node);
         let wake = Arc::new(Notify::new());
         let shared = Arc::new(Shared::new(me, wake.clone(), limits));
         let introducer = Introducer::new(node.clone(), channel, me);
         let sink = GroupSink::new(shared.clone(), introducer, self.has_state);
-        let setup = Setup { channel, me, machine: O::machine(me, self.config(room)), stable: None, wake };
-        let handle = driver::start(node, setup, sink)
-            .map_err(|source| JoinError::Taken { name: self.name.clone(), source })?;
+        let setup = Setup { port, me, machine: O::machine(me, self.config(room)), stable: None, wake };
+        let handle = driver::start(node, setup, sink);
         let payload_bytes_max = limits.payload_bytes_max;
         let events = Events::new(shared.clone());
         let inner = Inner { handle, shared, payload_bytes_max };
@@ -238,19 +240,8 @@ async fn reach(node: &Node, contacts: &[Address], deadline: Instant) -> Vec<Proc
     known
 }
 
-/// A node may join, leave and join again: each time it is another process to the group.
-fn membership(node: &Node) -> ProcessId {
-    let serial = node.begin_membership() % MEMBERSHIPS_A_LIFE;
-    let identity = node.identity();
-    let incarnation = identity.incarnation.0.wrapping_mul(MEMBERSHIPS_A_LIFE).wrapping_add(serial);
-    ProcessId { node: identity.node.0, incarnation }
-}
-
 /// What the headers of a message may take: some hundred bytes, and 8 for each member of the view.
 const HEADERS_BYTES_MAX: usize = 4096;
-
-/// Room for memberships between two lives of a node, in the numbers of their incarnations.
-const MEMBERSHIPS_A_LIFE: u64 = 4096;
 
 /// How long one contact is tried before the next, and how often all are tried anew.
 const CONTACT_ROUND: Duration = Duration::from_millis(500);

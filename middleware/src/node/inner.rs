@@ -39,8 +39,8 @@ pub(super) struct Inner {
     pub(super) admit: Option<Box<Admit>>,
     pub(super) channels: Arc<Channels>,
     pub(super) serial: AtomicU64,
-    /// Memberships in groups begun so far.
-    pub(super) memberships: AtomicU64,
+    /// Machines begun so far.
+    pub(super) machines: AtomicU64,
     /// What [`Node::fresh_number`](super::Node::fresh_number) gave last.
     pub(super) numbers: AtomicU32,
     pub(super) counters: Counters,
@@ -160,7 +160,7 @@ impl Inner {
             admit,
             channels: Arc::default(),
             serial: AtomicU64::new(0),
-            memberships: AtomicU64::new(0),
+            machines: AtomicU64::new(0),
             numbers: AtomicU32::new(0),
             counters: Counters::default(),
             peers: RwLock::default(),

@@ -112,9 +112,9 @@ impl Node {
         self.inner.addresses_of(node)
     }
 
-    /// Tells apart the memberships that this life of the node begins, one after the other, counting from one.
-    pub(crate) fn begin_membership(&self) -> u64 {
-        self.inner.memberships.fetch_add(1, Ordering::Relaxed) + 1
+    /// Tells apart the machines that this life of the node runs, one after the other, counting from one.
+    pub(crate) fn next_machine(&self) -> u64 {
+        self.inner.machines.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Closes the connection with a node gracefully, in the background, and no longer dials it. It may dial us. A peer

@@ -105,7 +105,7 @@ impl<S: StateMachine, G: TotalOrder, C: Codec> Replicated<S, G, C> {
             State { machine, applied: 0, malformed: 0, waiting: BTreeMap::new(), next: 0, over: false };
         let progress = watch::Sender::new(Progress { has_quorum: true, ..Progress::default() });
         let shared = Arc::new(Shared { me: group.me(), state: Mutex::new(state), progress });
-        tokio::spawn(run::<S, C>(shared.clone(), events));
+        tokio::spawn(run::<S, C>(events, End(shared.clone())));
         Self { group: Arc::new(group), shared, codec: PhantomData }
     }
 
@@ -220,13 +220,13 @@ impl<S: StateMachine> Shared<S> {
 }
 
 /// The task of a replica: applies what is delivered, in order.
-async fn run<S: StateMachine, C: Codec>(shared: Arc<Shared<S>>, mut events: Events) {
-    // Declared after the events, dropped before them: whatever ends this task, also a panic, first tells the callers,
-    // then leaves the group.
-    let _end = End { shared: &shared };
+///
+/// Whatever ends it, also a panic or the runtime, first tells the callers, then leaves the group: parameters are dropped
+/// last to first.
+async fn run<S: StateMachine, C: Codec>(mut events: Events, end: End<S>) {
     let mut first_view = true;
     while let Some(event) = events.next().await {
-        if !shared.take_run::<C>(event, &mut events, &mut first_view) {
+        if !end.0.take_run::<C>(event, &mut events, &mut first_view) {
             return;
         }
     }
@@ -305,17 +305,15 @@ impl<S: StateMachine> State<S> {
 }
 
 /// Whatever ends the task ends the replica: callers learn that they do not know.
-struct End<'a, S: StateMachine> {
-    shared: &'a Shared<S>,
-}
+struct End<S: StateMachine>(Arc<Shared<S>>);
 
-impl<S: StateMachine> Drop for End<'_, S> {
+impl<S: StateMachine> Drop for End<S> {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
+        let mut state = self.0.lock();
         state.over = true;
         state.waiting.clear();
         drop(state);
-        self.shared.progress.send_modify(|progress| progress.is_over = true);
+        self.0.progress.send_modify(|progress| progress.is_over = true);
     }
 }
 
