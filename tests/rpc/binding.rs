@@ -107,3 +107,17 @@ async fn r05_who_is_patient_waits_for_the_node_and_for_the_service() {
     let bell = waiting.await.unwrap().unwrap();
     assert_eq!(bell.ring().await.unwrap(), 1);
 }
+
+#[tokio::test]
+async fn r05_who_would_wait_for_ever_may_say_so() {
+    let over = Over::Mem(Mem::new());
+    let (server, address) = over.server(1).await;
+    let _serving = server.serve("bell", BellServer::new(Brass)).unwrap();
+    let mut options = ClientOptions::default();
+    options.bind_deadline = Duration::MAX;
+    options.call_deadline = Duration::MAX;
+    options.retry_max = Duration::MAX;
+    let node = over.client(2).await;
+    let bell = BellClient::<Postcard>::connect_with(&node, "bell", &address, options).await.unwrap();
+    assert_eq!(soon("the bell", bell.ring()).await.unwrap(), 1);
+}

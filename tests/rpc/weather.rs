@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate::node::{Incarnation, Node};
-use quorate::service;
+use quorate::rpc::{CallError, NotSent};
+use quorate::{Payload, service};
 use quorate_transports::fault::model::LinkModel;
 use quorate_transports::sim::SimNetwork;
 
@@ -79,6 +80,82 @@ fn r06_calls_outlive_partitions_and_resets_and_are_executed_once() {
         assert_eq!(seen, (0..100).collect::<Vec<_>>(), "seed {seed}");
         assert!(retransmissions > 0, "seed {seed}");
     }
+}
+
+#[service]
+pub(crate) trait Scale {
+    /// Says how much it was.
+    async fn weigh(&self, what: Payload) -> usize;
+    #[one_way]
+    async fn throw(&self, what: Payload);
+}
+
+#[derive(Default)]
+struct Weighed(Mutex<usize>);
+
+impl Scale for Weighed {
+    async fn weigh(&self, what: Payload) -> usize {
+        *self.0.lock().unwrap() += 1;
+        what.len()
+    }
+    async fn throw(&self, _: Payload) {}
+}
+
+/// A service that its client cannot reach for a while, though their connection stands.
+async fn behind_a_cut(
+    network: &SimNetwork,
+) -> (Node, quorate::rpc::Serving, Arc<Weighed>, Node, ScaleClient) {
+    let builder = |id, host| {
+        Node::builder().id(id).incarnation(Incarnation(1)).seed(id).transport(network.transport(host))
+    };
+    let server = builder(1, "server").listen("sim://server:1").start().await.unwrap();
+    let weighed = Arc::new(Weighed::default());
+    let serving = server.serve("scale", ScaleServer::shared(Arc::clone(&weighed))).unwrap();
+    let node = builder(2, "client").start().await.unwrap();
+    let scale = ScaleClient::connect(&node, "scale", "sim://server:1").await.unwrap();
+    network.partition(&[&["server"], &["client"]]);
+    (server, serving, weighed, node, scale)
+}
+
+#[tokio::test(start_paused = true)]
+async fn r06_what_waited_for_room_longer_than_its_caller_is_not_executed() {
+    let network = SimNetwork::new(1);
+    let (_server, _serving, weighed, _node, scale) = behind_a_cut(&network).await;
+    let heap = || Payload::from(vec![7; 1 << 20]);
+    let impatient = scale.with_deadline(Duration::from_secs(2));
+    let calls: Vec<_> = (0..64)
+        .map(|_| {
+            let impatient = impatient.clone();
+            tokio::spawn(async move { impatient.weigh(heap()).await })
+        })
+        .collect();
+    for call in calls {
+        assert!(matches!(call.await.unwrap(), Err(CallError::DeadlinePassed { .. })));
+    }
+    network.heal();
+    assert_eq!(scale.with_deadline(Duration::from_secs(300)).weigh(heap()).await, Ok(1 << 20));
+    let executed = *weighed.0.lock().unwrap();
+    assert!(executed < 32, "{executed} of 65: only what had left may still be executed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_one_way_call_too_many_for_a_full_connection_is_not_sent_and_says_so() {
+    let network = SimNetwork::new(2);
+    let (_server, _serving, _weighed, _node, scale) = behind_a_cut(&network).await;
+    let heap = Payload::from(vec![7; 1 << 18]);
+    let mut thrown = 0;
+    let error = loop {
+        match scale.throw(heap.clone()).await {
+            Ok(()) => thrown += 1,
+            Err(error) => break error,
+        }
+        assert!(thrown < 1_000, "nothing bounds it");
+    };
+    assert!(matches!(error, CallError::NotSent(NotSent::NoRoom { .. })), "{error}");
+    assert!(error.is_retryable());
+    network.heal();
+    assert_eq!(scale.with_deadline(Duration::from_secs(300)).weigh(heap.clone()).await, Ok(1 << 18));
+    assert_eq!(scale.throw(heap).await, Ok(()));
 }
 
 #[test]

@@ -267,6 +267,39 @@ fn r08_an_idempotent_request_keeps_no_reply_and_is_executed_again() {
 }
 
 #[test]
+fn r08_a_late_copy_of_what_the_client_has_done_with_is_executed_by_nobody() {
+    let mut service = Service::new(ServerConfig::new(1, 7));
+    // "Set it to 1" in slot 1, then "set it to 2" in slot 0; the first one's copy was delayed.
+    service.serve(id(2, 1), 0, Semantics::Idempotent);
+    service.serve(id(3, 0), 0, Semantics::Idempotent);
+    assert_eq!(service.request(id(2, 1), 0, Semantics::Idempotent).0, "");
+    // Never seen before, but its caller has given up.
+    assert_eq!(service.request(id(1, 2), 0, Semantics::AtMostOnce).0, "");
+    assert_eq!(service.request(id(1, 2), 0, Semantics::OneWay).0, "execute(1@2)");
+    assert_eq!(service.server.stats().stale, 2);
+    // A call that four billion younger ones have overtaken is not complete.
+    service.request(id(u64::MAX, 3), u32::MAX, Semantics::AtMostOnce);
+    assert_eq!(service.request(id(4, 4), 0, Semantics::AtMostOnce).0, "execute(4@4)");
+}
+
+#[test]
+fn a_call_without_time_is_not_sent() {
+    let mut caller = Caller::bound();
+    assert_eq!(
+        caller.call(1, Semantics::AtMostOnce, 0),
+        format!("event ended(1, {:?})", Outcome::DeadlinePassed { sent: false })
+    );
+    caller.handle(Input::Unreachable(SERVER));
+    caller.call(2, Semantics::AtMostOnce, 100);
+    caller.now = 100;
+    assert_eq!(
+        caller.hear(SERVER, bound(70)),
+        format!("event ended(2, {:?})", Outcome::DeadlinePassed { sent: false }),
+        "the server came back too late"
+    );
+}
+
+#[test]
 fn r08_acknowledged_replies_are_dropped_and_the_cache_stays_within_its_bytes() {
     let mut config = ServerConfig::new(1, 7);
     config.reply_bytes_max = 150;

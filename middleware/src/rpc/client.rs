@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use super::error::{BindError, CallError, NotSent, RpcError};
 use super::generated;
 use super::post::{self, Posted};
-use super::schema::MethodSchema;
+use super::schema::{MethodSchema, Semantics};
 use crate::codec::{Codec, decode_frame};
 use crate::node::{
     Address, Channel, ChannelGuard, ChannelHandler, Identity, Lane, Node, NodeId, PeerEvent, process_id_of,
@@ -137,7 +137,8 @@ impl<C: Codec> Client<C> {
         let address = address.into_address()?;
         let asked = Asked { service: name.to_owned(), address };
         let limit = options.bind_deadline;
-        let until = Instant::now() + limit;
+        // "For ever" must not overflow the clock.
+        let until = Instant::now() + limit.min(post::FAR);
         let mut pause = PATIENCE_PAUSE_MIN;
         loop {
             let error = match Self::bind(node, &asked, options, until).await {
@@ -310,11 +311,21 @@ struct State {
     head: BytesMut,
     waiters: Vec<Waiter>,
     free: Vec<u32>,
-    /// Messages that found the connection full, in order.
-    waiting_for_room: VecDeque<Message>,
+    /// What found the connection full, in order.
+    waiting_for_room: VecDeque<Waiting>,
+    /// Bytes of the one-way calls in there.
+    one_way_bytes: usize,
     /// When the task looks again.
     task_wakes: Option<Time>,
     binding: Binding,
+}
+
+/// What waits for room on the connection.
+enum Waiting {
+    /// The request of a call, which the machine keeps as long as somebody waits for the call.
+    Call(CallId),
+    /// One-way calls, of which the machine keeps nothing, and small messages.
+    Message(Message),
 }
 
 enum Waiter {
@@ -360,6 +371,7 @@ impl Core {
                 waiters: Vec::new(),
                 free: Vec::new(),
                 waiting_for_room: VecDeque::new(),
+                one_way_bytes: 0,
                 task_wakes: None,
                 binding: Binding::Asking(None),
             }),
@@ -429,6 +441,9 @@ impl Core {
         match sent {
             Posted::Sent => Ok(pending),
             Posted::TooLarge { size, limit } => Err(CallError::NotSent(NotSent::TooLarge { size, limit })),
+            Posted::NoRoom { waiting } => {
+                Err(CallError::NotSent(NotSent::NoRoom { waiting, limit: ONE_WAY_BYTES_MAX }))
+            }
             Posted::ShutDown => Err(CallError::NotSent(NotSent::NodeShutDown)),
         }
     }
@@ -446,7 +461,17 @@ impl Core {
         input: Input<rpc::Client>,
         wakers: &mut Vec<Waker>,
     ) -> Posted {
-        let State { machine, outputs, head, waiters, waiting_for_room, task_wakes, binding, .. } = state;
+        let State {
+            machine,
+            outputs,
+            head,
+            waiters,
+            waiting_for_room,
+            one_way_bytes,
+            task_wakes,
+            binding,
+            ..
+        } = state;
         machine.handle(now, input, outputs);
         let mut posted = Posted::Sent;
         for output in outputs.drain() {
@@ -454,16 +479,27 @@ impl Core {
                 Output::Send { lane, message, .. } => {
                     if waiting_for_room.is_empty() {
                         match post::send(&self.node, self.server, lane, self.channel, &message, head) {
-                            Ok(Posted::Sent) => {}
-                            Ok(never) => posted = never,
-                            Err(post::Full) => {
-                                waiting_for_room.push_back(message);
-                                self.task_wanted.notify_one();
+                            Ok(Posted::Sent) => continue,
+                            Ok(never) => {
+                                posted = never;
+                                continue;
                             }
+                            Err(post::Full) => self.task_wanted.notify_one(),
                         }
-                    } else if waiting_for_room.len() < 2 * self.options.calls_max as usize {
+                    }
+                    match message {
+                        Message::Request { semantics: Semantics::OneWay, ref body, .. } => {
+                            if *one_way_bytes + one_way_cost(body) > ONE_WAY_BYTES_MAX {
+                                posted = Posted::NoRoom { waiting: *one_way_bytes };
+                                continue;
+                            }
+                            *one_way_bytes += one_way_cost(body);
+                            waiting_for_room.push_back(Waiting::Message(message));
+                        }
                         // Every call once, and room for cancellations; repetitions beyond that are as good as lost.
-                        waiting_for_room.push_back(message);
+                        _ if waiting_for_room.len() >= 2 * self.options.calls_max as usize => {}
+                        Message::Request { call, .. } => waiting_for_room.push_back(Waiting::Call(call)),
+                        small => waiting_for_room.push_back(Waiting::Message(small)),
                     }
                 }
                 Output::Event(ClientEvent::Ended { token, outcome }) => {
@@ -502,19 +538,28 @@ impl Core {
 
     /// Sends what waits for room, until the connection is full again; true when nothing waits any more.
     fn flush(&self, state: &mut State) -> bool {
-        let State { waiting_for_room, head, .. } = state;
-        while let Some(message) = waiting_for_room.front() {
-            match post::send(
-                &self.node,
-                self.server,
-                quorate_protocols::Lane::Ordinary,
-                self.channel,
-                message,
-                head,
-            ) {
-                Ok(_) => waiting_for_room.pop_front(),
-                Err(post::Full) => return false,
+        let now = self.now();
+        let State { machine, waiting_for_room, one_way_bytes, head, .. } = state;
+        while let Some(waiting) = waiting_for_room.front() {
+            let current;
+            let message = match waiting {
+                Waiting::Message(message) => Some(message),
+                // With the time that is left; nothing when nobody waits for it any more.
+                Waiting::Call(call) => {
+                    current = machine.request(now, *call);
+                    current.as_ref()
+                }
             };
+            if let Some(message) = message {
+                let ordinary = quorate_protocols::Lane::Ordinary;
+                match post::send(&self.node, self.server, ordinary, self.channel, message, head) {
+                    Ok(_) => {}
+                    Err(post::Full) => return false,
+                }
+            }
+            if let Some(Waiting::Message(Message::Request { body, .. })) = waiting_for_room.pop_front() {
+                *one_way_bytes -= one_way_cost(&body);
+            }
         }
         true
     }
@@ -672,6 +717,14 @@ async fn keep_time(core: Weak<Core>, wanted: Arc<Notify>) {
     }
 }
 
+/// What a one-way call counts while it waits.
+fn one_way_cost(body: &Bytes) -> usize {
+    body.len() + size_of::<Waiting>()
+}
+
+/// Bytes of one-way calls that may wait for room on the connection, beside what the connection itself holds; one that
+/// would exceed it is not sent, and its caller told.
+const ONE_WAY_BYTES_MAX: usize = 8 << 20;
 /// The first pause of who waits until a service is available; doubles up to the longest.
 const PATIENCE_PAUSE_MIN: Duration = Duration::from_millis(20);
 /// The longest pause: a service that comes is found within a second.

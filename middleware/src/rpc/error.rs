@@ -58,6 +58,14 @@ pub enum NotSent {
         /// The limit.
         limit: u32,
     },
+    /// The connection is full, and so many bytes of one-way calls wait for it already. Retry when it has caught up.
+    #[error("{waiting} bytes of one-way calls wait for the connection already (limit {limit})")]
+    NoRoom {
+        /// Bytes that wait.
+        waiting: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// This node is being shut down.
     #[error("the node is shut down")]
     NodeShutDown,
@@ -67,7 +75,7 @@ impl CallError {
     /// True when the same call may succeed later without change, and repeating it cannot execute it twice.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::NotSent(reason) => matches!(reason, NotSent::TooManyCalls { .. }),
+            Self::NotSent(reason) => matches!(reason, NotSent::TooManyCalls { .. } | NotSent::NoRoom { .. }),
             Self::NotExecuted(refusal) => {
                 matches!(refusal, Refusal::Overloaded | Refusal::ShuttingDown | Refusal::DeadlinePassed)
             }

@@ -16,6 +16,8 @@ pub(super) enum Posted {
     Sent,
     /// It can never be sent.
     TooLarge { size: usize, limit: usize },
+    /// So many bytes of one-way calls wait already that this one is given up.
+    NoRoom { waiting: usize },
     /// Nothing can be sent any more.
     ShutDown,
 }
@@ -95,4 +97,4 @@ pub(super) fn instant_of(epoch: Instant, time: Time) -> Instant {
 }
 
 /// Longer than any caller waits; keeps sums of times within what the clock can say.
-const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const FAR: Duration = Duration::from_secs(365 * 24 * 3600);

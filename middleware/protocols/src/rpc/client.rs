@@ -230,6 +230,14 @@ impl Client {
         self.outstanding
     }
 
+    /// The request of a call that was told to be sent, as it reads now: for who could not send it at once. `None` when
+    /// the call has ended, or will be sent anew because the session is in doubt.
+    pub fn request(&self, now: Time, call: CallId) -> Option<Message> {
+        let Binding::Bound(session) = self.binding else { return None };
+        let slot = self.find(call).filter(|slot| self.calls[*slot as usize].sent > 0)?;
+        Some(self.message(now, session, slot))
+    }
+
     /// Totals.
     pub const fn stats(&self) -> ClientStats {
         self.stats
@@ -297,14 +305,32 @@ impl Client {
             self.end(slot, Outcome::TooManyCalls { limit: session.slots }, out);
             return;
         }
-        let oldest = self.calls[self.oldest as usize].sequence;
         let call = &mut self.calls[slot as usize];
+        if call.deadline <= now {
+            // Sent now, it would only be refused, and this side would no longer know that it was never executed.
+            let sent = call.sent_ever;
+            self.end(slot, Outcome::DeadlinePassed { sent }, out);
+            return;
+        }
         if call.sent > 0 {
             self.stats.retransmissions += 1;
         }
         call.sent += 1;
         call.sent_ever = true;
-        let message = Message::Request {
+        out.send(self.address(), Lane::Ordinary, self.message(now, session, slot));
+        if self.calls[slot as usize].semantics == Semantics::OneWay {
+            self.end(slot, Outcome::Replied(Bytes::new()), out);
+            return;
+        }
+        let due = now + backoff(&self.config, &mut self.mix, self.calls[slot as usize].sent);
+        self.calls[slot as usize].due = due;
+        self.wake_by(due);
+    }
+
+    fn message(&self, now: Time, session: Session, slot: u32) -> Message {
+        let oldest = self.calls[self.oldest as usize].sequence;
+        let call = &self.calls[slot as usize];
+        Message::Request {
             client: self.config.number,
             session: session.id,
             call: CallId { slot, sequence: call.sequence },
@@ -314,15 +340,7 @@ impl Client {
             semantics: call.semantics,
             budget: call.deadline.since(now),
             body: call.body.clone(),
-        };
-        out.send(self.address(), Lane::Ordinary, message);
-        if self.calls[slot as usize].semantics == Semantics::OneWay {
-            self.end(slot, Outcome::Replied(Bytes::new()), out);
-            return;
         }
-        let due = now + backoff(&self.config, &mut self.mix, self.calls[slot as usize].sent);
-        self.calls[slot as usize].due = due;
-        self.wake_by(due);
     }
 
     /// Sends, in the order of their numbers, all calls that have not been sent in this session, or simply all.

@@ -122,7 +122,7 @@ pub struct ServerStats {
     pub executed: u64,
     /// Requests that came again and were not executed again.
     pub duplicates: u64,
-    /// Requests that were older than what their slot holds.
+    /// Requests that were older than what their slot holds, or of calls that the client has done with.
     pub stale: u64,
     /// Requests refused.
     pub refused: u64,
@@ -144,6 +144,8 @@ struct Session {
     /// Kept replies, oldest first; an entry whose slot has moved on is void.
     kept: VecDeque<CallId>,
     kept_bytes: usize,
+    /// The client has done with all calls below this number.
+    complete_below: u64,
     executing: u32,
     heard: Time,
 }
@@ -260,8 +262,15 @@ impl Server {
             self.stats.clients_evicted += 1;
         }
         let id = self.mix.next();
-        let session =
-            Session { id, slots: Vec::new(), kept: VecDeque::new(), kept_bytes: 0, executing: 0, heard: now };
+        let session = Session {
+            id,
+            slots: Vec::new(),
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            complete_below: 0,
+            executing: 0,
+            heard: now,
+        };
         self.sessions.insert(key, session);
         Ok(id)
     }
@@ -294,7 +303,16 @@ impl Server {
             return; // no client of ours does that
         }
         session.heard = now;
-        session.trim(call.sequence.saturating_sub(u64::from(behind)));
+        // A distance that does not fit its field says nothing.
+        if behind < u32::MAX {
+            session.trim(call.sequence.saturating_sub(u64::from(behind)));
+        }
+        if call.sequence < session.complete_below && semantics != Semantics::OneWay {
+            // Nobody waits for it, and what its caller did since may build on its being over: also an idempotent
+            // request must not be executed behind a later one. A one-way call is complete as soon as it is sent.
+            self.stats.stale += 1;
+            return;
+        }
         let slot = session.slot(call.slot);
         if call.sequence < slot.sequence && !self.config.plant.has(Planted::RpcSlotIgnoresSequence) {
             self.stats.stale += 1;
@@ -482,6 +500,7 @@ impl Session {
 
     /// Drops the replies of calls that the client says are complete.
     fn trim(&mut self, complete_below: u64) {
+        self.complete_below = self.complete_below.max(complete_below);
         while let Some(oldest) = self.kept.front().copied().filter(|call| call.sequence < complete_below) {
             self.kept.pop_front();
             self.release(oldest);
