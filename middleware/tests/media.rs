@@ -1,9 +1,13 @@
 //! A node over every medium: the same promises, whatever carries them, and what the medium knows of the peer.
 
+#[path = "../../transports/tests/authority/mod.rs"]
+mod authority;
+
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use authority::Authority;
 use bytes::Bytes;
 use quorate::node::{
     Channel, ChannelHandler, ConnectError, Credentials, Limits, NodeBuilder, PeerEvent, SendError,
@@ -12,6 +16,8 @@ use quorate::{Identity, Incarnation, Lane, Node, NodeId};
 use quorate_transports::connection::HandshakeError;
 use quorate_transports::mem::Mem;
 use quorate_transports::tcp::Tcp;
+use quorate_transports::tls::Tls;
+use quorate_transports::{LinkError, TransportError, TrustError};
 use tokio::sync::Notify;
 
 const CHANNEL: Channel = Channel::named("test", "media");
@@ -44,9 +50,15 @@ fn media() -> Vec<Medium> {
         Medium { name, listen, add, _directory: directory }
     };
     let world = Mem::new();
+    let certificates = Authority::new().certificates(&["127.0.0.1"]);
     vec![
         medium("mem", "mem://", Box::new(move |node| node.transport(world.clone()))),
         medium("tcp", "tcp://127.0.0.1:0", Box::new(|node| node.transport(Tcp::new()))),
+        medium(
+            "tls",
+            "tls://127.0.0.1:0",
+            Box::new(move |node| node.transport(Tls::new(certificates.clone()))),
+        ),
         #[cfg(unix)]
         medium(
             "unix",
@@ -179,6 +191,54 @@ async fn t04_a_peer_that_is_not_admitted_hears_so_and_nothing_of_it_is_delivered
         friend.send(NodeId(1), Lane::Ordinary, CHANNEL, &[b"from a friend"], Bytes::new()).unwrap();
         assert_eq!(seen.frames(1).await, [(friend.identity(), Bytes::from("from a friend"))]);
     }
+}
+
+#[tokio::test]
+async fn t04_a_node_believes_a_claimed_id_only_with_its_certificate() {
+    let authority = Authority::new();
+    let start = async |id: u64, name: &str| {
+        let tls = Tls::new(authority.certificates(&[name, "127.0.0.1"]));
+        // The rule of this cluster: node 7 has a certificate made out to node-7.
+        let node = Node::builder().id(id).transport(tls).listen("tls://127.0.0.1:0").admit(|peer, known| {
+            matches!(known, Some(Credentials::Certificate(certificate))
+                if certificate.names().contains(&format!("node-{}", peer.node)))
+        });
+        node.start().await.unwrap()
+    };
+    let (one, two, thief) = (start(1, "node-1").await, start(2, "node-2").await, start(3, "node-2").await);
+    soon(two.connect(&one.addresses()[0])).await.unwrap();
+    let Some(Credentials::Certificate(certificate)) = one.credentials(NodeId(2)) else { panic!() };
+    assert_eq!(certificate.names(), ["node-2"]);
+    let error = soon(thief.connect(&one.addresses()[0])).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Handshake(HandshakeError::Refused { .. })), "{error:?}");
+    let error = soon(one.connect(&thief.addresses()[0])).await.unwrap_err();
+    assert!(matches!(error, ConnectError::NotAdmitted { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn t04_a_stranger_gets_no_word_in_with_a_node_and_is_told_why() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let node = |id, certificates| {
+        Node::builder().id(id).transport(Tls::new(certificates)).listen("tls://127.0.0.1:0").start()
+    };
+    let one = node(1u64, authority.certificates(&["127.0.0.1"])).await.unwrap();
+    let stranger = node(2, other.trusting(&authority, &["127.0.0.1"])).await.unwrap();
+    let seen = Arc::new(Seen::default());
+    let _open = one.open(CHANNEL, seen.clone()).unwrap();
+    stranger.add_address(NodeId(1), one.addresses()[0].clone());
+    stranger.send(NodeId(1), Lane::Ordinary, CHANNEL, &[b"psst"], Bytes::new()).unwrap();
+    let error = soon(stranger.connect(&one.addresses()[0])).await.unwrap_err();
+    let ConnectError::Handshake(HandshakeError::Link(LinkError::Untrusted { source, .. })) = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(source, TrustError::Refused { reason: "UnknownCA".to_owned() });
+    let error = soon(one.connect(&stranger.addresses()[0])).await.unwrap_err();
+    let ConnectError::Transport(TransportError::Untrusted { source, .. }) = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(source, TrustError::UnknownAuthority);
+    let told = seen.told.lock().unwrap();
+    assert!(told.frames.is_empty() && told.events.is_empty());
 }
 
 #[cfg(unix)]

@@ -59,6 +59,15 @@ pub enum TransportError {
         /// What it lacks.
         what: &'static str,
     },
+    /// Whoever answers there has not proved to be the right one, or does not believe that we are. Nothing was sent.
+    #[error("{address} is not trusted")]
+    Untrusted {
+        /// What was asked for.
+        address: Address,
+        /// Why.
+        #[source]
+        source: TrustError,
+    },
     /// The operating system said no for another reason.
     #[error("{address}")]
     Io {
@@ -99,9 +108,57 @@ pub enum LinkError {
         #[source]
         source: FrameError,
     },
+    /// The two sides do not trust each other. Nothing was delivered, on either side.
+    #[error("no trust between us and {peer}")]
+    Untrusted {
+        /// The other end.
+        peer: Address,
+        /// Why.
+        #[source]
+        source: TrustError,
+    },
     /// This end was closed by its owner already.
     #[error("this end of the link is closed")]
     Closed,
+}
+
+/// Why two sides that use certificates do not trust each other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrustError {
+    /// No trusted authority has signed the peer's certificate.
+    #[error("the peer's certificate is of an unknown authority")]
+    UnknownAuthority,
+    /// The peer's certificate was valid once.
+    #[error("the peer's certificate has expired")]
+    Expired,
+    /// The peer's certificate will be valid later, by this side's clock.
+    #[error("the peer's certificate is not valid yet")]
+    NotValidYet,
+    /// The peer's certificate is made out to somebody else than was dialled.
+    #[error("the peer's certificate is made out to another name")]
+    WrongName,
+    /// The peer showed none.
+    #[error("the peer has no certificate")]
+    NoCertificate,
+    /// Something else is wrong with the peer's certificate.
+    #[error("the peer's certificate is bad: {reason}")]
+    BadCertificate {
+        /// What.
+        reason: String,
+    },
+    /// The peer does not trust this side.
+    #[error("the peer refuses us: {reason}")]
+    Refused {
+        /// What it says, in the words of TLS.
+        reason: String,
+    },
+    /// The peer does not speak TLS, or not this one.
+    #[error("no agreement with the peer: {reason}")]
+    Protocol {
+        /// What went wrong.
+        reason: String,
+    },
 }
 
 impl LinkError {

@@ -5,11 +5,13 @@
 //!             was handed over when it broke may or may not have arrived. Every buffer has a limit.
 //! Contract    [`transport`]: a [`Transport`] per scheme, collected in a [`Registry`]. No allocation and no boxed
 //!             future per frame: polls move batches between an [`Outbox`], the medium and an [`Inbox`].
-//! Rooms       [`mem`] (inside one process), [`tcp`] (feature `tcp`, on by default), `unix` (feature `unix`), [`sim`] (a whole simulated
+//! Rooms       [`mem`] (inside one process), [`tcp`] (feature `tcp`, on by default), `unix`, `tls` (features of their names), [`sim`] (a whole simulated
 //!             network), [`fault`] (faults on any transport, and their model), [`connection`] (handshake and lanes on
 //!             any link), `conformance` (feature `conformance`: checks for any transport).
 
 pub mod address;
+#[cfg(feature = "tls")]
+mod certificates;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod connection;
@@ -17,6 +19,7 @@ pub mod credentials;
 pub mod error;
 pub mod fault;
 pub mod frame;
+pub mod gate;
 pub mod identity;
 pub mod mem;
 pub mod registry;
@@ -26,13 +29,17 @@ mod stream;
 #[cfg(feature = "tcp")]
 pub mod tcp;
 mod timer;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod transport;
 #[cfg(all(unix, feature = "unix"))]
 pub mod unix;
 
 pub use address::{Address, AddressError};
+#[cfg(feature = "tls")]
+pub use certificates::{Certificates, CertificatesError};
 pub use credentials::{Certificate, Credentials, ProcessCredentials};
-pub use error::{LinkError, TransportError};
+pub use error::{LinkError, TransportError, TrustError};
 pub use frame::{FrameError, Inbox, Outbox};
 pub use identity::{Identity, Incarnation, NodeId};
 pub use registry::Registry;

@@ -38,7 +38,7 @@ struct StreamSender<W> {
 
 impl<W> StreamSender<W> {
     fn broken(&self, source: io::Error) -> LinkError {
-        LinkError::Broken { peer: self.peer.clone(), source }
+        broken(&self.peer, source)
     }
 }
 
@@ -94,9 +94,20 @@ impl<R: AsyncRead + Send + Unpin + 'static> FrameReceiver for StreamReceiver<R> 
                 inbox.filled(count);
                 Ok(true)
             }
-            Err(source) => Err(LinkError::Broken { peer: self.peer.clone(), source }),
+            Err(source) => Err(broken(&self.peer, source)),
         })
     }
+}
+
+/// What an error of the stream means for the link.
+fn broken(peer: &Address, source: io::Error) -> LinkError {
+    // A peer that refuses a certificate says so after the handshake.
+    #[cfg(feature = "tls")]
+    if let Some(cause) = source.get_ref().and_then(|cause| cause.downcast_ref()) {
+        let source = crate::certificates::trust_error(cause);
+        return LinkError::Untrusted { peer: peer.clone(), source };
+    }
+    LinkError::Broken { peer: peer.clone(), source }
 }
 
 /// Slices per `writev`. Each large body takes two; beyond 64 the saved system calls no longer show.

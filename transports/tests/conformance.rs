@@ -1,5 +1,8 @@
 //! Every transport keeps the one contract (catalogue T2), by one line each.
 
+#[cfg(feature = "tls")]
+mod authority;
+
 use std::time::Duration;
 
 use quorate_transports::conformance::{self, Subject};
@@ -35,6 +38,24 @@ async fn t02_tcp_keeps_the_contract() {
 async fn t02_tcp_keeps_the_contract_on_several_threads() {
     use quorate_transports::tcp::Tcp;
     conformance::run(|| Subject::new(Tcp::new(), "tcp://localhost:0")).await.into_result().unwrap();
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn t02_tls_keeps_the_contract() {
+    use quorate_transports::tls::Tls;
+    let certificates = authority::Authority::new().certificates(&["127.0.0.1"]);
+    let make = || Subject::new(Tls::new(certificates.clone()), "tls://127.0.0.1:0");
+    conformance::run(make).await.into_result().unwrap();
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t02_tls_keeps_the_contract_on_several_threads() {
+    use quorate_transports::tls::Tls;
+    let certificates = authority::Authority::new().certificates(&["localhost", "127.0.0.1", "::1"]);
+    let make = || Subject::new(Tls::new(certificates.clone()), "tls://localhost:0");
+    conformance::run(make).await.into_result().unwrap();
 }
 
 #[cfg(all(unix, feature = "unix"))]

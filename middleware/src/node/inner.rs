@@ -14,6 +14,7 @@ use quorate_transports::connection::{
     Budget, CodecId, Connection, ConnectionStats, End, Ended, HandshakeError, Hello, Lane,
     SendError as ConnectionSendError,
 };
+use quorate_transports::gate::Handshakes;
 use quorate_transports::{Address, Credentials, Identity, Incarnation, NodeId, Registry};
 use rand_core::{RngCore, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -26,7 +27,6 @@ use super::builder::{Admit, Limits};
 use super::channel::{CHANNEL_BYTES, Channel, ChannelGuard, ChannelHandler, Channels, PeerEvent};
 use super::directory::Directory;
 use super::error::{ChannelTaken, ConnectError, SendError};
-use super::handshakes::Handshakes;
 use super::peer::{Peer, PeerState};
 
 pub(super) struct Inner {

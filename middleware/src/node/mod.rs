@@ -19,7 +19,6 @@ mod channel;
 mod convert;
 mod directory;
 mod error;
-mod handshakes;
 mod inner;
 mod link;
 mod peer;

@@ -7,21 +7,21 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use super::config::TcpConfig;
-use super::to_address;
+use super::{SCHEME, to_address};
 use crate::stream;
 use crate::transport::Link;
 
-/// Sets the options of a fresh connection.
-pub(super) fn link(config: &TcpConfig, stream: TcpStream) -> io::Result<Link> {
-    prepare(config, &stream)?;
-    let local = to_address(stream.local_addr()?);
-    let peer = to_address(stream.peer_addr()?);
+/// The link that frames travel on as they are.
+pub(super) fn link(stream: TcpStream) -> io::Result<Link> {
+    let local = to_address(SCHEME, stream.local_addr()?);
+    let peer = to_address(SCHEME, stream.peer_addr()?);
     // Dropping the writing half ends its direction, so that the peer does not wait for what will not come.
     let (read, write) = stream.into_split();
     Ok(stream::link(read, write, local, peer))
 }
 
-fn prepare(config: &TcpConfig, stream: &TcpStream) -> io::Result<()> {
+/// Sets the options of a fresh connection.
+pub(super) fn prepare(config: &TcpConfig, stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(config.keepalive_idle_s.max(1)))

@@ -2,9 +2,10 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpStream;
 
 use super::config::TcpConfig;
 use super::{io_error, link, no_address, resolve, to_address};
@@ -12,14 +13,19 @@ use crate::address::Address;
 use crate::error::TransportError;
 use crate::transport::{Link, Listener};
 
-pub(super) struct TcpListener {
+pub(crate) struct TcpListener {
     config: TcpConfig,
     listener: tokio::net::TcpListener,
     address: Address,
 }
 
 impl TcpListener {
-    pub(super) async fn open(config: &TcpConfig, address: &Address) -> Result<Self, TransportError> {
+    /// Listens for any transport over TCP; `scheme` is what its addresses begin with.
+    pub(crate) async fn open(
+        config: &TcpConfig,
+        scheme: &str,
+        address: &Address,
+    ) -> Result<Self, TransportError> {
         let places = match address.rest().strip_prefix("*:") {
             Some(port) => {
                 let port: u16 = port.parse().map_err(|_| TransportError::BadAddress {
@@ -35,7 +41,7 @@ impl TcpListener {
         for place in places {
             match listen(config, place).and_then(|listener| Ok((listener.local_addr()?, listener))) {
                 Ok((local, listener)) => {
-                    return Ok(Self { config: config.clone(), listener, address: to_address(local) });
+                    return Ok(Self { config: config.clone(), listener, address: to_address(scheme, local) });
                 }
                 // Falling back to the other family would hide that somebody has the port.
                 Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(io_error(address, error)),
@@ -46,6 +52,25 @@ impl TcpListener {
     }
 }
 
+impl TcpListener {
+    /// Takes the next connection, its options set.
+    pub(crate) fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Result<TcpStream, TransportError>> {
+        loop {
+            match self.listener.poll_accept(cx) {
+                Poll::Pending => return Poll::Pending,
+                // A dialler that went away before it was accepted is no news.
+                Poll::Ready(Err(error)) if is_dialler_gone(&error) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(io_error(&self.address, error))),
+                Poll::Ready(Ok((stream, _))) => match link::prepare(&self.config, &stream) {
+                    Ok(()) => return Poll::Ready(Ok(stream)),
+                    Err(error) if is_dialler_gone(&error) => {}
+                    Err(error) => return Poll::Ready(Err(io_error(&self.address, error))),
+                },
+            }
+        }
+    }
+}
+
 impl Listener for TcpListener {
     fn local_address(&self) -> Address {
         self.address.clone()
@@ -53,16 +78,10 @@ impl Listener for TcpListener {
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<Link, TransportError>> {
         loop {
-            match self.listener.poll_accept(cx) {
-                Poll::Pending => return Poll::Pending,
-                // A dialler that went away before it was accepted is no news.
-                Poll::Ready(Err(error)) if is_dialler_gone(&error) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(io_error(&self.address, error))),
-                Poll::Ready(Ok((stream, _))) => match link::link(&self.config, stream) {
-                    Ok(link) => return Poll::Ready(Ok(link)),
-                    Err(error) if is_dialler_gone(&error) => {}
-                    Err(error) => return Poll::Ready(Err(io_error(&self.address, error))),
-                },
+            match link::link(ready!(self.poll_stream(cx))?) {
+                Ok(link) => return Poll::Ready(Ok(link)),
+                Err(error) if is_dialler_gone(&error) => {}
+                Err(error) => return Poll::Ready(Err(io_error(&self.address, error))),
             }
         }
     }

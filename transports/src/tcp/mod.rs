@@ -18,8 +18,10 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 pub use config::TcpConfig;
+pub(crate) use listen::TcpListener;
 
 use crate::address::Address;
 use crate::error::TransportError;
@@ -53,7 +55,7 @@ impl Transport for Tcp {
         address: &'a Address,
     ) -> BoxFuture<'a, Result<Box<dyn Listener>, TransportError>> {
         Box::pin(async move {
-            let listener = listen::TcpListener::open(&self.config, address).await?;
+            let listener = TcpListener::open(&self.config, SCHEME, address).await?;
             Ok(Box::new(listener) as Box<dyn Listener>)
         })
     }
@@ -61,21 +63,22 @@ impl Transport for Tcp {
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Result<Link, TransportError>> {
         Box::pin(async move {
             let limit_ms = self.config.connect_ms_max;
-            match tokio::time::timeout(Duration::from_millis(limit_ms), dial(address)).await {
-                Ok(Ok(stream)) => {
-                    link::link(&self.config, stream).map_err(|source| io_error(address, source))
-                }
-                Ok(Err(error)) => Err(error),
+            match timeout(Duration::from_millis(limit_ms), dial(&self.config, address)).await {
+                Ok(dialled) => link::link(dialled?).map_err(|source| io_error(address, source)),
                 Err(_) => Err(TransportError::TimedOut { address: address.clone(), limit_ms }),
             }
         })
     }
 }
 
-async fn dial(address: &Address) -> Result<TcpStream, TransportError> {
+/// Connects, its options set, without a time limit.
+pub(crate) async fn dial(config: &TcpConfig, address: &Address) -> Result<TcpStream, TransportError> {
     let places = resolve(address).await?;
     match dial_any(places).await {
-        Ok(stream) => Ok(stream),
+        Ok(stream) => match link::prepare(config, &stream) {
+            Ok(()) => Ok(stream),
+            Err(source) => Err(io_error(address, source)),
+        },
         Err(None) => Err(no_address(address)),
         Err(Some(source)) => Err(io_error(address, source)),
     }
@@ -107,7 +110,7 @@ async fn dial_any(places: Vec<SocketAddr>) -> Result<TcpStream, Option<io::Error
 }
 
 /// The socket addresses of a host and port.
-async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, TransportError> {
+pub(crate) async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, TransportError> {
     let bad =
         |reason: &str| TransportError::BadAddress { address: address.clone(), reason: reason.to_owned() };
     let rest = address.rest();
@@ -128,11 +131,11 @@ async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, TransportError> {
     if places.is_empty() { Err(no_address(address)) } else { Ok(places) }
 }
 
-fn no_address(address: &Address) -> TransportError {
+pub(crate) fn no_address(address: &Address) -> TransportError {
     TransportError::BadAddress { address: address.clone(), reason: "the host has no address".to_owned() }
 }
 
-fn io_error(address: &Address, source: io::Error) -> TransportError {
+pub(crate) fn io_error(address: &Address, source: io::Error) -> TransportError {
     let address = address.clone();
     match source.kind() {
         ErrorKind::AddrInUse => TransportError::InUse { address },
@@ -141,10 +144,10 @@ fn io_error(address: &Address, source: io::Error) -> TransportError {
     }
 }
 
-fn to_address(place: SocketAddr) -> Address {
+pub(crate) fn to_address(scheme: &str, place: SocketAddr) -> Address {
     // A dual-stack socket shows IPv4 peers as mapped addresses; show them as what they are.
     let place = SocketAddr::new(place.ip().to_canonical(), place.port());
-    match Address::new(SCHEME, &place.to_string()) {
+    match Address::new(scheme, &place.to_string()) {
         Ok(address) => address,
         Err(error) => unreachable!("a socket address is a short printable text: {error}"),
     }

@@ -1,30 +1,35 @@
-//! Who may shake hands: places for incoming links that have not become connections yet. Pure but for the wake-ups.
+//! What stands before a link: places for those who have not said or proved yet who they are, and who got in.
 //!
 //! Guarantee   a newcomer always gets a place. When all are taken, the oldest of the source that holds most of them is
 //!             given up, so that one address which opens links and says nothing displaces itself, not others.
-//! Limits      as many places as [`Limits::handshakes_max`](super::Limits::handshakes_max), for all listeners together.
+//! Limits      as many places as the owner says.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quorate_transports::Address;
 use tokio::sync::oneshot;
 
-/// The places of a node.
-#[derive(Clone)]
-pub(super) struct Handshakes {
+use crate::address::Address;
+#[cfg(feature = "tls")]
+use crate::error::LinkError;
+use crate::error::TrustError;
+
+/// Places for handshakes. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Handshakes {
     table: Arc<Mutex<Table>>,
     places_max: usize,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Table {
     next: u64,
     /// Oldest first.
     places: BTreeMap<u64, Holder>,
 }
 
+#[derive(Debug)]
 struct Holder {
     source: String,
     /// Dropped to tell the holder that it lost its place.
@@ -32,19 +37,21 @@ struct Holder {
 }
 
 /// A place; dropping it frees it.
-pub(super) struct Place {
+#[derive(Debug)]
+pub struct Place {
     handshakes: Handshakes,
     number: u64,
     lost: oneshot::Receiver<()>,
 }
 
 impl Handshakes {
-    pub(super) fn new(places_max: usize) -> Self {
-        Self { table: Arc::default(), places_max }
+    /// So many places, at least one.
+    pub fn new(places_max: usize) -> Self {
+        Self { table: Arc::default(), places_max: places_max.max(1) }
     }
 
-    /// Takes a place for a link from `peer`.
-    pub(super) fn enter(&self, peer: &Address) -> Place {
+    /// Takes a place for a link from `peer`; somebody else may lose theirs.
+    pub fn enter(&self, peer: &Address) -> Place {
         let (keep, lost) = oneshot::channel();
         let mut table = self.table();
         if table.places.len() >= self.places_max {
@@ -76,8 +83,11 @@ impl Table {
 }
 
 impl Place {
-    /// Runs the handshake, unless the place is lost before it is done.
-    pub(super) async fn hold<T>(mut self, handshake: impl Future<Output = T>) -> Option<T> {
+    /// Runs the handshake; `None` when the place is lost before it is done.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the handshake and frees the place.
+    pub async fn hold<T>(mut self, handshake: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             done = handshake => Some(done),
             _ = &mut self.lost => None,
@@ -99,12 +109,55 @@ fn source(peer: &Address) -> String {
     }
 }
 
+/// What became of those who dialled a transport that asks for certificates. Totals only grow.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct GateStats {
+    /// Diallers that proved who they are.
+    pub accepted: u64,
+    /// Diallers that did not: broken off, too slow, displaced, or not trusted.
+    pub refused: u64,
+    /// Why the last one of those that were not trusted was refused, and where it dialled from.
+    pub untrusted_last: Option<(Address, TrustError)>,
+}
+
+/// Counts for [`GateStats`].
+#[cfg(feature = "tls")]
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    stats: Mutex<GateStats>,
+}
+
+#[cfg(feature = "tls")]
+impl Gate {
+    pub(crate) fn stats(&self) -> GateStats {
+        self.lock().clone()
+    }
+
+    pub(crate) fn let_in(&self) {
+        self.lock().accepted += 1;
+    }
+
+    pub(crate) fn turn_away(&self, error: LinkError) {
+        tracing::debug!(error = &error as &dyn std::error::Error, "dialler refused");
+        let mut stats = self.lock();
+        stats.refused += 1;
+        if let LinkError::Untrusted { peer, source } = error {
+            stats.untrusted_last = Some((peer, source));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, GateStats> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_source_that_holds_most_places_makes_room_for_a_newcomer() {
+    fn t08_a_source_that_holds_most_places_makes_room_for_a_newcomer() {
         let handshakes = Handshakes::new(3);
         let enter = |text: &str| handshakes.enter(&text.parse().unwrap());
         let mut honest = enter("tcp://10.0.0.1:1");
