@@ -9,9 +9,14 @@
 //! Method      the stack of `quorate_protocols::group`, run by the driver on a channel named after the group. Members
 //!             introduce each other, so a joiner needs the address of one.
 //! Source      van Steen & Tanenbaum, reliable group communication; Birman & Joseph 1987.
-//! Limits      [`Limits`]. The members are a *primary partition*: a side without quorum neither delivers in total
-//!             order nor changes its view; see [`Event::QuorumLost`]. When a quorum of a view is lost for good, the
-//!             group ends there.
+//! End         [`Group::leave`] and dropping the [`Events`] leave in good order; dropping the [`Group`] or shutting the
+//!             node down ends the membership as a crash would; the others may go on without a member that they do not
+//!             hear. In each case [`Event::Ended`] is the last event, and the name is free before it is told.
+//! Joining     somebody must answer [`Event::StateWanted`], or nobody can join; [`Builder::stateless`] spares it.
+//! Limits      [`Limits`]; a message must fit one message of the node. What waits for a slow reader is counted in
+//!             messages, not in bytes. The members are a *primary partition*: a side without quorum neither delivers
+//!             in total order nor changes its view; see [`Event::QuorumLost`]. When a quorum of a view is lost for
+//!             good, the group ends there.
 //!
 //! ```
 //! use quorate::group::{Builder, Event};
