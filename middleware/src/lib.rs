@@ -4,6 +4,7 @@
 //!
 //! | what you need | module |
 //! | --- | --- |
+//! | messages between sockets, in well-known patterns | [`socket`] |
 //! | call a method of a trait in another process | [`rpc`] and [`service`] |
 //! | messages that survive crashes until someone has worked on them | [`queue`] |
 //! | the same members and the same messages in several processes | [`group`] |
@@ -25,6 +26,7 @@ pub mod queue;
 pub mod replication;
 pub mod rpc;
 pub mod sim;
+pub mod socket;
 
 pub use codec::Payload;
 pub use node::{Address, Identity, Incarnation, Lane, Node, NodeId};

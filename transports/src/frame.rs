@@ -67,6 +67,24 @@ impl Outbox {
         self.push_prefixed(&[tag], head, body)
     }
 
+    /// Appends to the frame that was pushed last, of `length` bytes, which must lie in one piece at the end: its body
+    /// was copied, and nothing of it has been written.
+    #[inline]
+    pub(crate) fn extend_last(&mut self, length: usize, parts: &[&[u8]]) {
+        let added: usize = parts.iter().map(|part| part.len()).sum();
+        debug_assert!(length + added <= self.frame_bytes_max);
+        self.tail.reserve(added);
+        let Some(start) = self.tail.len().checked_sub(HEADER_BYTES + length) else {
+            debug_assert!(false, "the last frame lies in the tail");
+            return;
+        };
+        for part in parts {
+            self.tail.put_slice(part);
+        }
+        self.tail[start..start + HEADER_BYTES].copy_from_slice(&((length + added) as u32).to_le_bytes());
+        self.bytes += added;
+    }
+
     /// Moves all frames of `other`, none of them partly written, behind those of this one, without copying them.
     pub(crate) fn append(&mut self, other: &mut Self) {
         debug_assert_eq!(other.front_left, 0);

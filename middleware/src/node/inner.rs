@@ -57,7 +57,7 @@ pub(super) struct Inner {
     /// Told of every connection that ended.
     ended: Notify,
     tasks: Mutex<Tasks>,
-    runtime: Handle,
+    pub(super) runtime: Handle,
     rng: Mutex<Xoshiro256PlusPlus>,
     /// The outcome of the shutdown; held while it runs.
     outcome: tokio::sync::Mutex<Option<Left>>,
@@ -624,7 +624,7 @@ impl Inner {
         }
     }
 
-    fn peers(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<NodeId, Arc<Peer>>> {
+    pub(super) fn peers(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<NodeId, Arc<Peer>>> {
         self.peers.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -642,7 +642,7 @@ impl Inner {
 }
 
 /// Sends with the channel before the parts.
-fn send_on(
+pub(super) fn send_on(
     connection: &Connection,
     to: NodeId,
     lane: Lane,
@@ -660,11 +660,16 @@ fn send_on(
         let all: Vec<&[u8]> = std::iter::once(&header[..]).chain(parts.iter().copied()).collect();
         connection.send(lane, &all, body)
     };
-    sent.map_err(|error| match error {
+    sent.map_err(|error| translate(error, to))
+}
+
+/// What a connection's refusal means to the node's user.
+pub(super) fn translate(error: ConnectionSendError, to: NodeId) -> SendError {
+    match error {
         ConnectionSendError::Full { lane, limit } => SendError::Full { to, lane, limit },
         ConnectionSendError::TooLarge { size, limit } => SendError::TooLarge { size, limit },
         _ => SendError::Unreachable { to },
-    })
+    }
 }
 
 fn add(sums: &mut ConnectionStats, more: &ConnectionStats) {

@@ -21,6 +21,7 @@ mod directory;
 mod error;
 mod inner;
 mod link;
+mod outlet;
 mod peer;
 
 use std::fmt;
@@ -31,12 +32,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 pub use builder::{Limits, NodeBuilder};
 pub use channel::{Channel, ChannelGuard, ChannelHandler, PeerEvent};
 pub use convert::{identity_of, lane_of, process_id_of};
 pub use error::{ChannelTaken, ConnectError, SendError, StartError};
 pub use inner::NodeStats;
+pub use outlet::Outlet;
 pub use quorate_transports::connection::{CodecId, ConnectionConfig, Lane};
 pub use quorate_transports::{Address, Credentials, Identity, Incarnation, NodeId, Transport};
 
@@ -180,6 +183,16 @@ impl Node {
         body: Bytes,
     ) -> Result<(), SendError> {
         Inner::send(&self.inner, to.node, Some(to.incarnation), lane, channel, parts, body)
+    }
+
+    /// The way to that life of a node, for whoever sends to it often. `None` unless it is connected now.
+    pub fn outlet(&self, to: Identity) -> Option<Outlet> {
+        Outlet::find(&self.inner, to)
+    }
+
+    /// Starts a task of something that was opened on the node. Its owner ends it.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.inner.runtime.spawn(task).abort_handle()
     }
 
     /// Waits until a message of any permitted size to the node would be taken. Others may be faster.

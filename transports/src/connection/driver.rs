@@ -61,6 +61,30 @@ impl Connection {
         Ok(())
     }
 
+    /// Queues one item, joined to the lane's last message when that is of the same `stamp` and has not left: see
+    /// [`LaneQueues::push_joined`]. Never blocks.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was queued.
+    pub fn send_joined(
+        &self,
+        lane: Lane,
+        stamp: u64,
+        head: &[&[u8]],
+        item: &[&[u8]],
+    ) -> Result<(), SendError> {
+        let waker = {
+            let mut state = self.shared.state();
+            if state.phase != Phase::Open {
+                return Err(SendError::Closed);
+            }
+            state.queues.push_joined(lane, stamp, head, item)?;
+            if state.wants_sends { state.waker.take() } else { None }
+        };
+        wake(waker);
+        Ok(())
+    }
+
     /// Waits until the lane takes a message of any permitted size. Others may be faster: send may still say
     /// [`SendError::Full`].
     ///

@@ -64,6 +64,15 @@ struct LaneQueue {
     bytes_max: usize,
     passed_over: usize,
     is_refusing: bool,
+    /// The last frame of the last segment, as long as items may be joined to it.
+    open: Option<OpenFrame>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct OpenFrame {
+    stamp: u64,
+    /// Its bytes, the tag included.
+    length: usize,
 }
 
 #[derive(Debug)]
@@ -122,6 +131,49 @@ impl LaneQueues {
         Ok(())
     }
 
+    /// Queues `item`: as a continuation of the lane's last message when that was begun by this function under the same
+    /// `stamp`, nothing of it has left and both together have at most [`JOINED_BYTES_MAX`] bytes; else as a new
+    /// message made of `head` and `item`. True when it was joined.
+    ///
+    /// So what is queued faster than it leaves travels as few large messages, and what is not, leaves at once. The
+    /// receiver must be able to tell items apart.
+    ///
+    /// # Errors
+    /// [`SendError::TooLarge`], [`SendError::Full`]; nothing was queued.
+    pub fn push_joined(
+        &mut self,
+        lane: Lane,
+        stamp: u64,
+        head: &[&[u8]],
+        item: &[&[u8]],
+    ) -> Result<bool, SendError> {
+        let queue = &mut self.lanes[lane as usize];
+        let size: usize = item.iter().map(|part| part.len()).sum();
+        if let Some(open) = &mut queue.open
+            && open.stamp == stamp
+            && open.length + size <= JOINED_BYTES_MAX
+            && queue.bytes + size <= queue.bytes_max
+            && let Some(segment) = queue.segments.back_mut()
+            && segment.outbox.bytes() + size <= SEGMENT_BYTES_MAX
+        {
+            segment.outbox.extend_last(open.length, item);
+            open.length += size;
+            queue.bytes += size;
+            return Ok(true);
+        }
+        let mut parts: [&[u8]; JOINED_PARTS_MAX] = [&[]; JOINED_PARTS_MAX];
+        debug_assert!(head.len() + item.len() <= JOINED_PARTS_MAX);
+        for (slot, part) in parts.iter_mut().zip(head.iter().chain(item)) {
+            *slot = part;
+        }
+        self.push(lane, &parts, Bytes::new())?;
+        let length = 1 + size + head.iter().map(|part| part.len()).sum::<usize>();
+        if length <= JOINED_BYTES_MAX {
+            self.lanes[lane as usize].open = Some(OpenFrame { stamp, length });
+        }
+        Ok(false)
+    }
+
     /// Moves what goes next into `current`, which must be empty, and returns how many messages end in it; `None`
     /// when nothing waits. At most one chunk.
     pub fn pop(&mut self, current: &mut Outbox) -> Option<usize> {
@@ -136,6 +188,9 @@ impl LaneQueues {
             let Some(mut segment) = queue.segments.pop_front() else { break };
             queue.bytes -= segment.outbox.bytes();
             queue.messages -= segment.messages;
+            if queue.segments.is_empty() {
+                queue.open = None;
+            }
             if current.is_empty() {
                 std::mem::swap(current, &mut segment.outbox);
             } else {
@@ -213,6 +268,7 @@ impl LaneQueue {
             let outbox = spare.pop().unwrap_or_else(|| Outbox::new(FRAME_BYTES_MAX));
             self.segments.push_back(Segment { outbox, messages: 0 });
         }
+        self.open = None;
         if let Some(segment) = self.segments.back_mut() {
             let pushed = segment.outbox.push_tagged(tag, parts, body);
             debug_assert!(pushed.is_ok(), "a part is at most a chunk");
@@ -248,6 +304,11 @@ pub enum SendError {
 
 /// Length prefix and tag.
 const FRAME_OVERHEAD: usize = HEADER_BYTES + 1;
+/// The largest message that items are joined to, in bytes. Twice as much gained nothing, and a reader copies the part of
+/// a message that came with one read to where the rest comes with the next.
+pub const JOINED_BYTES_MAX: usize = 16 * 1024;
+/// Parts of a joined message's head and first item together.
+pub const JOINED_PARTS_MAX: usize = 8;
 /// A segment is what a turn hands over: one full frame, or many small ones.
 const SEGMENT_BYTES_MAX: usize = FRAME_BYTES_MAX + HEADER_BYTES;
 /// Segments of several lanes leave in one write while they are together no larger than this.
@@ -316,6 +377,32 @@ mod tests {
         let size = LIMIT + 1;
         let too_large = Err(SendError::TooLarge { size, limit: LIMIT });
         assert_eq!(queues.push(Lane::Ordinary, &[], vec![0; size].into()), too_large);
+    }
+
+    #[test]
+    fn t08_items_join_a_message_that_has_not_left_and_only_their_own() {
+        let mut queues = LaneQueues::new(LIMIT, [LIMIT; 4]);
+        let push = |queues: &mut LaneQueues, stamp, item: &[u8]| {
+            queues.push_joined(Lane::Ordinary, stamp, &[b"<"], &[item]).unwrap()
+        };
+        let messages = |queues: &mut LaneQueues| {
+            let mut current = Outbox::new(FRAME_BYTES_MAX);
+            queues.pop(&mut current);
+            std::iter::from_fn(|| current.pop_frame()).map(|frame| frame.slice(1..)).collect::<Vec<_>>()
+        };
+        let joined = [(1, b"a"), (1, b"b"), (2, b"c"), (1, b"d")].map(|(s, item)| push(&mut queues, s, item));
+        assert_eq!(joined, [false, true, false, false]);
+        queues.push(Lane::Ordinary, &[b"other"], Bytes::new()).unwrap();
+        assert!(!push(&mut queues, 1, b"e"));
+        assert_eq!(queues.messages(Lane::Ordinary), 5);
+        assert_eq!(messages(&mut queues), [&b"<ab"[..], b"<c", b"<d", b"other", b"<e"]);
+        assert_eq!((queues.bytes(Lane::Ordinary), queues.messages(Lane::Ordinary)), (0, 0));
+        // What has left cannot be joined to, nor what would grow too large.
+        assert!(!push(&mut queues, 1, b"f"));
+        let large = vec![b'g'; JOINED_BYTES_MAX - 4];
+        assert!(push(&mut queues, 1, &large) && push(&mut queues, 1, b"h") && !push(&mut queues, 1, b"i"));
+        let lengths: Vec<_> = messages(&mut queues).iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [JOINED_BYTES_MAX - 1, 2]);
     }
 
     proptest! {

@@ -1,0 +1,251 @@
+//! The way out: choosing links, and what happens when there is no room.
+
+use super::*;
+
+impl Core {
+    pub(in crate::socket) fn when_full(&self) -> WhenFull {
+        let default = if self.role == Role::Publisher { WhenFull::DropNewest } else { WhenFull::Wait };
+        self.options.when_full.unwrap_or(default)
+    }
+
+    pub(in crate::socket) fn lane(&self, class: Class) -> Lane {
+        match class {
+            Class::Ordinary => self.options.lane,
+            Class::Urgent => Lane::Urgent,
+        }
+    }
+
+    /// Sends one message, made of `head` and `body`, if there is room or as the socket's policy says.
+    #[inline]
+    pub(in crate::socket) fn try_send(
+        &self,
+        target: Target,
+        class: Class,
+        head: &[u8],
+        body: &Body<'_>,
+    ) -> Result<Remote, NotTaken> {
+        let mut state = self.state();
+        if state.phase != Phase::Open {
+            return Err(SendError::Closed.into());
+        }
+        match target {
+            Target::One(number) => self.send_one(&mut state, number, class, head, body),
+            Target::Next => {
+                let count = state.up.len();
+                let mut not_taken = NotTaken::from(SendError::NoLink);
+                for _ in 0..count {
+                    state.cursor = if state.cursor + 1 < count { state.cursor + 1 } else { 0 };
+                    let number = state.up[state.cursor];
+                    match self.send_one(&mut state, number, class, head, body) {
+                        Err(refused) if matches!(refused.error, SendError::Full) => {
+                            let outlet = not_taken.outlet.take().or(refused.outlet);
+                            not_taken = NotTaken { error: SendError::Full, outlet };
+                        }
+                        done => return done,
+                    }
+                }
+                if matches!(not_taken.error, SendError::Full) && self.when_full() == WhenFull::DropNewest {
+                    state.stats.dropped += 1;
+                }
+                Err(not_taken)
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn send_one(
+        &self,
+        state: &mut State,
+        number: u32,
+        class: Class,
+        head: &[u8],
+        body: &Body<'_>,
+    ) -> Result<Remote, NotTaken> {
+        let Some(link) = state.links.get_mut(&number).filter(|link| link.is_up()) else {
+            return Err(SendError::Gone.into());
+        };
+        let is_queueing = class == Class::Ordinary && self.when_full() == WhenFull::DropOldest;
+        if !is_queueing || link.queue.is_empty() {
+            match link.push(class, self.lane(class), head, body) {
+                Ok(()) => {
+                    state.stats.sent += 1;
+                    return Ok(link.remote());
+                }
+                Err(Refused::TooLarge { size, limit }) => {
+                    return Err(SendError::TooLarge { size, limit }.into());
+                }
+                Err(refused) => {
+                    let is_first = link.asked_at.is_none();
+                    link.asked_at.get_or_insert_with(Instant::now);
+                    if is_first || !matches!(refused, Refused::Credit) {
+                        self.chores.notify_one();
+                    }
+                    if !is_queueing {
+                        let outlet = if let Refused::Lane(outlet) = refused { Some(outlet) } else { None };
+                        return Err(NotTaken { error: SendError::Full, outlet });
+                    }
+                }
+            }
+        }
+        if link.queue.is_empty() {
+            self.chores.notify_one();
+        }
+        let dropped = link.enqueue(head, body, self.options.queue_messages, self.options.queue_bytes);
+        state.stats.dropped += dropped;
+        state.stats.sent += 1;
+        Ok(link.remote())
+    }
+
+    /// Sends one message, waiting for a link and for room where the socket's policy is to wait.
+    pub(in crate::socket) async fn send(
+        &self,
+        target: Target,
+        class: Class,
+        head: &[u8],
+        body: &Body<'_>,
+    ) -> Result<Remote, SendError> {
+        let waits = |error: &SendError| match error {
+            SendError::Full => self.when_full() == WhenFull::Wait,
+            SendError::NoLink => true,
+            _ => false,
+        };
+        match self.try_send(target, class, head, body) {
+            Ok(remote) => return Ok(remote),
+            Err(refused) if !waits(&refused.error) => return Err(refused.error),
+            Err(_) => {}
+        }
+        loop {
+            let mut room = pin!(self.room.notified());
+            room.as_mut().enable();
+            let refused = match self.try_send(target, class, head, body) {
+                Ok(remote) => return Ok(remote),
+                Err(refused) if !waits(&refused.error) => return Err(refused.error),
+                Err(refused) => refused,
+            };
+            self.wait_room(room, refused.outlet).await;
+        }
+    }
+
+    pub(in crate::socket) async fn wait_room(&self, room: impl Future<Output = ()>, outlet: Option<Outlet>) {
+        match outlet {
+            Some(outlet) => {
+                tokio::select! {
+                    () = room => {}
+                    _ = outlet.ready(self.options.lane) => {}
+                }
+            }
+            None => room.await,
+        }
+    }
+
+    /// Sends a reply from the task of a connection: without room it waits on the link, where it counts against the
+    /// queue's limits.
+    pub(in crate::socket) fn reply_now(&self, to: Remote, head: &[u8], body: &Body<'_>) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let Some(link) = state.links.get_mut(&to.link).filter(|link| link.is_up()) else { return };
+        let is_sent = link.queue.is_empty()
+            && link.push(Class::Ordinary, self.lane(Class::Ordinary), head, body).is_ok();
+        if is_sent {
+            state.stats.sent += 1;
+        } else {
+            let messages_max = self.options.window_messages.try_into().unwrap_or(usize::MAX);
+            state.stats.dropped += link.enqueue(head, body, messages_max, self.options.queue_bytes);
+            link.asked_at.get_or_insert_with(Instant::now);
+            self.chores.notify_one();
+        }
+    }
+
+    /// Publishes to every link that wants `topic`.
+    pub(in crate::socket) fn publish(&self, topic: &[u8], body: &Body<'_>) -> Result<usize, NotTaken> {
+        let mut state = self.state();
+        if state.phase != Phase::Open {
+            return Err(SendError::Closed.into());
+        }
+        let Ok(topic_length) = u16::try_from(topic.len()) else {
+            return Err(SendError::TooLarge { size: topic.len(), limit: u16::MAX.into() }.into());
+        };
+        let mut head = [0; PUBLISH_HEAD_MAX];
+        let long;
+        let head = match head.get_mut(..2 + topic.len()) {
+            Some(head) => {
+                head[..2].copy_from_slice(&topic_length.to_le_bytes());
+                head[2..].copy_from_slice(topic);
+                &*head
+            }
+            None => {
+                long = [&topic_length.to_le_bytes(), topic].concat();
+                &long
+            }
+        };
+        let mut wanted = std::mem::take(&mut state.topics.wanted);
+        state.topics.find(topic, &mut wanted);
+        let sent = self.publish_to(&mut state, &wanted, head, body);
+        wanted.clear();
+        state.topics.wanted = wanted;
+        sent
+    }
+
+    pub(super) fn publish_to(
+        &self,
+        state: &mut State,
+        wanted: &[u32],
+        head: &[u8],
+        body: &Body<'_>,
+    ) -> Result<usize, NotTaken> {
+        if self.when_full() == WhenFull::Wait {
+            // All or none, or the publisher would repeat what some have got.
+            for number in wanted {
+                if let Some(link) = state.links.get_mut(number).filter(|link| link.is_up())
+                    && (!link.out[0].may_send() || !link.queue.is_empty())
+                {
+                    link.asked_at.get_or_insert_with(Instant::now);
+                    self.chores.notify_one();
+                    return Err(SendError::Full.into());
+                }
+            }
+        }
+        let mut sent = 0;
+        for number in wanted {
+            match self.send_one(state, *number, Class::Ordinary, head, body) {
+                Ok(_) => sent += 1,
+                Err(NotTaken { error: SendError::Full, .. }) => {
+                    let Some(link) = state.links.get_mut(number) else { continue };
+                    if self.when_full() == WhenFull::Wait {
+                        // Its lane was full, and others have got the message: one waits here, the next is held up.
+                        link.enqueue(head, body, usize::MAX, usize::MAX);
+                        self.chores.notify_one();
+                        sent += 1;
+                    } else {
+                        state.stats.dropped += 1;
+                        link.dropped += 1;
+                    }
+                }
+                Err(NotTaken { error: SendError::Gone, .. }) => {}
+                Err(refused) => return Err(refused),
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Sends to every link that stands; the links that took it.
+    pub(in crate::socket) fn send_all(&self, head: &[u8], body: &Body<'_>) -> Result<Vec<Remote>, SendError> {
+        let mut state = self.state();
+        if state.phase != Phase::Open {
+            return Err(SendError::Closed);
+        }
+        let mut taken = Vec::with_capacity(state.up.len());
+        for at in 0..state.up.len() {
+            let number = state.up[at];
+            match self.send_one(&mut state, number, Class::Ordinary, head, body) {
+                Ok(remote) => taken.push(remote),
+                Err(NotTaken { error: SendError::Full, .. }) => state.stats.dropped += 1,
+                Err(refused) => return Err(refused.error),
+            }
+        }
+        Ok(taken)
+    }
+}
+
+/// Topics up to 126 bytes need no allocation.
+const PUBLISH_HEAD_MAX: usize = 128;

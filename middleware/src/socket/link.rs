@@ -1,0 +1,223 @@
+//! What a socket knows of one of its links. Pure but for the outlet it holds.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::Remote;
+use super::body::Body;
+use super::flow::{Amount, Inflow, Outflow};
+use super::wire::{Class, DataHead, ITEM_OVERHEAD};
+use crate::node::{Channel, Identity, Lane, Outlet, SendError as NodeSendError};
+
+/// One link with a socket of another node, or of this one.
+pub(super) struct Link {
+    pub(super) number: u32,
+    pub(super) peer: Identity,
+    /// Where the other socket listens.
+    pub(super) channel: Channel,
+    /// The other socket's number for the link.
+    pub(super) theirs: u32,
+    /// What the other socket calls itself.
+    pub(super) name: Bytes,
+    pub(super) stage: Stage,
+    pub(super) outlet: Option<Outlet>,
+    pub(super) out: [Outflow; 2],
+    pub(super) into: [Inflow; 2],
+    /// Messages without their length that wait for credit.
+    pub(super) queue: VecDeque<Bytes>,
+    pub(super) queue_bytes: usize,
+    /// Frames that came and were not taken.
+    pub(super) inbox: [VecDeque<(DataHead, Bytes)>; 2],
+    /// It stands in the socket's list of links with something to read.
+    pub(super) is_listed: [bool; 2],
+    /// A grant that found no room on its way.
+    pub(super) is_grant_due: [bool; 2],
+    /// When the last hello, or the last probe for credit, left.
+    pub(super) asked_at: Option<Instant>,
+    pub(super) is_close_sent: bool,
+    /// The user who reads this link alone.
+    pub(super) reader: Option<Waker>,
+    pub(super) dropped: u64,
+}
+
+/// The life of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// A hello left.
+    Connecting,
+    Up,
+    /// The other side is gone; what it sent may still be read.
+    Gone,
+}
+
+/// Why a message did not go on a link now.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// The other socket has granted no more.
+    Credit,
+    /// The connection's lane is full.
+    Lane(Outlet),
+    /// The connection is over; whether another one follows is not known yet.
+    Broken,
+    TooLarge {
+        size: usize,
+        limit: usize,
+    },
+}
+
+impl Link {
+    pub(super) fn new(
+        number: u32,
+        peer: Identity,
+        channel: Channel,
+        windows: [Amount; 2],
+        outlet: Option<Outlet>,
+    ) -> Self {
+        Self {
+            number,
+            peer,
+            channel,
+            theirs: 0,
+            name: Bytes::new(),
+            stage: Stage::Connecting,
+            outlet,
+            out: Default::default(),
+            into: windows.map(Inflow::new),
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            inbox: Default::default(),
+            is_listed: [false; 2],
+            is_grant_due: [false; 2],
+            asked_at: None,
+            is_close_sent: false,
+            reader: None,
+            dropped: 0,
+        }
+    }
+
+    pub(super) fn remote(&self) -> Remote {
+        Remote { identity: self.peer, link: self.number }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.stage == Stage::Up
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.inbox.iter().all(VecDeque::is_empty)
+    }
+
+    /// Encodes a message straight into the connection's lane.
+    #[inline]
+    pub(super) fn push(
+        &mut self,
+        class: Class,
+        lane: Lane,
+        head: &[u8],
+        body: &Body<'_>,
+    ) -> Result<(), Refused> {
+        let flow = &self.out[class as usize];
+        if !flow.may_send() {
+            return Err(Refused::Credit);
+        }
+        let Some(outlet) = &self.outlet else { return Err(Refused::Broken) };
+        let length = head.len() + body.len();
+        let Ok(length_field) = u32::try_from(length) else {
+            return Err(Refused::TooLarge { size: length, limit: u32::MAX as usize });
+        };
+        let length_field = length_field.to_le_bytes();
+        let data = DataHead { class, to: self.theirs, at: flow.sent }.encode();
+        let sent = match body {
+            Body::Owned(bytes) if bytes.len() >= UNCOPIED_BYTES_MIN => {
+                outlet.send(lane, self.channel, &[&data, &length_field, head], bytes.clone())
+            }
+            body => {
+                let stamp = u64::from(self.number) << 1 | class as u64;
+                outlet.send_joined(lane, self.channel, stamp, &data, &[&length_field, head, body.as_slice()])
+            }
+        };
+        match sent {
+            Ok(()) => {
+                self.out[class as usize].on_sent(ITEM_OVERHEAD + length);
+                Ok(())
+            }
+            Err(NodeSendError::Full { .. }) => Err(Refused::Lane(outlet.clone())),
+            Err(NodeSendError::TooLarge { size, limit }) => Err(Refused::TooLarge { size, limit }),
+            Err(_) => {
+                self.outlet = None;
+                Err(Refused::Broken)
+            }
+        }
+    }
+
+    /// Tells how far this side is, in a frame without messages: the answer is a grant.
+    pub(super) fn probe(&self, class: Class, lane: Lane) {
+        if let Some(outlet) = &self.outlet {
+            let head = DataHead { class, to: self.theirs, at: self.out[class as usize].sent }.encode();
+            // Asked again when no answer comes.
+            let _ = outlet.send(lane, self.channel, &[&head], Bytes::new());
+        }
+    }
+
+    /// Sends what waits, as far as it may go now.
+    pub(super) fn flush(&mut self, lane: Lane) -> Result<(), Refused> {
+        while let Some(item) = self.queue.pop_front() {
+            let body = Body::Owned(item);
+            let pushed = self.push(Class::Ordinary, lane, &[], &body);
+            match (pushed, body) {
+                (Ok(()), body) => self.queue_bytes -= body.len(),
+                (Err(Refused::TooLarge { .. }), body) => {
+                    self.queue_bytes -= body.len();
+                    self.dropped += 1;
+                }
+                (Err(refused), body) => {
+                    self.queue.push_front(body.into_bytes());
+                    return Err(refused);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues a message for later; drops the oldest ones as needed and returns how many that were.
+    pub(super) fn enqueue(
+        &mut self,
+        head: &[u8],
+        body: &Body<'_>,
+        messages_max: usize,
+        bytes_max: usize,
+    ) -> u64 {
+        let item = match body {
+            Body::Owned(bytes) if head.is_empty() => bytes.clone(),
+            body => [head, body.as_slice()].concat().into(),
+        };
+        let mut dropped = 0;
+        while (self.queue.len() >= messages_max || self.queue_bytes + item.len() > bytes_max)
+            && let Some(oldest) = self.queue.pop_front()
+        {
+            self.queue_bytes -= oldest.len();
+            dropped += 1;
+        }
+        self.queue_bytes += item.len();
+        self.queue.push_back(item);
+        self.dropped += dropped;
+        dropped
+    }
+
+    /// Messages that left and of which it is not known that the other side's user took them.
+    pub(super) fn unconfirmed(&self, window: [Amount; 2]) -> u64 {
+        let flows = self.out.iter().zip(window);
+        flows
+            .map(|(flow, window)| {
+                let taken = flow.granted.messages.saturating_sub(window.messages);
+                flow.sent.messages.saturating_sub(taken)
+            })
+            .sum()
+    }
+}
+
+/// Bodies from here on are not copied into the lane.
+const UNCOPIED_BYTES_MIN: usize = 8 * 1024;

@@ -1,0 +1,6 @@
+//! Sockets over every network that carries whole nodes in one process: the patterns and their promises about room, loss,
+//! reconnecting and closing.
+
+mod patterns;
+mod support;
+mod troubles;
