@@ -7,8 +7,8 @@
 //!             A joiner holds its deliveries back until the state is complete. When another view comes first, the
 //!             joiner starts over with the state of that view: the donor may have died.
 //! Source      Birman & Joseph 1987 (virtual synchrony's state transfer).
-//! Limits      [`Config::held_bytes_max`] of deliveries held by a joiner; beyond it the joiner gives up, the group
-//!             is not slowed down.
+//! Limits      [`Config::held_bytes_max`] of deliveries held by a joiner, [`Config::state_bytes_max`] of state; beyond
+//!             either the joiner gives up, the group is not slowed down.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -30,8 +30,10 @@ pub struct Config {
     pub window_chunks: u64,
     /// Time until unacknowledged chunks are sent again. Default 200 ms.
     pub retry: Duration,
-    /// Payload bytes of deliveries that a joiner holds while it waits. Default 256 MiB.
+    /// Bytes of deliveries that a joiner holds while it waits. Default 256 MiB.
     pub held_bytes_max: usize,
+    /// Bytes of a state that a joiner takes. Default 1 GiB.
+    pub state_bytes_max: u64,
 }
 
 impl Default for Config {
@@ -41,6 +43,7 @@ impl Default for Config {
             window_chunks: 16,
             retry: Duration::from_millis(200),
             held_bytes_max: 256 << 20,
+            state_bytes_max: 1 << 30,
         }
     }
 }
@@ -131,7 +134,7 @@ impl StateTransfer {
             return flow.up(event);
         }
         if let Up::Deliver { casts, .. } = &event {
-            self.held_bytes += casts.iter().map(|cast| cast.payload.len()).sum::<usize>();
+            self.held_bytes += casts.iter().map(|cast| cast.payload.len() + size_of_val(cast)).sum::<usize>();
         }
         self.held.push_back(event);
         if self.held_bytes > self.config.held_bytes_max {
@@ -184,6 +187,11 @@ impl StateTransfer {
         }
         if self.synced {
             return flow.send(from, Lane::Control, Message::Have { view, offset: total, complete: true });
+        }
+        if total > self.config.state_bytes_max {
+            self.incoming.clear();
+            flow.up(Up::Ended(Ended::StateTooLarge));
+            return flow.down(Down::Leave);
         }
         if offset == self.incoming.len() as u64 {
             self.incoming.extend_from_slice(&bytes);

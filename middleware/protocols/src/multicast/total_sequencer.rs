@@ -6,7 +6,8 @@
 //!             place in the order, and every quorum's knowledge enters the cut of a view change.
 //! Method      members multicast their messages themselves; the sequencer multicasts only the order, as runs of
 //!             (sender, count), one packet for each batch of arrivals. The order travels through the same reliable
-//!             FIFO multicast, so it is repaired, acknowledged and cut like any message. At the end of a view, what
+//!             FIFO multicast, so it is repaired, acknowledged and cut like any message; it goes before the sequencer's
+//!             own messages, whatever the window says, and is gone with its view. At the end of a view, what
 //!             the order did not reach is delivered by rank: every survivor has the same rest.
 //! Source      van Steen & Tanenbaum, totally ordered multicasting; Kaashoek & Tanenbaum 1991 (the variant in which
 //!             data are multicast and the sequencer sends only the order).
@@ -18,7 +19,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::machine::{ProcessId, Violation};
 use crate::planted::{Plant, Planted};
-use crate::stack::{Cast, Down, Flow, Headers, Layer, Up, View, ViewId};
+use crate::stack::{Cast, Down, Flow, Headers, Layer, Up, View};
 use crate::time::Time;
 use crate::wire::{Wire, WireError, put_count, take_count, take_u16, take_u32};
 
@@ -106,13 +107,9 @@ impl TotalSequencer {
 
     fn on_order(&mut self, number: u64, payload: Bytes) {
         let Ok(order) = Order::from_bytes(payload) else { return };
-        let current = self.view.as_ref().map(|view| view.id);
-        // An order that waited for the window over a view change speaks of numbers that are gone.
-        if Some(order.view) == current || self.plant.has(Planted::TotalObeysStaleOrder) {
-            let known = self.waiting.len();
-            let runs = order.runs.into_iter().filter(|run| usize::from(run.sender) < known);
-            self.orders.extend(runs.map(|run| PlacedRun { order: number, run }));
-        }
+        let known = self.waiting.len();
+        let runs = order.runs.into_iter().filter(|run| usize::from(run.sender) < known);
+        self.orders.extend(runs.map(|run| PlacedRun { order: number, run }));
     }
 
     /// Delivers what has its place and is safe; at the end of a view all that has its place.
@@ -197,11 +194,11 @@ impl Layer for TotalSequencer {
     fn receive(&mut self, _: Time, _: ProcessId, (): (), _: &mut Flow<()>) {}
 
     fn tick(&mut self, _: Time, flow: &mut Flow<()>) {
-        if let (Some(view), false) = (&self.view, self.unplaced.is_empty()) {
-            let order = Order { view: view.id, runs: std::mem::take(&mut self.unplaced) };
+        if !self.unplaced.is_empty() {
+            let order = Order { runs: std::mem::take(&mut self.unplaced) };
             let mut headers = Headers::default();
             if headers.push(&[ORDER]).is_ok() {
-                flow.down(Down::Cast(Cast { headers, payload: order.to_bytes() }));
+                flow.down(Down::CastFirst(Cast { headers, payload: order.to_bytes() }));
             }
         }
     }
@@ -222,13 +219,11 @@ impl Layer for TotalSequencer {
 
 /// The places of messages: the next `count` of each sender in turn.
 struct Order {
-    view: ViewId,
     runs: Vec<Run>,
 }
 
 impl Wire for Order {
     fn encode(&self, out: &mut BytesMut) {
-        self.view.encode(out);
         put_count(out, self.runs.len());
         for run in &self.runs {
             out.put_u16_le(run.sender);
@@ -237,12 +232,13 @@ impl Wire for Order {
     }
 
     fn decode(input: &mut Bytes) -> Result<Self, WireError> {
-        let view = ViewId::decode(input)?;
         let count = take_count(input, 6, "runs")?;
         let run = |input: &mut Bytes| {
-            Ok(Run { sender: take_u16(input, "sender rank")?, count: take_u32(input, "run length")? })
+            let run = Run { sender: take_u16(input, "sender rank")?, count: take_u32(input, "run length")? };
+            // Nothing could follow a run that never ends because it never begins.
+            if run.count == 0 { Err(WireError::Invalid { what: "run length", value: 0 }) } else { Ok(run) }
         };
-        Ok(Self { view, runs: (0..count).map(|_| run(input)).collect::<Result<_, WireError>>()? })
+        Ok(Self { runs: (0..count).map(|_| run(input)).collect::<Result<_, WireError>>()? })
     }
 }
 
@@ -251,3 +247,16 @@ const DATA: u8 = 0;
 
 /// The sequencer's message.
 const ORDER: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_no_messages_is_refused() {
+        let order = |count| Order { runs: vec![Run { sender: 1, count }] };
+        assert!(Order::from_bytes(order(1).to_bytes()).is_ok());
+        let refused = Order::from_bytes(order(0).to_bytes()).err();
+        assert_eq!(refused, Some(WireError::Invalid { what: "run length", value: 0 }));
+    }
+}

@@ -14,7 +14,7 @@ mod view;
 
 pub use header::{Headers, HeadersFull};
 pub use layer::{Either, Flow, Layer, Pair};
-pub use view::{View, ViewId};
+pub use view::{MEMBERS_MAX, View, ViewId};
 
 use bytes::Bytes;
 
@@ -48,6 +48,9 @@ pub enum Down {
     Cast(Cast),
     /// Answer with [`Up::Drained`] when all that was cast here is certain to be delivered.
     Drain,
+    /// Multicast before everything that waits, whatever the window says: what a layer says to its own kind about this
+    /// view. Gone with the view.
+    CastFirst(Cast),
     /// The user cannot take more for now, or can again: while it cannot, nothing is acknowledged.
     Saturated(bool),
     /// The state that [`Up::StateWanted`] asked for.
@@ -139,6 +142,10 @@ pub enum Ended {
     Left,
     /// The others went on without it. It may join again under a new incarnation.
     Expelled,
+    /// The group has no room for another member.
+    Full,
+    /// The group's state is larger than this process takes.
+    StateTooLarge,
     /// While it waited for the state, more messages arrived than it may hold.
     StateTooSlow,
 }

@@ -35,7 +35,11 @@ impl fmt::Display for ViewId {
     }
 }
 
-/// An agreed membership. Cheap to clone.
+/// Members of one view at most. Tables of a view grow with the square of its members, and so does the detector's traffic;
+/// groups are meant for some ten.
+pub const MEMBERS_MAX: usize = 256;
+
+/// An agreed membership, of at most [`MEMBERS_MAX`]. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// Its name.
@@ -116,6 +120,9 @@ impl Wire for View {
     fn decode(input: &mut Bytes) -> Result<Self, WireError> {
         let id = ViewId::decode(input)?;
         let count = take_count(input, 17, "view members")?;
+        if count > MEMBERS_MAX {
+            return Err(WireError::Invalid { what: "view members", value: count as u64 });
+        }
         let mut members = Vec::with_capacity(count);
         let mut synced = Vec::with_capacity(count);
         for _ in 0..count {

@@ -97,6 +97,8 @@ pub enum Message {
         /// The view the sender is in.
         view: ViewId,
     },
+    /// To a joiner: the group has no room.
+    Full,
     /// To a former member: the group is far ahead and you are not in it.
     Expelled {
         /// The view the sender is in.
@@ -199,6 +201,7 @@ impl Wire for Message {
                 out.put_u8(9);
                 view.encode(out);
             }
+            Self::Full => out.put_u8(10),
         }
     }
 
@@ -234,6 +237,7 @@ impl Wire for Message {
             7 => Ok(Self::Install { proposal: Proposal::decode(input)? }),
             8 => Ok(Self::Behind { view: ViewId::decode(input)? }),
             9 => Ok(Self::Expelled { view: ViewId::decode(input)? }),
+            10 => Ok(Self::Full),
             other => Err(WireError::Invalid { what: "view message", value: u64::from(other) }),
         }
     }

@@ -31,7 +31,7 @@ pub use message::{Ballot, Message, Proposal};
 use super::heartbeat;
 use crate::machine::{Lane, ProcessId, Violation};
 use crate::planted::{Plant, Planted};
-use crate::stack::{Down, Ended, Flow, Layer, Up, View, ViewId};
+use crate::stack::{Down, Ended, Flow, Layer, MEMBERS_MAX, Up, View, ViewId};
 use crate::time::Time;
 use change::{Leading, Promise, Step};
 use reach::Reports;
@@ -41,11 +41,13 @@ use reach::Reports;
 pub struct Config {
     /// Joiners remembered at most. Default 64; more are not heard until there is room.
     pub joiners_max: usize,
+    /// Members of a view at most. Default and upper limit [`MEMBERS_MAX`]; a joiner beyond it is told so.
+    pub members_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { joiners_max: 64 }
+        Self { joiners_max: 64, members_max: MEMBERS_MAX }
     }
 }
 
@@ -251,7 +253,8 @@ impl ViewSync {
     /// How many joiners may enter beside members of whom these have the state.
     fn joiners_admitted(&self, synced: impl Iterator<Item = bool>) -> usize {
         let (with, without) = synced.fold((0, 0), |(w, o), has| if has { (w + 1, o) } else { (w, o + 1) });
-        usize::saturating_sub(with, without)
+        let room = self.config.members_max.min(MEMBERS_MAX).saturating_sub(with + without);
+        usize::saturating_sub(with, without).min(room)
     }
 
     fn send(&mut self, to: ProcessId, message: Message, flow: &mut Flow<Message>) {
@@ -368,6 +371,14 @@ impl ViewSync {
             Message::Accepted { view, ballot } => self.on_accepted(from, view, ballot, flow),
             Message::Refuse { view, promised } => self.on_refuse(now, from, view, promised, flow),
             Message::Install { proposal } => self.on_install(proposal, flow),
+            Message::Full => {
+                let Phase::Joining { contacts, .. } = &self.phase else { return };
+                let asked =
+                    |contact: &ProcessId| *contact == from || *contact == ProcessId::any_life(from.node);
+                if contacts.iter().any(asked) {
+                    self.end(Ended::Full, flow);
+                }
+            }
             Message::Behind { view } => {
                 let Phase::Member(member) = &self.phase else { return };
                 if view.is_before(member.view.id) {
@@ -406,6 +417,11 @@ impl ViewSync {
         }
         // A newer life of a node proves that the older one is over.
         let former: Vec<_> = member.view.members.iter().copied().filter(|m| is_former(*m, joiner)).collect();
+        let is_full = member.view.members.len() >= self.config.members_max;
+        // Whoever only comes back, or comes while another goes, waits for the place.
+        if is_full && former.is_empty() && from == joiner && !self.wants_change() {
+            return self.send(joiner, Message::Full, flow);
+        }
         let known = self.suspects.len();
         self.suspects.extend(former);
         if self.suspects.len() > known {

@@ -37,7 +37,8 @@ pub(super) struct Stream {
     pub(super) store_bytes: usize,
     pub(super) delivered: u64,
     /// Messages behind a gap.
-    pub(super) early: BTreeMap<u64, Cast>,
+    early: BTreeMap<u64, Cast>,
+    early_bytes: usize,
     /// Somebody is known to hold the messages below.
     pub(super) known: u64,
     pub(super) nak_at: Option<Time>,
@@ -52,6 +53,37 @@ impl Stream {
     pub(super) fn push(&mut self, cast: Cast) {
         self.store_bytes += cast.payload.len();
         self.store.push_back(cast);
+    }
+
+    /// Keeps a message behind a gap, up to two windows of them: beyond that it will be asked for when its turn comes.
+    pub(super) fn keep_early(&mut self, config: &Config, number: u64, cast: Cast) {
+        let messages_max = config.window_messages.saturating_mul(2);
+        let has_room = (self.early.len() as u64) < messages_max
+            && self.early_bytes + cast.payload.len() <= config.window_bytes.saturating_mul(2);
+        if has_room && !self.early.contains_key(&number) {
+            self.early_bytes += cast.payload.len();
+            self.early.insert(number, cast);
+        }
+    }
+
+    /// Moves early messages to the others as far as they follow without gap.
+    pub(super) fn close_gap(&mut self) {
+        while let Some(entry) = self.early.first_entry() {
+            let (number, next) = (*entry.key(), self.stable + self.store.len() as u64);
+            if number > next {
+                break;
+            }
+            let cast = entry.remove();
+            self.early_bytes -= cast.payload.len();
+            if number == next {
+                self.push(cast);
+            }
+        }
+    }
+
+    pub(super) fn forget_early(&mut self) {
+        self.early.clear();
+        self.early_bytes = 0;
     }
 
     pub(super) fn range(&self, first: u64, end: u64, bytes_max: usize) -> Vec<Cast> {
@@ -160,6 +192,16 @@ impl Epoch {
             (stream.nak_at, stream.nak_attempts) = (None, 0);
         } else if stream.nak_at.is_none() {
             stream.nak_at = Some(now + config.nak_delay);
+        }
+    }
+
+    /// A holder answers: it is asked for more as soon as all of its answer is here, or when the rest of it is lost. Only
+    /// whoever is silent loses its turn.
+    pub(super) fn on_repaired(&mut self, now: Time, config: &Config, sender: usize, more: bool) {
+        let stream = &mut self.streams[sender];
+        if stream.nak_at.is_some() {
+            stream.nak_attempts = stream.nak_attempts.saturating_sub(1);
+            stream.nak_at = Some(if more { now + config.nak_retry } else { now });
         }
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::stack::{Cast, Headers, ViewId};
+use crate::stack::{Cast, Headers, MEMBERS_MAX, ViewId};
 use crate::wire::{
     Wire, WireError, put_bytes, put_count, take_bytes, take_count, take_u8, take_u16, take_u64,
 };
@@ -51,6 +51,8 @@ pub enum Message {
         first: u64,
         /// The messages.
         casts: Vec<Cast>,
+        /// True when more packets follow that were asked for together with this one.
+        more: bool,
     },
 }
 
@@ -86,6 +88,9 @@ pub(crate) fn put_counts(out: &mut BytesMut, counts: &[u64]) {
 
 pub(crate) fn take_counts(input: &mut Bytes) -> Result<Vec<u64>, WireError> {
     let count = take_count(input, 8, "counts")?;
+    if count > MEMBERS_MAX {
+        return Err(WireError::Invalid { what: "counts", value: count as u64 });
+    }
     (0..count).map(|_| take_u64(input, "count")).collect()
 }
 
@@ -111,8 +116,8 @@ impl Wire for Message {
                 out.put_u64_le(*first);
                 out.put_u64_le(*end);
             }
-            Self::Repair { view, sender, first, casts } => {
-                out.put_u8(4);
+            Self::Repair { view, sender, first, casts, more } => {
+                out.put_u8(if *more { 5 } else { 4 });
                 view.encode(out);
                 out.put_u16_le(*sender);
                 out.put_u64_le(*first);
@@ -137,11 +142,12 @@ impl Wire for Message {
                 first: take_u64(input, "first number")?,
                 end: take_u64(input, "end number")?,
             }),
-            4 => Ok(Self::Repair {
+            4 | 5 => Ok(Self::Repair {
                 view,
                 sender: take_u16(input, "sender rank")?,
                 first: take_u64(input, "first number")?,
                 casts: take_casts(input)?,
+                more: kind == 5,
             }),
             other => Err(WireError::Invalid { what: "multicast message", value: u64::from(other) }),
         }

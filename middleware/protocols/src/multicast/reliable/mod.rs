@@ -10,6 +10,7 @@
 //! Source      van Steen & Tanenbaum, reliable group communication; Birman, Schiper & Stephenson 1991.
 //! Limits      `Config::window_messages` and `window_bytes` unstable messages a sender; beyond that messages wait,
 //!             and beyond `Config::pending_max` waiting ones they are rejected. Early arrivals: two windows a sender.
+//!             What a layer above says of its own, such as an order, goes before all that and has no limit here.
 //!             A message must fit one frame of the transport.
 
 mod epoch;
@@ -27,7 +28,7 @@ use crate::machine::{Lane, ProcessId, Violation};
 use crate::planted::{Plant, Planted};
 use crate::stack::{Cast, Down, Flow, Layer, Up, View, ViewId};
 use crate::time::Time;
-use epoch::{CAST_OVERHEAD_BYTES, Epoch};
+use epoch::{CAST_OVERHEAD_BYTES, Epoch, Stream};
 
 /// The limits and times of reliable multicast.
 #[derive(Debug, Clone, Copy)]
@@ -35,15 +36,19 @@ pub struct Config {
     /// Messages of one sender that may be unstable. Default 8192. Fewer throttle a fast sender, more cost memory
     /// at every member.
     pub window_messages: u64,
-    /// Bytes of one sender that may be unstable. Default 8 MiB. At least one message may always be unstable.
+    /// Bytes of one sender that may be unstable. Default 2 MiB: all of it may be on its way to one member, beside
+    /// repairs, and a node's ordinary lane takes 4 MiB. At least one message may always be unstable.
     pub window_bytes: usize,
     /// Messages that may wait for the window or for a view. Default 65,536; then [`Up::Rejected`].
     pub pending_max: usize,
     /// Payload bytes in one packet. Default 48 KiB; a larger message travels alone.
     pub batch_bytes: usize,
+    /// Payload bytes that answer one request for missing messages. Default 1 MiB: fewer make a round trip the limit of
+    /// the repair, more would be lost again in the lane.
+    pub repair_bytes: usize,
     /// How long a gap may stay before it is asked for. Default 20 ms: messages on different lanes overtake.
     pub nak_delay: Duration,
-    /// How long until it is asked for again, elsewhere. Default 60 ms.
+    /// How long a silent holder is waited for before another one is asked. Default 60 ms.
     pub nak_retry: Duration,
     /// Time between status messages while something is unstable. Default 100 ms.
     pub status_interval: Duration,
@@ -53,9 +58,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             window_messages: 8192,
-            window_bytes: 8 << 20,
+            window_bytes: 2 << 20,
             pending_max: 65_536,
             batch_bytes: 48 << 10,
+            repair_bytes: 1 << 20,
             nak_delay: Duration::from_millis(20),
             nak_retry: Duration::from_millis(60),
             status_interval: Duration::from_millis(100),
@@ -72,6 +78,8 @@ pub struct Reliable {
     saturated: bool,
     /// The layer above wants to know when a quorum holds all own messages.
     draining: bool,
+    /// What the layers above say about this view; goes before what is pending.
+    first: VecDeque<Cast>,
     /// Accepted from above, not yet numbered. Outlives views.
     pending: VecDeque<Cast>,
     current: Option<Epoch>,
@@ -88,6 +96,7 @@ impl Reliable {
             plant,
             saturated: false,
             draining: false,
+            first: VecDeque::new(),
             pending: VecDeque::new(),
             current: None,
             previous: None,
@@ -102,31 +111,38 @@ impl Reliable {
         }
     }
 
+    /// True when another of the user's messages may be numbered. Not while the user does not read: its own messages
+    /// would be delivered to it at once.
     fn has_room(&self, epoch: &Epoch) -> bool {
         let mine = &epoch.streams[epoch.rank];
-        !epoch.frozen
+        !self.saturated
             && (mine.store.is_empty()
                 || ((mine.store.len() as u64) < self.config.window_messages
                     && mine.store_bytes < self.config.window_bytes))
     }
 
+    /// The message that may be sent next.
+    fn sendable(&self, epoch: &Epoch) -> Option<&Cast> {
+        let pending = || self.pending.front().filter(|_| self.has_room(epoch));
+        self.first.front().or_else(pending).filter(|_| !epoch.frozen)
+    }
+
     /// Numbers, keeps, sends and delivers what waits, in as few packets as possible.
     fn send_pending(&mut self, flow: &mut Flow<Message>) {
         let Some(mut epoch) = self.current.take() else { return };
-        while self.has_room(&epoch) && !self.pending.is_empty() {
+        while self.sendable(&epoch).is_some() {
             let mut casts = Vec::new();
             let mut bytes = 0;
             let rank = epoch.rank;
             let first = epoch.streams[rank].received();
-            while let Some(cast) = self.pending.front() {
+            while let Some(cast) = self.sendable(&epoch) {
                 bytes += cast.payload.len() + CAST_OVERHEAD_BYTES;
-                if !self.has_room(&epoch) || (bytes > self.config.batch_bytes && !casts.is_empty()) {
+                if bytes > self.config.batch_bytes && !casts.is_empty() {
                     break;
                 }
-                if let Some(cast) = self.pending.pop_front() {
-                    epoch.streams[rank].push(cast.clone());
-                    casts.push(cast);
-                }
+                let Some(cast) = self.first.pop_front().or_else(|| self.pending.pop_front()) else { break };
+                epoch.streams[rank].push(cast.clone());
+                casts.push(cast);
             }
             let mine = &mut epoch.streams[rank];
             let received = mine.received();
@@ -150,7 +166,6 @@ impl Reliable {
         let limit = epoch.limit(sender);
         let frozen = epoch.frozen && !self.plant.has(Planted::FlushDoesNotFreeze);
         let limit = if frozen { limit } else { u64::MAX };
-        let early_max = (self.config.window_messages as usize).saturating_mul(2);
         let stream = &mut epoch.streams[sender];
         let before = stream.received();
         let mut number = first;
@@ -164,23 +179,13 @@ impl Reliable {
                 let skips = self.plant.has(Planted::MulticastSkipsGaps) && !frozen;
                 if number == next || skips {
                     stream.push(cast);
-                } else if stream.early.len() < early_max {
-                    stream.early.insert(number, cast);
+                } else {
+                    stream.keep_early(&self.config, number, cast);
                 }
             }
             number = number.saturating_add(1);
         }
-        while let Some(entry) = stream.early.first_entry() {
-            let next = stream.stable + stream.store.len() as u64;
-            match (*entry.key()).cmp(&next) {
-                std::cmp::Ordering::Greater => break,
-                std::cmp::Ordering::Equal => {
-                    let cast = entry.remove();
-                    stream.push(cast);
-                }
-                std::cmp::Ordering::Less => drop(entry.remove()),
-            }
-        }
+        stream.close_gap();
         stream.known = stream.known.max(stream.received());
         if !frozen && stream.received() > before {
             let from = (stream.delivered - stream.stable) as usize;
@@ -207,7 +212,7 @@ impl Reliable {
         {
             for stream in &mut epoch.streams {
                 (stream.nak_at, stream.nak_attempts) = (None, 0);
-                stream.early.clear();
+                stream.forget_early();
             }
             flow.up(Up::Filled { cut });
         }
@@ -217,7 +222,7 @@ impl Reliable {
         let Some(epoch) = &mut self.current else { return };
         epoch.frozen = true;
         for stream in &mut epoch.streams {
-            stream.early.clear();
+            stream.forget_early();
             (stream.nak_at, stream.nak_attempts) = (None, 0);
         }
         let received = epoch.streams.iter().map(|stream| stream.delivered).collect();
@@ -253,6 +258,9 @@ impl Reliable {
             }
             self.previous = Some(epoch);
         }
+        if !self.plant.has(Planted::TotalObeysStaleOrder) {
+            self.first.clear();
+        }
         self.current = Epoch::new(now, &self.config, self.me, view.clone());
         flow.down(Down::Install { view: view.clone(), cut: None });
         flow.up(Up::View(view));
@@ -267,9 +275,18 @@ impl Reliable {
         if first < stream.stable {
             return; // everyone held it once: the asker is confused or late
         }
-        let casts = stream.range(first, end, self.config.batch_bytes);
-        if !casts.is_empty() {
-            flow.send(from, Lane::Ordinary, Message::Repair { view, sender, first, casts });
+        // As many packets as a round trip is worth; the asker comes back at once for what is left.
+        let last = first + stream.range(first, end, self.config.repair_bytes).len() as u64;
+        let mut first = first;
+        while first < last {
+            let casts = stream.range(first, last, self.config.batch_bytes);
+            let next = first + casts.len() as u64;
+            flow.send(
+                from,
+                Lane::Ordinary,
+                Message::Repair { view, sender, first, casts, more: next < last },
+            );
+            first = next;
         }
     }
 
@@ -319,6 +336,7 @@ impl Layer for Reliable {
     fn down(&mut self, now: Time, request: Down, flow: &mut Flow<Message>) {
         match request {
             Down::Cast(cast) => self.on_cast(cast, flow),
+            Down::CastFirst(cast) => self.first.push_back(cast),
             Down::Saturated(saturated) => {
                 self.saturated = saturated;
                 if let Some(epoch) = &mut self.current {
@@ -359,11 +377,19 @@ impl Layer for Reliable {
                 }
             }
             Message::Nak { view, sender, first, end } => self.on_nak(from, (view, sender, first, end), flow),
-            Message::Repair { view, sender, first, casts } => {
-                let rank = self.current_rank(from, view);
-                let size = self.current.as_ref().map_or(0, |epoch| epoch.streams.len());
-                if rank.is_some() && usize::from(sender) < size {
-                    self.take(now, usize::from(sender), first, casts, flow);
+            Message::Repair { view, sender, first, casts, more } => {
+                let (rank, sender) = (self.current_rank(from, view), usize::from(sender));
+                let received =
+                    |layer: &Self| layer.current.as_ref()?.streams.get(sender).map(Stream::received);
+                let before = received(self);
+                if rank.is_none() || before.is_none() {
+                    return;
+                }
+                self.take(now, sender, first, casts, flow);
+                if received(self) > before
+                    && let Some(epoch) = &mut self.current
+                {
+                    epoch.on_repaired(now, &self.config, sender, more);
                 }
             }
         }
@@ -395,8 +421,7 @@ impl Layer for Reliable {
 
     fn deadline(&self) -> Option<Time> {
         let epoch = self.current.as_ref()?;
-        let sendable = !self.pending.is_empty() && self.has_room(epoch);
-        if sendable || epoch.ack_due || epoch.stability_due {
+        if self.sendable(epoch).is_some() || epoch.ack_due || epoch.stability_due {
             return Some(Time::ZERO);
         }
         let status = (!epoch.frozen && !epoch.is_settled()).then_some(epoch.status_at);

@@ -86,7 +86,8 @@ fn the_same_wish_to_fill_does_not_begin_the_search_for_a_holder_anew() {
     }
     // C itself is the first choice, and A the second.
     assert!(asked.contains(&A) && asked.contains(&C), "{asked:?}");
-    let repair = Message::Repair { view: view().id, sender: 2, first: 0, casts: vec![cast("x"); 5] };
+    let repair =
+        Message::Repair { view: view().id, sender: 2, first: 0, casts: vec![cast("x"); 5], more: false };
     b.receive(at(300), A, repair, &mut flow);
     assert_eq!(delivered(&mut flow), [], "what fills the cut waits for the decision");
     let next = View { id: view().id.next(), members: [A, B].into(), synced: [true; 2].into() };
@@ -105,4 +106,33 @@ fn a_saturated_member_takes_messages_and_acknowledges_none() {
     b.down(at(2), Down::Saturated(false), &mut flow);
     b.tick(at(2), &mut flow);
     assert!(matches!(&flow.sends[..], [(_, _, Message::Ack { received, .. })] if *received == [1, 0, 0]));
+}
+
+#[test]
+fn early_messages_are_kept_up_to_two_windows_of_bytes() {
+    let (mut b, mut flow) = member(B);
+    b.config.window_bytes = 10;
+    b.receive(at(0), A, data(1, &["12345", "12345", "12345", "12345", "12345"]), &mut flow);
+    b.receive(at(1), A, data(1, &["12345"]), &mut flow);
+    b.receive(at(1), A, data(0, &["one"]), &mut flow);
+    assert_eq!(delivered(&mut flow), [(0, 5)], "the last one must come again");
+}
+
+/// The answer to one request comes in several packets: only the last one, or silence, makes the next request due.
+#[test]
+fn a_holder_that_answers_is_asked_for_the_rest_at_once_and_a_silent_one_no_more() {
+    let (mut b, mut flow) = member(B);
+    b.receive(at(0), A, data(5, &["six"]), &mut flow);
+    b.tick(at(20), &mut flow);
+    assert_eq!(naks(&mut flow), [(A, 0, 5)]);
+    let repair =
+        |first, more| Message::Repair { view: view().id, sender: 0, first, casts: vec![cast("x")], more };
+    b.receive(at(21), A, repair(0, true), &mut flow);
+    b.tick(at(21), &mut flow);
+    assert_eq!(naks(&mut flow), [], "more is on its way");
+    b.receive(at(22), A, repair(1, false), &mut flow);
+    b.tick(at(22), &mut flow);
+    assert_eq!(naks(&mut flow), [(A, 2, 5)]);
+    b.tick(at(82), &mut flow);
+    assert_eq!(naks(&mut flow), [(C, 2, 5)], "A is silent");
 }

@@ -22,6 +22,9 @@ pub(crate) struct Net {
     pub(crate) lossy: BTreeSet<(usize, usize)>,
     /// Messages that were sent, to each receiver one.
     pub(crate) sent: u64,
+    /// Messages for which a lane had no room.
+    pub(crate) overflown: u64,
+    ids: Vec<ProcessId>,
     mail: BTreeMap<(Time, u64), (usize, usize, Message)>,
     /// Until when each link's ordinary lane is busy with what it took.
     busy: BTreeMap<(usize, usize), Time>,
@@ -45,6 +48,8 @@ impl Net {
             cut: BTreeSet::new(),
             lossy: BTreeSet::new(),
             sent: 0,
+            overflown: 0,
+            ids: (0..count).map(id).collect(),
             mail: BTreeMap::new(),
             busy: BTreeMap::new(),
         };
@@ -58,6 +63,13 @@ impl Net {
 
     pub(crate) fn join(&mut self, node: usize) {
         self.command(node, Command::Join { contacts: vec![id(0)] });
+    }
+
+    /// The node joins anew, in its next life.
+    pub(crate) fn be_reborn(&mut self, node: usize, config: Config) {
+        self.ids[node].incarnation += 1;
+        self.members[node] = Some(TotalGroup::total(self.ids[node], config));
+        self.join(node);
     }
 
     pub(crate) fn command(&mut self, node: usize, command: Command) {
@@ -113,7 +125,7 @@ impl Net {
             (Some(key), tick) if tick.is_none_or(|(at, _)| key.0 <= at) => {
                 let Some((from, to, message)) = self.mail.remove(&key) else { return false };
                 self.now = self.now.max(key.0);
-                self.feed(to, Input::Received { from: id(from), message });
+                self.feed(to, Input::Received { from: self.ids[from], message });
             }
             (_, Some((at, node))) => {
                 self.now = at;
@@ -134,7 +146,10 @@ impl Net {
             match output {
                 Output::Send { to, lane, message } => {
                     for peer in to.as_slice() {
-                        self.send(node, peer.node as usize, lane, message.clone());
+                        let index = peer.node as usize;
+                        if *peer == self.ids[index] || peer.incarnation == ProcessId::ANY_LIFE {
+                            self.send(node, index, lane, message.clone());
+                        }
                     }
                 }
                 Output::Event(Event::StateWanted(view)) => {
@@ -165,6 +180,7 @@ impl Net {
             let free = self.busy.get(&link).copied().unwrap_or_default().max(self.now);
             let took = Duration::from_nanos(message.to_bytes().len() as u64 * NANOS_A_BYTE);
             if free.since(self.now) + took > Duration::from_nanos(LANE_BYTES * NANOS_A_BYTE) {
+                self.overflown += 1;
                 return;
             }
             at = free + took;

@@ -1,13 +1,12 @@
 //! Who stays in a group, when members leave together, come without room, or do not hear each other.
 
-mod net;
-
 use std::time::Duration;
 
 use quorate_protocols::group::{Command, Config};
-use quorate_protocols::stack::Ended;
+use quorate_protocols::stack::{Ended, MEMBERS_MAX, View, ViewId};
+use quorate_protocols::{ProcessId, Wire, WireError};
 
-use net::{Net, Told};
+use crate::net::{Net, Told};
 
 const SOON: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(10);
@@ -152,4 +151,41 @@ fn a_group_that_takes_no_messages_keeps_nobody_from_leaving() {
     net.run(LONG);
     assert_eq!(net.has_ended(2), Some(Ended::Left));
     assert_eq!(net.nodes(0), [0, 1]);
+}
+
+#[test]
+fn a_full_group_says_so_and_lets_the_next_one_in_when_there_is_room() {
+    let mut config = Config::default();
+    config.view_sync.members_max = 2;
+    let mut net = Net::new(3, config);
+    assert_eq!(net.has_ended(2), Some(Ended::Full));
+    assert_eq!(net.nodes(0), [0, 1]);
+    net.command(1, Command::Leave);
+    net.run(SOON);
+    net.be_reborn(2, config);
+    net.run(SOON);
+    assert_eq!(net.nodes(0), [0, 2]);
+}
+
+#[test]
+fn a_state_that_is_too_large_ends_the_joiner_and_not_the_group() {
+    let mut config = Config::default();
+    config.state_transfer.state_bytes_max = 4;
+    let mut net = Net::new(2, config);
+    assert_eq!(net.has_ended(1), Some(Ended::StateTooLarge));
+    net.run(SOON);
+    assert_eq!(net.nodes(0), [0], "the joiner said goodbye");
+}
+
+#[test]
+fn a_view_of_more_members_than_any_group_has_is_refused() {
+    let view = |count: u64| View {
+        id: ViewId { group: 1, number: 1 },
+        members: (0..count).map(|node| ProcessId { node, incarnation: 1 }).collect(),
+        synced: (0..count).map(|_| true).collect(),
+    };
+    let most = view(MEMBERS_MAX as u64);
+    assert_eq!(View::from_bytes(most.to_bytes()), Ok(most));
+    let refused = View::from_bytes(view(MEMBERS_MAX as u64 + 1).to_bytes());
+    assert_eq!(refused, Err(WireError::Invalid { what: "view members", value: MEMBERS_MAX as u64 + 1 }));
 }

@@ -1,0 +1,5 @@
+//! Small groups on a network that does what a test says.
+
+mod membership;
+mod multicast;
+mod net;
