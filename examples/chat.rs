@@ -4,25 +4,26 @@
 //! cargo run --example chat -- --name ann --listen tcp://127.0.0.1:7001
 //! cargo run --example chat -- --name bob --listen tcp://127.0.0.1:0 --join tcp://127.0.0.1:7001
 //! ```
-//! Type a line to say it, `/who` to see who is here, `/quit` to leave. With `--order total` (the default) everybody sees
-//! all lines in the same order; with `--order fifo` only each person's own lines keep their order, and nobody waits for
-//! a sequencer. It works in a pipe, too: one line in is one line said, and the end of the input is `/quit`.
+//! Type a line to say it, `/who` to see who is here, `/quit` or Ctrl-C to leave. With `--order total` (the default)
+//! everybody sees all lines in the same order; with `--order fifo` only each person's own lines keep their order, and
+//! nobody waits for a sequencer. It works in a pipe, too: one line in is one line said, and the end of the input is
+//! `/quit`.
 //!
 //! When more than half of the room vanishes at once, the others wait for them: two halves of a room must not go on
 //! without each other.
 #![allow(unreachable_pub, reason = "modules of one program")]
 
 use std::error::Error;
-use std::io::{BufRead as _, Write as _, stdin, stdout};
+use std::io::{BufRead as _, Read as _, Write as _, stdin, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use chat::room::{Message, Room, check_name, node_id};
+use chat::room::{Message, Room, TEXT_BYTES_MAX, check_name};
 use clap::{Parser, ValueEnum};
 use quorate::codec::{Codec as _, Postcard};
 use quorate::group::{self, Builder, Event, Events, Group};
-use quorate::node::{Address, Node, NodeId};
+use quorate::node::{Address, Node};
 use tokio::sync::mpsc;
 
 mod chat {
@@ -69,15 +70,20 @@ async fn main() -> ExitCode {
     match run(&arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("chat: {error}");
+            let mut text = format!("chat: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                text.push_str(&format!(": {error}"));
+                cause = error.source();
+            }
+            eprintln!("{text}");
             ExitCode::FAILURE
         }
     }
 }
 
 async fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let id = NodeId(node_id(&arguments.name));
-    let node = Node::builder().id(id).listen(arguments.listen.clone()).start().await?;
+    let node = Node::builder().listen(arguments.listen.clone()).start().await?;
     for address in node.addresses() {
         print(&format!("* listening on {address}"))?;
     }
@@ -101,18 +107,41 @@ async fn enter<O: group::Order>(
 ) -> Result<(), Box<dyn Error>> {
     let (group, mut events) = match &arguments.join {
         None => room.create(node).await?,
-        Some(address) => room.join(node, std::slice::from_ref(address)).await?,
+        Some(address) => {
+            print(&format!("* looking for room {:?} at {address}", arguments.room))?;
+            room.join(node, std::slice::from_ref(address)).await?
+        }
     };
-    say(&group, &Message::Hello(arguments.name.clone())).await?;
-    talk(&group, &mut events).await?;
+    let ended = talk(arguments, &group, &mut events).await;
     // The others find out by themselves when this does not work.
     let _ = group.leave(GOODBYE_MAX).await;
+    ended?;
     Ok(print("* bye")?)
 }
 
 /// Carries lines both ways until the user leaves or is shut out.
-async fn talk<O: group::Order>(group: &Group<O>, events: &mut Events) -> Result<(), Box<dyn Error>> {
+async fn talk<O: group::Order>(
+    arguments: &Arguments,
+    group: &Group<O>,
+    events: &mut Events,
+) -> Result<(), Box<dyn Error>> {
+    let (name, me) = (&arguments.name, group.me().node);
     let mut room = Room::default();
+    if arguments.join.is_some() {
+        // A joiner is given the room before anything else; only then does it know which names are taken.
+        while room.is_new() {
+            let event = events.next().await.ok_or("the room has closed")?;
+            show(&mut room, me, event)?;
+        }
+        if room.is_taken(name) {
+            return Err(format!(
+                "somebody called {name} is in the room already; take another name, or wait until they are gone"
+            )
+            .into());
+        }
+    }
+    say(group, &Message::Hello(name.clone())).await?;
+
     let mut typed = typed_lines();
     loop {
         tokio::select! {
@@ -120,10 +149,14 @@ async fn talk<O: group::Order>(group: &Group<O>, events: &mut Events) -> Result<
                 None | Some("/quit") => return Ok(()),
                 Some("/who") => print(&room.who())?,
                 Some("") => {}
+                Some(text) if text.starts_with('/') => {
+                    print(&format!("* {text} is no command; there are /who and /quit"))?;
+                }
                 Some(text) => say(group, &Message::Say(text.to_owned())).await?,
             },
+            _ = tokio::signal::ctrl_c() => return Ok(()),
             event = events.next() => match event {
-                Some(event) => show(&mut room, group.me().node, event)?,
+                Some(event) => show(&mut room, me, event)?,
                 None => return Err("the others have given you up: join again".into()),
             },
         }
@@ -167,11 +200,19 @@ fn encode(value: &impl serde::Serialize) -> Result<Bytes, quorate::codec::Encode
     Ok(out.freeze())
 }
 
-/// The lines of standard input, read on a thread of their own; ends with the input.
+/// The lines of standard input, read on a thread of their own; ends with the input. A line that is longer than a
+/// message may be comes in pieces, and what is no UTF-8 is replaced: neither is a reason to leave the room.
 fn typed_lines() -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel(TYPED_MAX);
     std::thread::spawn(move || {
-        stdin().lock().lines().map_while(Result::ok).try_for_each(|l| sender.blocking_send(l))
+        let mut input = stdin().lock();
+        let mut line = Vec::new();
+        while input.by_ref().take(TEXT_BYTES_MAX as u64).read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+            if sender.blocking_send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                return;
+            }
+            line.clear();
+        }
     });
     receiver
 }

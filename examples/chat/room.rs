@@ -31,6 +31,9 @@ pub struct Room {
     #[serde(skip)]
     present: BTreeSet<u64>,
     history: VecDeque<String>,
+    /// An older member has told what was before.
+    #[serde(skip)]
+    is_known: bool,
 }
 
 impl Room {
@@ -53,11 +56,11 @@ impl Room {
         }
     }
 
-    /// Takes a new view: the members that are here now. Lines for those who are gone.
+    /// Takes a new view: the members that are here now. Lines for those who are gone and had told their names.
     pub fn install(&mut self, members: &[u64]) -> Vec<String> {
         let now: BTreeSet<u64> = members.iter().copied().collect();
-        let gone =
-            self.present.difference(&now).map(|node| format!("* {} is gone", self.name(*node))).collect();
+        let gone = self.present.difference(&now).filter_map(|node| self.names.get(node));
+        let gone = gone.map(|name| format!("* {name} is gone")).collect();
         self.names.retain(|node, _| now.contains(node));
         self.present = now;
         gone
@@ -67,6 +70,17 @@ impl Room {
     pub fn adopt(&mut self, theirs: Self) {
         self.names = theirs.names;
         self.history = theirs.history;
+        self.is_known = true;
+    }
+
+    /// True until an older member's names and history are here.
+    pub fn is_new(&self) -> bool {
+        !self.is_known
+    }
+
+    /// Somebody has this name. Two who come at the same moment do not see each other and may both take it.
+    pub fn is_taken(&self, name: &str) -> bool {
+        self.names.values().any(|taken| taken == name)
     }
 
     /// The names of all who are here.
@@ -95,15 +109,6 @@ pub fn check_name(name: &str) -> Result<String, String> {
     } else {
         Err(format!("a name has 1 to {NAME_CHARS_MAX} letters, digits, or any of - _ ."))
     }
-}
-
-/// A node id that everybody derives from the name: two members of one name cannot be here together.
-pub fn node_id(name: &str) -> u64 {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    // Zero is nobody's id.
-    hash.max(1)
 }
 
 fn clean(text: &str, limit: usize) -> String {
@@ -146,6 +151,19 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_taken_while_its_owner_is_here() {
+        let mut older = Room::default();
+        older.install(&[1]);
+        older.take(1, Message::Hello("ann".into()));
+        let mut room = Room::default();
+        assert!(room.is_new());
+        room.adopt(older);
+        assert!(!room.is_new() && room.is_taken("ann") && !room.is_taken("bob"));
+        room.install(&[2]);
+        assert!(!room.is_taken("ann"));
+    }
+
+    #[test]
     fn nobody_drives_anothers_terminal() {
         let mut room = Room::default();
         room.take(1, Message::Hello("a\x1b[2Jnn".into()));
@@ -160,6 +178,5 @@ mod tests {
         for name in ["", "a b", "x\n", "abcdefghijklmnopqrstuvwxyz"] {
             assert!(check_name(name).is_err(), "{name:?}");
         }
-        assert_ne!(node_id("ann"), node_id("bob"));
     }
 }

@@ -75,10 +75,13 @@ impl Running {
 
     /// Types a line.
     pub fn say(&mut self, line: &str) {
+        self.say_bytes(format!("{line}\n").as_bytes());
+    }
+
+    /// Types what may be no text.
+    pub fn say_bytes(&mut self, bytes: &[u8]) {
         let input = self.input.as_mut().expect("still open");
-        writeln!(input, "{line}")
-            .and_then(|()| input.flush())
-            .unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        input.write_all(bytes).and_then(|()| input.flush()).unwrap_or_else(|e| panic!("{}: {e}", self.name));
     }
 
     /// Waits for a line with `part` in it, among those not yet waited for.
