@@ -228,12 +228,15 @@ fn r01_the_schema_can_be_printed_and_compared() {
     assert_eq!(older::DeskClient::<Postcard>::SCHEMA.methods[0].id, 0x3b39_1274);
 }
 
-/// The desk as it was a year ago: a method less, another type for one.
+/// The desk as it was a year ago: a method less, another type for one, and one that must not be repeated.
 mod older {
+    use super::{DeskError, Note};
+
     #[quorate::service]
     pub(crate) trait Desk {
         async fn add(&self, a: u32, b: u32) -> u32;
         async fn nothing(&self);
+        async fn find(&self, title: String) -> Result<Note, DeskError>;
     }
 
     pub(super) struct Old;
@@ -243,7 +246,33 @@ mod older {
             a + b
         }
         async fn nothing(&self) {}
+        async fn find(&self, _: String) -> Result<Note, DeskError> {
+            unreachable!("the client believes that it may be repeated")
+        }
     }
+}
+
+#[tokio::test]
+async fn r01_methods_may_be_called_like_those_of_what_holds_the_service() {
+    #[service]
+    pub(crate) trait Odd {
+        async fn as_ref(&self) -> u32;
+        async fn type_id(&self) -> u32;
+    }
+    struct Names;
+    impl Odd for Names {
+        async fn as_ref(&self) -> u32 {
+            1
+        }
+        async fn type_id(&self) -> u32 {
+            3
+        }
+    }
+    let over = Over::Tcp;
+    let (server, address) = over.server(1).await;
+    let _serving = server.serve("odd", OddServer::new(Names)).unwrap();
+    let odd = OddClient::connect(&over.client(2).await, "odd", &address).await.unwrap();
+    assert_eq!((odd.as_ref().await, odd.type_id().await), (Ok(1), Ok(3)));
 }
 
 #[tokio::test]
@@ -257,6 +286,8 @@ async fn r01_another_version_of_the_trait_is_refused_method_by_method() {
         assert_eq!(error, CallError::NotExecuted(Refusal::SignatureMismatch));
         let error = desk.add_later(1, 2).await.unwrap_err();
         assert_eq!(error, CallError::NotExecuted(Refusal::NoSuchMethod));
+        let error = desk.find("invoice".into()).await.unwrap_err();
+        assert_eq!(error, RpcError::Call(CallError::NotExecuted(Refusal::SignatureMismatch)));
         desk.nothing().await.unwrap();
     }
 }

@@ -140,13 +140,16 @@ fn server(service: &Service) -> TokenStream {
     let about = format!("Lets other processes call a [`{name}`]: give it to `node.serve(name, ..)`.");
     let schema_about = format!("Names, types and stable ids of [`{name}`].");
     let arms = service.methods.iter().map(|method| {
-        let Method { name, id, .. } = method;
+        let Method { name: call, id, .. } = method;
         let names: Vec<_> = method.arguments.iter().map(|argument| &argument.name).collect();
         let types = method.arguments.iter().map(|argument| &argument.ty);
         quote! {
             #id => ::quorate::rpc::generated::handle::<C, _, _, _>(
                 request,
-                move |(#(#names,)*): (#(#types,)*)| async move { __service.#name(#(#names),*).await },
+                // Named by its trait: a method may be called like one of `Arc`.
+                move |(#(#names,)*): (#(#types,)*)| async move {
+                    <S as #name>::#call(&__service, #(#names),*).await
+                },
             ),
         }
     });

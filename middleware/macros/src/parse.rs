@@ -29,7 +29,7 @@ pub(crate) struct Method {
     pub(crate) default: Option<Block>,
     /// FNV-1a of the name: the same for every build that calls the method so.
     pub(crate) id: u32,
-    /// FNV-1a of argument and result types as written.
+    /// FNV-1a of argument and result types as written, and of what may happen to the request unless it is the default.
     pub(crate) signature: u32,
 }
 
@@ -52,6 +52,18 @@ pub(crate) enum Kind {
     AtMostOnce,
     Idempotent,
     OneWay,
+}
+
+impl Kind {
+    /// What the signature says of it: two sides that differ in this must not believe that they agree, for the client
+    /// says with each request what may happen to it.
+    const fn text(self) -> &'static str {
+        match self {
+            Self::AtMostOnce => "",
+            Self::Idempotent => " idempotent",
+            Self::OneWay => " one way",
+        }
+    }
 }
 
 /// Checks the whole trait and reports everything that is wrong with it at once.
@@ -129,7 +141,7 @@ fn method(function: &TraitItemFn, errors: &mut Errors) -> Option<Method> {
     let result = type_text(&output.whole);
     Some(Method {
         id: fnv(&name.to_string()),
-        signature: fnv(&format!("({types}) -> {result}")),
+        signature: fnv(&format!("({types}) -> {result}{}", kind.text())),
         attributes,
         name: name.clone(),
         arguments,

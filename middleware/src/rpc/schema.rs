@@ -24,7 +24,7 @@ pub struct MethodSchema {
     pub name: &'static str,
     /// A stable hash of the name: what travels.
     pub id: u32,
-    /// A stable hash of the types of arguments and result, as written. The insides of a user's own type are not
+    /// A stable hash of the types of arguments and result, as written, and of the semantics. The insides of a user's own type are not
     /// seen: changing those is for the codec to notice.
     pub signature: u32,
     /// The arguments.

@@ -163,8 +163,8 @@ codes! {
     Refusal, "refusal" {
         /// The service has no method with this id.
         NoSuchMethod = 1, "the service has no such method";
-        /// The method's types differ between the two sides.
-        SignatureMismatch = 2, "the method has other types on the server";
+        /// The method's types, or how often it may be executed, differ between the two sides.
+        SignatureMismatch = 2, "the method has other types or semantics on the server";
         /// The arguments could not be decoded.
         Malformed = 3, "the server could not decode the arguments";
         /// The server executes as many requests as it may.
