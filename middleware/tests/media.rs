@@ -15,6 +15,7 @@ use quorate::node::{
 use quorate::{Identity, Incarnation, Lane, Node, NodeId};
 use quorate_transports::connection::HandshakeError;
 use quorate_transports::mem::Mem;
+use quorate_transports::quic::Quic;
 use quorate_transports::tcp::Tcp;
 use quorate_transports::tls::Tls;
 use quorate_transports::{LinkError, TransportError, TrustError};
@@ -51,6 +52,7 @@ fn media() -> Vec<Medium> {
     };
     let world = Mem::new();
     let certificates = Authority::new().certificates(&["127.0.0.1"]);
+    let others = certificates.clone();
     vec![
         medium("mem", "mem://", Box::new(move |node| node.transport(world.clone()))),
         medium("tcp", "tcp://127.0.0.1:0", Box::new(|node| node.transport(Tcp::new()))),
@@ -59,6 +61,7 @@ fn media() -> Vec<Medium> {
             "tls://127.0.0.1:0",
             Box::new(move |node| node.transport(Tls::new(certificates.clone()))),
         ),
+        medium("quic", "quic://127.0.0.1:0", Box::new(move |node| node.transport(Quic::new(others.clone())))),
         #[cfg(unix)]
         medium(
             "unix",

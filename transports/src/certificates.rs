@@ -13,6 +13,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig, version};
+#[cfg(feature = "quic")]
+use rustls::{
+    client::WebPkiServerVerifier, client::danger::ServerCertVerifier, server::danger::ClientCertVerifier,
+};
 use webpki::EndEntityCert;
 
 use crate::credentials::Certificate;
@@ -23,6 +27,9 @@ use crate::error::TrustError;
 pub struct Certificates {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+    /// What a listener is asked by, and a dialler, when somebody wants to know the answers too.
+    #[cfg(feature = "quic")]
+    verifiers: (Arc<dyn ServerCertVerifier>, Arc<dyn ClientCertVerifier>),
 }
 
 impl Certificates {
@@ -62,13 +69,13 @@ impl Certificates {
         let mut server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&version::TLS13])
             .map_err(failed("protocol"))?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(verifier.clone())
             .with_single_cert(chain.clone(), key.clone_key())
             .map_err(failed("chain and key"))?;
-        let mut client = ClientConfig::builder_with_provider(provider)
+        let mut client = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&version::TLS13])
             .map_err(failed("protocol"))?
-            .with_root_certificates(roots)
+            .with_root_certificates(roots.clone())
             .with_client_auth_cert(chain, key)
             .map_err(failed("chain and key"))?;
         // Tells other protocols with the same authority apart.
@@ -77,15 +84,49 @@ impl Certificates {
         // A resumed session would be believed although its certificate has expired since.
         server.send_tls13_tickets = 0;
         client.resumption = rustls::client::Resumption::disabled();
-        Ok(Self { client: Arc::new(client), server: Arc::new(server) })
+        Ok(Self {
+            client: Arc::new(client),
+            server: Arc::new(server),
+            #[cfg(feature = "quic")]
+            verifiers: {
+                let servers = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+                (
+                    servers
+                        .map_err(|error| CertificatesError { what: "authorities", source: error.into() })?,
+                    verifier,
+                )
+            },
+        })
     }
 
     pub(crate) fn client(&self) -> Arc<ClientConfig> {
         self.client.clone()
     }
 
+    #[cfg(feature = "tls")]
     pub(crate) fn server(&self) -> Arc<ServerConfig> {
         self.server.clone()
+    }
+
+    /// As [`server`](Self::server), with a verifier of one's own.
+    #[cfg(feature = "quic")]
+    pub(crate) fn server_with(
+        &self,
+        verifier: Arc<dyn ClientCertVerifier>,
+    ) -> Result<ServerConfig, rustls::Error> {
+        let mut server = ServerConfig::builder_with_provider(self.server.crypto_provider().clone())
+            .with_protocol_versions(&[&version::TLS13])?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(self.server.cert_resolver.clone());
+        server.alpn_protocols = self.server.alpn_protocols.clone();
+        server.send_tls13_tickets = 0;
+        Ok(server)
+    }
+
+    /// Who verifies listeners and diallers.
+    #[cfg(feature = "quic")]
+    pub(crate) fn verifiers(&self) -> (Arc<dyn ServerCertVerifier>, Arc<dyn ClientCertVerifier>) {
+        self.verifiers.clone()
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use crate::address::Address;
-#[cfg(feature = "tls")]
+#[cfg(any(feature = "tls", feature = "quic"))]
 use crate::error::LinkError;
 use crate::error::TrustError;
 
@@ -122,13 +122,13 @@ pub struct GateStats {
 }
 
 /// Counts for [`GateStats`].
-#[cfg(feature = "tls")]
+#[cfg(any(feature = "tls", feature = "quic"))]
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     stats: Mutex<GateStats>,
 }
 
-#[cfg(feature = "tls")]
+#[cfg(any(feature = "tls", feature = "quic"))]
 impl Gate {
     pub(crate) fn stats(&self) -> GateStats {
         self.lock().clone()

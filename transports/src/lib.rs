@@ -5,12 +5,13 @@
 //!             was handed over when it broke may or may not have arrived. Every buffer has a limit.
 //! Contract    [`transport`]: a [`Transport`] per scheme, collected in a [`Registry`]. No allocation and no boxed
 //!             future per frame: polls move batches between an [`Outbox`], the medium and an [`Inbox`].
-//! Rooms       [`mem`] (inside one process), [`tcp`] (feature `tcp`, on by default), `unix`, `tls` (features of their names), [`sim`] (a whole simulated
+//! Rooms       [`mem`] (inside one process), [`tcp`] (feature `tcp`, on by default), `unix`, `tls`, `quic`, `udp`
+//!             (features of their names), [`sim`] (a whole simulated
 //!             network), [`fault`] (faults on any transport, and their model), [`connection`] (handshake and lanes on
 //!             any link), `conformance` (feature `conformance`: checks for any transport).
 
 pub mod address;
-#[cfg(feature = "tls")]
+#[cfg(any(feature = "tls", feature = "quic"))]
 mod certificates;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -22,6 +23,8 @@ pub mod frame;
 pub mod gate;
 pub mod identity;
 pub mod mem;
+#[cfg(feature = "quic")]
+pub mod quic;
 pub mod registry;
 pub mod sim;
 #[cfg(any(feature = "tcp", all(unix, feature = "unix")))]
@@ -32,11 +35,13 @@ mod timer;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod transport;
+#[cfg(feature = "udp")]
+pub mod udp;
 #[cfg(all(unix, feature = "unix"))]
 pub mod unix;
 
 pub use address::{Address, AddressError};
-#[cfg(feature = "tls")]
+#[cfg(any(feature = "tls", feature = "quic"))]
 pub use certificates::{Certificates, CertificatesError};
 pub use credentials::{Certificate, Credentials, ProcessCredentials};
 pub use error::{LinkError, TransportError, TrustError};

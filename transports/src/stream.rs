@@ -107,6 +107,10 @@ fn broken(peer: &Address, source: io::Error) -> LinkError {
         let source = crate::certificates::trust_error(cause);
         return LinkError::Untrusted { peer: peer.clone(), source };
     }
+    #[cfg(feature = "quic")]
+    if let Some(source) = crate::quic::trust_error_of(&source) {
+        return LinkError::Untrusted { peer: peer.clone(), source };
+    }
     LinkError::Broken { peer: peer.clone(), source }
 }
 

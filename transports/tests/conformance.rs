@@ -1,6 +1,6 @@
 //! Every transport keeps the one contract (catalogue T2), by one line each.
 
-#[cfg(feature = "tls")]
+#[cfg(any(feature = "quic", feature = "tls"))]
 mod authority;
 
 use std::time::Duration;
@@ -56,6 +56,27 @@ async fn t02_tls_keeps_the_contract_on_several_threads() {
     let certificates = authority::Authority::new().certificates(&["localhost", "127.0.0.1", "::1"]);
     let make = || Subject::new(Tls::new(certificates.clone()), "tls://localhost:0");
     conformance::run(make).await.into_result().unwrap();
+}
+
+#[cfg(feature = "quic")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t02_quic_keeps_the_contract() {
+    use quorate_transports::quic::{Quic, QuicConfig};
+    let certificates = authority::Authority::new().certificates(&["127.0.0.1"]);
+    let mut config = QuicConfig::default();
+    config.connect_ms_max = 2_000;
+    let make = || Subject::new(Quic::with_config(certificates.clone(), config.clone()), "quic://127.0.0.1:0");
+    conformance::run(make).await.into_result().unwrap();
+}
+
+#[cfg(feature = "udp")]
+#[tokio::test]
+async fn t02_udp_keeps_the_contract_of_datagrams() {
+    use quorate_transports::udp::Udp;
+    let report = conformance::run_named(&["datagrams_arrive_whole_or_are_unsupported"], || {
+        Subject::new(Udp::new(), "udp://127.0.0.1:0")
+    });
+    report.await.into_result().unwrap();
 }
 
 #[cfg(all(unix, feature = "unix"))]

@@ -58,7 +58,7 @@ impl NodeBuilder {
     }
 
     /// Uses a transport. Those that need no settings are there without being named when their features are on (`tcp`,
-    /// `unix`), unless another one serves their scheme.
+    /// `udp`, `unix`), unless another one serves their scheme.
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transports.push(Arc::new(transport));
         self
@@ -116,6 +116,8 @@ impl NodeBuilder {
         }
         #[cfg(feature = "tcp")]
         registry.add_missing(quorate_transports::tcp::Tcp::new());
+        #[cfg(feature = "udp")]
+        registry.add_missing(quorate_transports::udp::Udp::new());
         #[cfg(all(unix, feature = "unix"))]
         registry.add_missing(quorate_transports::unix::Unix::new());
         let random_id = || NodeId(RandomState::new().hash_one("node id"));

@@ -26,19 +26,8 @@ impl TcpListener {
         scheme: &str,
         address: &Address,
     ) -> Result<Self, TransportError> {
-        let places = match address.rest().strip_prefix("*:") {
-            Some(port) => {
-                let port: u16 = port.parse().map_err(|_| TransportError::BadAddress {
-                    address: address.clone(),
-                    reason: "the port is not a number from 0 to 65535".to_owned(),
-                })?;
-                // Dual stack first; a system without IPv6 gets the rest.
-                vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
-            }
-            None => resolve(address).await?,
-        };
         let mut last = None;
-        for place in places {
+        for place in places(address).await? {
             match listen(config, place).and_then(|listener| Ok((listener.local_addr()?, listener))) {
                 Ok((local, listener)) => {
                     return Ok(Self { config: config.clone(), listener, address: to_address(scheme, local) });
@@ -85,6 +74,17 @@ impl Listener for TcpListener {
             }
         }
     }
+}
+
+/// Where to listen, best first.
+pub(crate) async fn places(address: &Address) -> Result<Vec<SocketAddr>, TransportError> {
+    let Some(port) = address.rest().strip_prefix("*:") else { return resolve(address).await };
+    let port: u16 = port.parse().map_err(|_| TransportError::BadAddress {
+        address: address.clone(),
+        reason: "the port is not a number from 0 to 65535".to_owned(),
+    })?;
+    // Dual stack first; a system without IPv6 gets the rest.
+    Ok(vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()])
 }
 
 fn listen(config: &TcpConfig, place: SocketAddr) -> io::Result<tokio::net::TcpListener> {

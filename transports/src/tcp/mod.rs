@@ -21,7 +21,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 pub use config::TcpConfig;
+#[cfg(feature = "tls")]
 pub(crate) use listen::TcpListener;
+#[cfg(any(feature = "quic", feature = "udp"))]
+pub(crate) use listen::places;
 
 use crate::address::Address;
 use crate::error::TransportError;
@@ -55,7 +58,7 @@ impl Transport for Tcp {
         address: &'a Address,
     ) -> BoxFuture<'a, Result<Box<dyn Listener>, TransportError>> {
         Box::pin(async move {
-            let listener = TcpListener::open(&self.config, SCHEME, address).await?;
+            let listener = listen::TcpListener::open(&self.config, SCHEME, address).await?;
             Ok(Box::new(listener) as Box<dyn Listener>)
         })
     }

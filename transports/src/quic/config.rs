@@ -1,0 +1,39 @@
+//! Settings of the QUIC transport.
+
+/// Settings of one [`Quic`](super::Quic) transport.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QuicConfig {
+    /// The name that a listener's certificate must be made out to. Without it the host of the dialled address.
+    pub expected_name: Option<String>,
+    /// How long a connection attempt may take, name resolution and proofs included, in milliseconds. Default 5000.
+    /// Nobody answers where nobody listens, so that is how long a wrong address takes.
+    pub connect_ms_max: u64,
+    /// How long a listener gives a dialler to prove who it is, in milliseconds. Default 5000.
+    pub handshake_ms_max: u64,
+    /// Diallers of one listener that may be doing so at the same time. Default 64. Beyond it the oldest one of the
+    /// address that has most of them is given up.
+    pub handshakes_max: usize,
+    /// Bytes of a link that may be under way in one direction. Default 1 MiB. Larger carries more over long ways and
+    /// makes urgent messages wait behind bulk ones.
+    pub link_bytes_max: u32,
+    /// Silence before a sign of life is sent, in milliseconds. Default 5000.
+    pub keepalive_ms: u32,
+    /// Silence after which the peer counts as gone, in milliseconds. Default 20000; the smaller value of both sides
+    /// holds.
+    pub silence_ms_max: u32,
+}
+
+impl Default for QuicConfig {
+    fn default() -> Self {
+        Self {
+            expected_name: None,
+            connect_ms_max: 5_000,
+            handshake_ms_max: 5_000,
+            handshakes_max: 64,
+            link_bytes_max: 1024 * 1024,
+            keepalive_ms: 5_000,
+            silence_ms_max: 20_000,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! A stream of a QUIC connection as a link.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream};
+use rustls::pki_types::CertificateDer;
+use tokio::io::AsyncWrite;
+
+use super::SCHEME;
+use crate::address::Address;
+use crate::certificates::certificate;
+use crate::credentials::Credentials;
+use crate::stream;
+use crate::tcp::to_address;
+use crate::transport::{BoxFuture, Link};
+
+/// Why a connection or its stream did not come to be.
+pub(super) enum Failure {
+    Connection(ConnectionError),
+    Io(io::Error),
+}
+
+impl From<ConnectionError> for Failure {
+    fn from(error: ConnectionError) -> Self {
+        Self::Connection(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+pub(super) fn link(
+    connection: &Connection,
+    send: SendStream,
+    receive: RecvStream,
+    endpoint: &Endpoint,
+    peer: Address,
+) -> Link {
+    let port = endpoint.local_addr().map_or(0, |local| local.port());
+    let ip = connection.local_ip().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+    let local = to_address(SCHEME, SocketAddr::new(ip, port));
+    let chain =
+        connection.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let link = stream::link(receive, Writing { send, finishing: None }, local, peer);
+    if let Some(certificate) = certificate(chain.as_deref().map(Vec::as_slice)) {
+        // Just made, so it is empty.
+        let _ = link.credentials.set(Credentials::Certificate(certificate));
+    }
+    link
+}
+
+/// The sending half. Dropping it ends the direction; dropping both ends the connection, and what is under way is lost.
+struct Writing {
+    send: SendStream,
+    /// Waits until the peer has everything: the connection must not go before.
+    finishing: Option<BoxFuture<'static, io::Result<()>>>,
+}
+
+impl AsyncWrite for Writing {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.send).poll_write(cx, bytes));
+        Poll::Ready(written.map_err(io::Error::from))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The endpoint's task sends what was written.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { send, finishing } = &mut *self;
+        let finishing = finishing.get_or_insert_with(|| {
+            let finished = send.finish();
+            let stopped = send.stopped();
+            Box::pin(async move {
+                // Stopped before: the peer reads no more, so nobody waits for the rest.
+                if finished.is_ok() {
+                    stopped.await.map_err(io::Error::other)?;
+                }
+                Ok(())
+            })
+        });
+        let finished = ready!(finishing.as_mut().poll(cx));
+        self.finishing = Some(Box::pin(async { Ok(()) }));
+        Poll::Ready(finished)
+    }
+}

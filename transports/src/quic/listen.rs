@@ -1,0 +1,171 @@
+//! Accepting QUIC connections.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Endpoint, Incoming, ServerConfig};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::{PREFACE, Quic, SCHEME, link, trust_error, verify};
+use crate::address::Address;
+use crate::error::{LinkError, TransportError};
+use crate::gate::{Gate, Handshakes};
+use crate::tcp;
+use crate::transport::{BoxFuture, Link, Listener};
+
+pub(super) struct QuicListener {
+    quic: Quic,
+    endpoint: Endpoint,
+    address: Address,
+    incoming: BoxFuture<'static, Option<Incoming>>,
+    handshakes: Handshakes,
+    /// One task per dialler that has not proved yet who it is; as many as there are places.
+    running: JoinSet<Option<Link>>,
+}
+
+impl QuicListener {
+    pub(super) async fn open(quic: &Quic, address: &Address) -> Result<Self, TransportError> {
+        let mut last = tcp::no_address(address);
+        for place in tcp::places(address).await? {
+            match bind(quic, address, place).await {
+                Ok(endpoint) => {
+                    let local = endpoint.local_addr().map_err(|error| tcp::io_error(address, error))?;
+                    return Ok(Self {
+                        quic: quic.clone(),
+                        incoming: next(&endpoint),
+                        endpoint,
+                        address: tcp::to_address(SCHEME, local),
+                        handshakes: Handshakes::new(quic.config.handshakes_max),
+                        running: JoinSet::new(),
+                    });
+                }
+                Err(error @ TransportError::InUse { .. }) => return Err(error),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn start(&mut self, incoming: Incoming) {
+        let peer = tcp::to_address(SCHEME, incoming.remote_address());
+        let place = self.handshakes.enter(&peer);
+        let limit = Duration::from_millis(self.quic.config.handshake_ms_max);
+        let (quic, endpoint) = (self.quic.clone(), self.endpoint.clone());
+        self.running.spawn(async move {
+            let accepting = accept(&quic, &endpoint, incoming, &peer);
+            let outcome = match place.hold(timeout(limit, accepting)).await {
+                Some(Ok(outcome)) => outcome,
+                Some(Err(_)) => Err(LinkError::broken(&peer, ErrorKind::TimedOut)),
+                None => Err(LinkError::broken(&peer, ErrorKind::ConnectionAborted)),
+            };
+            let gate: &Gate = &quic.gate;
+            match outcome {
+                Ok(link) => {
+                    gate.let_in();
+                    Some(link)
+                }
+                Err(error) => {
+                    gate.turn_away(error);
+                    None
+                }
+            }
+        });
+    }
+}
+
+impl Listener for QuicListener {
+    fn local_address(&self) -> Address {
+        self.address.clone()
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<Link, TransportError>> {
+        loop {
+            while let Poll::Ready(Some(done)) = self.running.poll_join_next(cx) {
+                // A task that panicked took its dialler with it.
+                if let Ok(Some(link)) = done {
+                    return Poll::Ready(Ok(link));
+                }
+            }
+            let Some(incoming) = ready!(self.incoming.as_mut().poll(cx)) else {
+                let source = ErrorKind::NotConnected.into();
+                return Poll::Ready(Err(TransportError::Io { address: self.address.clone(), source }));
+            };
+            self.incoming = next(&self.endpoint);
+            self.start(incoming);
+        }
+    }
+}
+
+impl Drop for QuicListener {
+    fn drop(&mut self) {
+        // Links live on, on the same socket; newcomers are refused.
+        self.endpoint.set_server_config(None);
+    }
+}
+
+fn next(endpoint: &Endpoint) -> BoxFuture<'static, Option<Incoming>> {
+    let endpoint = endpoint.clone();
+    Box::pin(async move { endpoint.accept().await })
+}
+
+async fn bind(quic: &Quic, address: &Address, place: SocketAddr) -> Result<Endpoint, TransportError> {
+    let (config, _) = server_config(quic, address)?;
+    let mut tries = 0;
+    loop {
+        match Endpoint::server(config.clone(), place) {
+            // The socket of a listener that was dropped goes when its task has noticed.
+            Err(error) if error.kind() == ErrorKind::AddrInUse && tries < RELEASE_TRIES => {
+                tries += 1;
+                sleep(RELEASE_PAUSE).await;
+            }
+            bound => return bound.map_err(|error| tcp::io_error(address, error)),
+        }
+    }
+}
+
+fn server_config(quic: &Quic, address: &Address) -> Result<(ServerConfig, verify::Refusal), TransportError> {
+    let bad = |reason: String| TransportError::BadAddress { address: address.clone(), reason };
+    let (crypto, refusal) = verify::server(&quic.certificates).map_err(|error| bad(error.to_string()))?;
+    let crypto = QuicServerConfig::try_from(crypto).map_err(|error| bad(error.to_string()))?;
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(Arc::new(quic.transport_config()));
+    Ok((config, refusal))
+}
+
+async fn accept(
+    quic: &Quic,
+    endpoint: &Endpoint,
+    incoming: Incoming,
+    peer: &Address,
+) -> Result<Link, LinkError> {
+    let broken = |error: std::io::Error| LinkError::Broken { peer: peer.clone(), source: error };
+    // A configuration of its own tells why this very dialler was refused.
+    let (config, refusal) =
+        server_config(quic, peer).map_err(|error| broken(std::io::Error::other(error)))?;
+    let accepted = async {
+        let connection = incoming.accept_with(Arc::new(config))?.await?;
+        let (send, mut receive) = connection.accept_bi().await?;
+        let mut preface = [0xff; PREFACE.len()];
+        receive.read_exact(&mut preface).await.map_err(std::io::Error::other)?;
+        if preface != PREFACE {
+            return Err(std::io::Error::new(ErrorKind::InvalidData, "unknown kind of stream").into());
+        }
+        Ok(link::link(&connection, send, receive, endpoint, peer.clone()))
+    };
+    accepted.await.map_err(|failure| match failure {
+        link::Failure::Connection(error) => match trust_error(&error, refusal.take()) {
+            Some(source) => LinkError::Untrusted { peer: peer.clone(), source },
+            None => broken(error.into()),
+        },
+        link::Failure::Io(error) => broken(error),
+    })
+}
+
+/// How long to wait for an address that may be about to be free.
+const RELEASE_TRIES: u32 = 20;
+const RELEASE_PAUSE: Duration = Duration::from_millis(5);

@@ -1,0 +1,67 @@
+//! Datagrams over UDP, to one receiver or to a multicast group.
+//!
+//! Guarantee   as the contract of [`DatagramSocket`] says: each arrives whole or not at all, perhaps twice, in any order.
+//!             Nothing authenticates the sender and nothing hides the bytes.
+//! Names       `udp://host:port`; port 0 lets the system choose; `udp://*:port` on all interfaces. Binding to a
+//!             multicast address, `udp://239.1.2.3:7000` or `udp://[ff02::1:2]:7000`, joins the group on all interfaces:
+//!             the socket gets what is sent there, several sockets of a machine may do so, and any socket sends to the
+//!             group by its address.
+//! Links       none: [`Transport::listen`] and [`Transport::connect`] are [`TransportError::Unsupported`].
+//! Limits      [`BYTES_MAX`] per datagram; [`UdpConfig`].
+
+mod config;
+mod datagram;
+
+use crate::address::Address;
+use crate::error::TransportError;
+use crate::transport::{BoxFuture, DatagramSocket, Link, Listener, Transport};
+
+pub use config::UdpConfig;
+
+/// The largest datagram in bytes: what IPv4 carries. One that does not fit into a packet of the network (some 1,400
+/// bytes) travels in fragments, and is lost with any of them.
+pub const BYTES_MAX: usize = 65_507;
+
+/// The transport `udp://`.
+#[derive(Debug, Clone, Default)]
+pub struct Udp {
+    config: UdpConfig,
+}
+
+impl Udp {
+    /// With the defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With settings of your own.
+    pub fn with_config(config: UdpConfig) -> Self {
+        Self { config }
+    }
+}
+
+impl Transport for Udp {
+    fn scheme(&self) -> &'static str {
+        SCHEME
+    }
+
+    fn listen<'a>(&'a self, _: &'a Address) -> BoxFuture<'a, Result<Box<dyn Listener>, TransportError>> {
+        Box::pin(async { Err(TransportError::Unsupported { scheme: SCHEME, what: "links" }) })
+    }
+
+    fn connect<'a>(&'a self, _: &'a Address) -> BoxFuture<'a, Result<Link, TransportError>> {
+        Box::pin(async { Err(TransportError::Unsupported { scheme: SCHEME, what: "links" }) })
+    }
+
+    fn bind<'a>(
+        &'a self,
+        address: &'a Address,
+    ) -> BoxFuture<'a, Result<Box<dyn DatagramSocket>, TransportError>> {
+        Box::pin(async move {
+            let socket = datagram::UdpSocket::open(&self.config, address).await?;
+            Ok(Box::new(socket) as Box<dyn DatagramSocket>)
+        })
+    }
+}
+
+const SCHEME: &str = "udp";
