@@ -1,1 +1,0 @@
-//! What the benches share: clocks, histograms, and the printing of one table.

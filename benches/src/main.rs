@@ -1,0 +1,89 @@
+//! Comparisons between processes: quorate, loops by hand and the peers, one after the other in every round.
+//!
+//! Run       `cargo run --release -p benches -- sockets [--quick] [--rounds N] [--json FILE] [--svg FOLDER]`
+//! Peers     are a package of their own (`benches/peers`), built with `--build-peers`; one that is missing is named.
+//! Figures   medians of the rounds, with the least and the greatest; ratios of one run are claims, rates are not.
+
+#![allow(unreachable_pub, reason = "modules of one program")]
+
+mod by_hand;
+mod connections;
+mod contest;
+mod lanes;
+mod ours;
+mod report;
+mod sockets;
+mod worker;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::worker::{Outcome, Task};
+
+#[derive(Parser)]
+#[command(about = "Measures quorate beside loops by hand and beside its peers")]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// One-way rates and round trips of sockets, between processes and inside one.
+    Sockets(Settings),
+    /// Urgent messages on a connection that a transfer fills.
+    Lanes(Settings),
+    /// Memory of idle connections, and clients that come and go.
+    Connections(Settings),
+    /// All of these.
+    All(Settings),
+    /// One side of one comparison; the other commands start it.
+    #[command(hide = true)]
+    Worker { arguments: Vec<String> },
+    /// The clients of `connections`.
+    #[command(hide = true)]
+    Crowd(connections::Crowd),
+}
+
+/// How to run, and where the figures go.
+#[derive(Args)]
+struct Settings {
+    /// Fewer and shorter rounds: a minute in all.
+    #[arg(long)]
+    quick: bool,
+    /// How often every rival runs.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Writes every figure of every round to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draws a picture of each table into this folder.
+    #[arg(long, value_name = "FOLDER")]
+    svg: Option<PathBuf>,
+    /// Builds the peers first; they need a C++ compiler, cmake and some minutes.
+    #[arg(long)]
+    build_peers: bool,
+}
+
+fn main() -> Outcome<()> {
+    match Options::parse().command {
+        Command::Sockets(settings) => sockets::run(&settings),
+        Command::Lanes(settings) => lanes::run(&settings),
+        Command::Connections(settings) => connections::run(&settings),
+        Command::All(settings) => {
+            sockets::run(&settings)?;
+            lanes::run(&settings)?;
+            connections::run(&settings)
+        }
+        Command::Crowd(crowd) => connections::crowd(&crowd),
+        Command::Worker { arguments } => {
+            let task = Task::from_arguments(arguments.into_iter())?;
+            match task.rival.as_str() {
+                by_hand::NAME => by_hand::run(&task),
+                ours::NAME => ours::run(&task),
+                other => Err(format!("{other} is none of ours").into()),
+            }
+        }
+    }
+}
