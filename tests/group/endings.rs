@@ -247,7 +247,7 @@ async fn ended(mut events: quorate::group::Events) -> Option<Ended> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g09_what_a_connection_cannot_carry_is_refused_and_what_it_can_arrives() {
-    const MESSAGE_BYTES_MAX: usize = 64 << 10;
+    const MESSAGE_BYTES_MAX: usize = 16 << 10;
     for net in nets() {
         let small = async |id| {
             let mut limits = quorate::node::Limits::default();
