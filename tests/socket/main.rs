@@ -2,5 +2,6 @@
 //! reconnecting and closing.
 
 mod patterns;
+mod primitives;
 mod support;
 mod troubles;

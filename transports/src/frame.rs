@@ -67,6 +67,11 @@ impl Outbox {
         self.push_prefixed(&[tag], head, body)
     }
 
+    /// Makes room for `bytes` bytes of frames that will be copied.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.tail.reserve(bytes);
+    }
+
     /// Appends to the frame that was pushed last, of `length` bytes, which must lie in one piece at the end: its body
     /// was copied, and nothing of it has been written.
     #[inline]

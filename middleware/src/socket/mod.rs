@@ -11,6 +11,7 @@
 //! | request/reply | [`Requester`], [`Replier`] | one of the links, and an answer back |
 //! | asynchronous request/reply | [`Dealer`], [`Router`] | one in turn; a chosen one |
 //! | survey | [`Surveyor`], [`Respondent`] | every link, and their answers back until a deadline |
+//! | none | [`Socket`], [`Listener`], [`Connected`] | the other end of one connection, urgent ones before others |
 //!
 //! Guarantee   messages of one link arrive whole, in order, at most once. Links come back by themselves after a broken
 //!             connection or a restart of the other side; what was under way then may be lost and is counted.
@@ -49,6 +50,7 @@ mod publish;
 mod reader;
 mod request;
 mod router;
+mod stream;
 mod survey;
 mod topics;
 mod wire;
@@ -64,6 +66,10 @@ pub use publish::{Published, Publisher, Subscriber};
 pub use reader::Batch;
 pub use request::{Asked, Replier, RequestOptions, Requester, Serving};
 pub use router::{Dealer, DealerReceiver, DealerSender, Router, RouterReceiver, RouterSender};
+pub use stream::{
+    AnySocket, Bound, ByteStream, Connected, ConnectedReceiver, ConnectedSender, Listener, PrimitiveError,
+    Received, Socket, SocketState,
+};
 pub use survey::{Respondent, Survey, Surveyor};
 pub use wire::Rejection;
 

@@ -387,6 +387,7 @@ impl<D: Deliver> Driver<D> {
                 }
             }
             self.is_alive = false;
+            self.shared.state().queues.trim();
             self.ping.is_due = self.writing == Half::Open;
         }
         Ok(())

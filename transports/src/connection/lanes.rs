@@ -211,6 +211,13 @@ impl LaneQueues {
         messages
     }
 
+    /// Gives memory back that is kept for reuse, unless something waits. To be called now and then.
+    pub fn trim(&mut self) {
+        if self.is_empty() {
+            self.spare.clear();
+        }
+    }
+
     /// True when nothing waits.
     pub fn is_empty(&self) -> bool {
         self.lanes.iter().all(|queue| queue.segments.is_empty())
@@ -265,7 +272,11 @@ impl LaneQueue {
         let size = FRAME_OVERHEAD + parts.iter().map(|part| part.len()).sum::<usize>() + body.len();
         let fits = |segment: &Segment| segment.outbox.bytes() + size <= SEGMENT_BYTES_MAX;
         if !self.segments.back().is_some_and(fits) {
-            let outbox = spare.pop().unwrap_or_else(|| Outbox::new(FRAME_BYTES_MAX));
+            let mut outbox = spare.pop().unwrap_or_else(|| Outbox::new(FRAME_BYTES_MAX));
+            if !self.segments.is_empty() && size < SEGMENT_BYTES_MAX / 8 {
+                // Small messages pile up: this one will be filled too, and need not grow step by step.
+                outbox.reserve(SEGMENT_BYTES_MAX);
+            }
             self.segments.push_back(Segment { outbox, messages: 0 });
         }
         self.open = None;
@@ -315,8 +326,9 @@ const SEGMENT_BYTES_MAX: usize = FRAME_BYTES_MAX + HEADER_BYTES;
 const COALESCED_BYTES_MAX: usize = 16 * 1024;
 /// Turns that earlier lanes may take before a waiting one gets its own.
 const PASSED_OVER_MAX: usize = 16;
-/// Emptied outboxes kept for reuse, at most 64 KiB each.
-const SPARE_MAX: usize = 4;
+/// Emptied outboxes kept for reuse while the connection is busy, at most 64 KiB each: as many as a sender that is held
+/// back by a window of 1 MiB fills again and again.
+const SPARE_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {

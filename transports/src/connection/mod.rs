@@ -57,8 +57,9 @@ impl Default for ConnectionConfig {
     }
 }
 
-/// Payload bytes of one frame. A larger message travels in several, between which earlier lanes go first.
-pub const CHUNK_BYTES: usize = 64 * 1024;
+/// Payload bytes of one frame: 64 KiB, and room for what the layers above put before a body of 64 KiB. A larger message
+/// travels in several, between which earlier lanes go first.
+pub const CHUNK_BYTES: usize = 64 * 1024 + 256;
 /// The largest frame on the link: a chunk and its tag.
 pub const FRAME_BYTES_MAX: usize = CHUNK_BYTES + 1;
 /// A peer that takes less than this cannot carry the layers above.

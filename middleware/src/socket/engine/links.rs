@@ -175,6 +175,50 @@ impl Core {
         self.chores.notify_one();
     }
 
+    /// Forgets a link that its user is done with, and tells the other side.
+    pub(in crate::socket) fn release(&self, number: u32) {
+        let mut state = self.state();
+        if let Some(link) = state.links.get(&number).filter(|link| link.is_up()) {
+            send_control(link, self.options.lane, &Control::Close { to: link.theirs });
+        }
+        self.lose(&mut state, number, None);
+        state.links.remove(&number);
+    }
+
+    /// Links that are lost from now on are not made anew.
+    pub(in crate::socket) fn stop_dialling(&self) {
+        self.state().dials.clear();
+    }
+
+    /// Tells the other side of a link that this was all and waits for its word that it arrived, at most `deadline`.
+    pub(in crate::socket) async fn close_link(&self, number: u32, deadline: Duration) -> Left {
+        let closed = async {
+            loop {
+                let mut changed = pin!(self.changed.notified());
+                changed.as_mut().enable();
+                let full = {
+                    let mut state = self.state();
+                    let Some(link) = state.links.get_mut(&number).filter(|link| link.is_up()) else { return };
+                    if !link.is_close_sent {
+                        link.is_close_sent =
+                            send_control(link, self.options.lane, &Control::Close { to: link.theirs });
+                    }
+                    if link.is_close_sent { None } else { link.outlet.clone() }
+                };
+                self.wait_room(changed, full).await;
+            }
+        };
+        // Out of time is told by what is left.
+        let _ = tokio::time::timeout(deadline, closed).await;
+        let state = self.state();
+        let link = state.links.get(&number).filter(|link| link.is_up());
+        link.map_or_else(Left::default, |link| Left {
+            unsent: link.queue.len(),
+            unconfirmed: link.unconfirmed(self.options.windows()),
+            links: vec![link.remote()],
+        })
+    }
+
     /// The pause before a dial's next hello, a little different for each, so that many do not come back at once.
     pub(super) fn pause(&self, dial: &Dial) -> Duration {
         let pause = RETRY_MIN.saturating_mul(1 << dial.failures.min(6)).min(RETRY_MAX);
