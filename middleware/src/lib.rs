@@ -33,3 +33,5 @@ pub use node::{Address, Identity, Incarnation, Lane, Node, NodeId};
 /// Stable storage: what transactions and queues are kept in.
 pub use quorate_journal as journal;
 pub use quorate_macros::service;
+/// What carries messages, and the contract of transports of your own.
+pub use quorate_transports as transports;

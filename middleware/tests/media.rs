@@ -162,6 +162,17 @@ async fn t02_a_node_keeps_its_promises_over_every_medium() {
             assert!(frame[8..].iter().all(|byte| *byte == number as u8));
         }
         sending.await.unwrap();
+        let stats = two.peer_stats(NodeId(1)).unwrap();
+        let ordinary = stats.connection.unwrap().lanes[Lane::Ordinary as usize];
+        assert_eq!((stats.connections, ordinary.messages_received), (1, COUNT as u64), "{}", medium.name);
+        let ordinary = one.peer_stats(NodeId(2)).unwrap().connection.unwrap().lanes[Lane::Ordinary as usize];
+        assert_eq!(
+            (ordinary.messages_queued, ordinary.messages_waiting),
+            (COUNT as u64, 0),
+            "{}",
+            medium.name
+        );
+        assert_eq!(ordinary.messages_refused, one.stats().refused);
         // A restarted peer is another one, and is found again.
         drop(one);
         seen.event(PeerEvent::Down(Identity::new(NodeId(1), Incarnation(1)))).await;

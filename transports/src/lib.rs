@@ -27,8 +27,7 @@ pub mod mem;
 pub mod quic;
 pub mod registry;
 pub mod sim;
-#[cfg(any(feature = "tcp", all(unix, feature = "unix")))]
-mod stream;
+pub mod stream;
 #[cfg(feature = "tcp")]
 pub mod tcp;
 mod timer;

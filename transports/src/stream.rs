@@ -1,6 +1,7 @@
 //! A link over any stream of bytes: coalesced vectored writes out, many frames per read in.
 //!
-//! Purpose     what every transport over a stream (TCP, Unix domain, TLS, QUIC) has in common stands here once.
+//! Purpose     what every transport over a stream (TCP, Unix domain, TLS, QUIC) has in common stands here once,
+//!             and serves transports of a user's own.
 //! Guarantee   as the contract says, when dropping the writing half ends the stream's direction and its `poll_shutdown`
 //!             flushes first.
 
@@ -15,8 +16,11 @@ use crate::error::LinkError;
 use crate::frame::{Inbox, Outbox};
 use crate::transport::{FrameReceiver, FrameSender, Link};
 
-/// Makes a link of the two halves of a stream.
-pub(crate) fn link<R, W>(read: R, write: W, local: Address, peer: Address) -> Link
+/// Makes a link of the two halves of a stream, for a transport of your own over anything that carries bytes in order.
+///
+/// Dropping `write` must end its direction, so that the peer does not wait for what will not come; its `poll_shutdown`
+/// must flush. The credentials of the link are empty: set them if the medium vouches for the peer.
+pub fn link<R, W>(read: R, write: W, local: Address, peer: Address) -> Link
 where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin + 'static,

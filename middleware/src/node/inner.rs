@@ -125,6 +125,8 @@ pub struct NodeStats {
     pub unclaimed: u64,
     /// Messages that were too short to name a channel.
     pub malformed: u64,
+    /// Messages that a lane was too full for; their senders were told.
+    pub refused: u64,
     /// Messages that waited in a connection when it broke.
     pub lost: u64,
     /// Messages that waited for a connection too long, or for another life of the peer.
@@ -137,6 +139,22 @@ pub(super) struct Settings {
     pub(super) limits: Limits,
     pub(super) admit: Option<Box<Admit>>,
     pub(super) seed: u64,
+}
+
+/// What a node knows of its way to one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct PeerStats {
+    /// The connection that is used now, lane by lane, with its round trip.
+    pub connection: Option<ConnectionStats>,
+    /// Connections that came to be used so far; all but the first are reconnects.
+    pub connections: u64,
+    /// Attempts that failed, or connections that broke soon, in a row.
+    pub failures: u32,
+    /// Messages that wait for a connection.
+    pub backlog_messages: usize,
+    /// What they take in bytes.
+    pub backlog_bytes: usize,
 }
 
 impl Inner {
@@ -245,6 +263,18 @@ impl Inner {
             drop(state);
             peer.changed.notify_waiters();
         }
+    }
+
+    pub(super) fn peer_stats(&self, node: NodeId) -> Option<PeerStats> {
+        let peer = self.peers().get(&node).cloned()?;
+        let state = peer.state();
+        Some(PeerStats {
+            connection: state.active.as_ref().map(|active| active.connection.stats()),
+            connections: state.connections,
+            failures: state.failures,
+            backlog_messages: state.backlog.messages.len(),
+            backlog_bytes: state.backlog.bytes,
+        })
     }
 
     pub(super) fn credentials(&self, node: NodeId) -> Option<Credentials> {
@@ -439,6 +469,7 @@ impl Inner {
             bytes_received: sums.bytes_received,
             unclaimed: read(&self.channels.unclaimed),
             malformed: read(&self.channels.malformed),
+            refused: sums.lanes.iter().map(|lane| lane.messages_refused).sum(),
             lost: read(&counters.lost),
             expired: read(&counters.expired),
         }
@@ -673,6 +704,9 @@ pub(super) fn translate(error: ConnectionSendError, to: NodeId) -> SendError {
 }
 
 fn add(sums: &mut ConnectionStats, more: &ConnectionStats) {
+    for (sum, lane) in sums.lanes.iter_mut().zip(&more.lanes) {
+        sum.messages_refused += lane.messages_refused;
+    }
     sums.messages_sent += more.messages_sent;
     sums.bytes_sent += more.bytes_sent;
     sums.messages_received += more.messages_received;

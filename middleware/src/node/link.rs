@@ -242,6 +242,7 @@ impl Inner {
         }
         state.active =
             Some(Active { connection, identity, credentials, serial, rank, is_dialled, is_muted, spares });
+        state.connections += 1;
         state.told = told;
         this.send_backlog(&mut state);
         drop(state);

@@ -38,9 +38,9 @@ pub use builder::{Limits, NodeBuilder};
 pub use channel::{Channel, ChannelGuard, ChannelHandler, PeerEvent};
 pub use convert::{identity_of, lane_of, process_id_of};
 pub use error::{ChannelTaken, ConnectError, SendError, StartError};
-pub use inner::NodeStats;
+pub use inner::{NodeStats, PeerStats};
 pub use outlet::Outlet;
-pub use quorate_transports::connection::{CodecId, ConnectionConfig, Lane};
+pub use quorate_transports::connection::{CodecId, ConnectionConfig, ConnectionStats, Lane, LaneStats};
 pub use quorate_transports::{Address, Credentials, Identity, Incarnation, NodeId, Transport};
 
 use inner::Inner;
@@ -213,6 +213,11 @@ impl Node {
     /// Dropping the future leaves the node stopping; call again to wait.
     pub async fn shutdown(&self, deadline: Duration) -> Left {
         self.inner.shutdown(deadline).await
+    }
+
+    /// Figures of the way to one peer; `None` when the node does not know it.
+    pub fn peer_stats(&self, node: NodeId) -> Option<PeerStats> {
+        self.inner.peer_stats(node)
     }
 
     /// Totals since the start.

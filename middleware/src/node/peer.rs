@@ -51,6 +51,8 @@ pub(super) struct PeerState {
     pub(super) lingering: Vec<Spare>,
     /// The end of a connection that is told when none of those is left, and nothing has taken its place.
     pub(super) postponed: Option<(Identity, u64)>,
+    /// Connections that came to be used.
+    pub(super) connections: u64,
     /// Attempts that failed, or connections that broke soon, in a row.
     pub(super) failures: u32,
     pub(super) backlog: Backlog,

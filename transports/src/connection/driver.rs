@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::assembly::{Assembly, Budget, GOODBYE, PING, PONG, ProtocolError, Received};
 use super::handshake::Established;
-use super::lanes::{Lane, LaneQueues, SendError};
+use super::lanes::{Lane, LaneQueues, LaneStats, SendError};
 use super::{ConnectionConfig, FRAME_BYTES_MAX};
 use crate::error::LinkError;
 use crate::frame::{FrameError, Inbox, Outbox};
@@ -157,7 +157,7 @@ impl Connection {
 
     /// Totals since the connection began.
     pub fn stats(&self) -> ConnectionStats {
-        self.shared.state().stats
+        self.shared.state().stats()
     }
 }
 
@@ -179,6 +179,12 @@ pub struct ConnectionStats {
     pub messages_received: u64,
     /// Their bytes.
     pub bytes_received: u64,
+    /// Batches handed to the link: one write each, as far as the medium takes it.
+    pub batches_sent: u64,
+    /// Times that something came in; many messages in each when it is busy.
+    pub batches_received: u64,
+    /// Each lane, in the order of [`Lane`].
+    pub lanes: [LaneStats; Lane::COUNT],
     /// The last round trip measured by a ping; the peer's backpressure counts.
     pub round_trip: Option<Duration>,
 }
@@ -424,6 +430,7 @@ impl<D: Deliver> Driver<D> {
                 Poll::Pending => break,
                 Poll::Ready(Err(error)) => return Err(End::Link(error)),
                 Poll::Ready(Ok(())) => {
+                    self.stats.batches_sent += 1;
                     self.stats.messages_sent += self.current_messages as u64;
                     self.current_messages = 0;
                     progress = true;
@@ -496,6 +503,7 @@ impl<D: Deliver> Driver<D> {
             match self.link.receiver.poll_receive(cx, &mut self.inbox) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(true)) => {
+                    self.stats.batches_received += 1;
                     self.is_alive = true;
                     progress = true;
                 }
@@ -532,7 +540,10 @@ impl<D: Deliver> Driver<D> {
         let frame_error = |source: FrameError| End::Link(LinkError::Frame { peer: peer.clone(), source });
         while let Some(frame) = self.inbox.next_frame().map_err(frame_error)? {
             match self.assembly.take(frame).map_err(End::Protocol)? {
-                Received::Message(_, message) => {
+                Received::Message(lane, message) => {
+                    let figures = &mut self.stats.lanes[lane as usize];
+                    figures.messages_received += 1;
+                    figures.bytes_received += message.len() as u64;
                     self.stats.messages_received += 1;
                     self.stats.bytes_received += message.len() as u64;
                     self.messages.push(message);
@@ -586,7 +597,8 @@ impl<D: Deliver> Driver<D> {
     fn finish(&mut self, end: End) -> Ended {
         self.publish();
         self.is_over = true;
-        Ended { end, left: self.shared.end(), stats: self.stats }
+        let left = self.shared.end();
+        Ended { end, left, stats: self.shared.state().stats() }
     }
 }
 
@@ -618,7 +630,7 @@ impl Shared {
             let mut state = self.state();
             state.phase = Phase::Ended;
             let left = state.left();
-            state.queues = LaneQueues::new(0, [0; Lane::COUNT]);
+            state.queues.clear();
             state.in_hand = Left::default();
             left
         };
@@ -652,6 +664,16 @@ enum Phase {
 }
 
 impl State {
+    /// What the driver said last, with the lanes as they are.
+    fn stats(&self) -> ConnectionStats {
+        let mut stats = self.stats;
+        for (lane, figures) in Lane::ALL.into_iter().zip(&mut stats.lanes) {
+            let LaneStats { messages_received, bytes_received, .. } = *figures;
+            *figures = LaneStats { messages_received, bytes_received, ..self.queues.stats(lane) };
+        }
+        stats
+    }
+
     fn wake_up(&mut self) -> Result<(), End> {
         self.wants_sends = false;
         self.waker = None;

@@ -56,6 +56,26 @@ pub struct LaneQueues {
     message_bytes_max: usize,
 }
 
+/// Figures of one lane of a connection. Totals only grow, but for what waits now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct LaneStats {
+    /// Messages that were queued.
+    pub messages_queued: u64,
+    /// Their bytes, overhead included.
+    pub bytes_queued: u64,
+    /// Messages that were turned away because the lane was full; nothing of them was queued.
+    pub messages_refused: u64,
+    /// Messages that wait now, the one that is partly sent included.
+    pub messages_waiting: usize,
+    /// Bytes that wait now, overhead included.
+    pub bytes_waiting: usize,
+    /// Messages that came in whole.
+    pub messages_received: u64,
+    /// Their bytes.
+    pub bytes_received: u64,
+}
+
 #[derive(Debug, Default)]
 struct LaneQueue {
     segments: VecDeque<Segment>,
@@ -66,6 +86,9 @@ struct LaneQueue {
     is_refusing: bool,
     /// The last frame of the last segment, as long as items may be joined to it.
     open: Option<OpenFrame>,
+    messages_queued: u64,
+    bytes_queued: u64,
+    messages_refused: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -103,10 +126,13 @@ impl LaneQueues {
         let cost = size + (size.div_ceil(CHUNK_BYTES)).max(1) * FRAME_OVERHEAD;
         if queue.bytes + cost > queue.bytes_max && !queue.has_room() {
             queue.is_refusing = true;
+            queue.messages_refused += 1;
             return Err(SendError::Full { lane, limit: queue.bytes_max });
         }
         queue.bytes += cost;
         queue.messages += 1;
+        queue.messages_queued += 1;
+        queue.bytes_queued += cost as u64;
         if size <= CHUNK_BYTES {
             queue.push_frame(&mut self.spare, tag(lane, false), parts, body, true);
             return Ok(());
@@ -159,6 +185,7 @@ impl LaneQueues {
             segment.outbox.extend_last(open.length, item);
             open.length += size;
             queue.bytes += size;
+            queue.bytes_queued += size as u64;
             return Ok(true);
         }
         let mut parts: [&[u8]; JOINED_PARTS_MAX] = [&[]; JOINED_PARTS_MAX];
@@ -236,6 +263,28 @@ impl LaneQueues {
     /// Messages that wait in a lane, the one that is partly sent included.
     pub fn messages(&self, lane: Lane) -> usize {
         self.lanes[lane as usize].messages
+    }
+
+    /// Figures of a lane, without what was received.
+    pub fn stats(&self, lane: Lane) -> LaneStats {
+        let queue = &self.lanes[lane as usize];
+        LaneStats {
+            messages_queued: queue.messages_queued,
+            bytes_queued: queue.bytes_queued,
+            messages_refused: queue.messages_refused,
+            messages_waiting: queue.messages,
+            bytes_waiting: queue.bytes,
+            ..LaneStats::default()
+        }
+    }
+
+    /// Drops what waits; the totals stay.
+    pub fn clear(&mut self) {
+        self.spare.clear();
+        for queue in &mut self.lanes {
+            queue.segments = VecDeque::new();
+            (queue.bytes, queue.messages, queue.open) = (0, 0, None);
+        }
     }
 
     /// Notes that somebody waits for room in the lane.

@@ -23,7 +23,7 @@ pub use assembly::{Assembly, Budget, ProtocolError, Received};
 pub use driver::{Connection, ConnectionStats, Deliver, Driver, End, Ended, Left};
 pub use handshake::{Established, HandshakeError, answer, dial};
 pub use hello::{Agreement, CodecId, Hello, HelloError, Mismatch, Verdict, agree};
-pub use lanes::{JOINED_BYTES_MAX, JOINED_PARTS_MAX, Lane, LaneQueues, SendError};
+pub use lanes::{JOINED_BYTES_MAX, JOINED_PARTS_MAX, Lane, LaneQueues, LaneStats, SendError};
 
 /// Settings of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
