@@ -61,11 +61,9 @@ async fn t02_tls_keeps_the_contract_on_several_threads() {
 #[cfg(feature = "quic")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t02_quic_keeps_the_contract() {
-    use quorate_transports::quic::{Quic, QuicConfig};
+    use quorate_transports::quic::Quic;
     let certificates = authority::Authority::new().certificates(&["127.0.0.1"]);
-    let mut config = QuicConfig::default();
-    config.connect_ms_max = 2_000;
-    let make = || Subject::new(Quic::with_config(certificates.clone(), config.clone()), "quic://127.0.0.1:0");
+    let make = || Subject::new(Quic::new(certificates.clone()), "quic://127.0.0.1:0");
     conformance::run(make).await.into_result().unwrap();
 }
 
