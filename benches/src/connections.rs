@@ -167,7 +167,7 @@ impl Deliver for Nobody {
 }
 
 /// Memory of this process that is in use.
-fn resident_bytes() -> Outcome<f64> {
+pub fn resident_bytes() -> Outcome<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
     let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;

@@ -6,6 +6,7 @@
 
 #![allow(unreachable_pub, reason = "modules of one program")]
 
+mod audience;
 mod by_hand;
 mod connections;
 mod contest;
@@ -36,11 +37,16 @@ enum Command {
     Lanes(Settings),
     /// Memory of idle connections, and clients that come and go.
     Connections(Settings),
+    /// Publish and subscribe with a subscriber that never reads.
+    Audience(Settings),
     /// All of these.
     All(Settings),
     /// One side of one comparison; the other commands start it.
     #[command(hide = true)]
     Worker { arguments: Vec<String> },
+    /// The subscribers of `audience`.
+    #[command(hide = true)]
+    Attend(audience::Audience),
     /// The clients of `connections`.
     #[command(hide = true)]
     Crowd(connections::Crowd),
@@ -71,11 +77,14 @@ fn main() -> Outcome<()> {
         Command::Sockets(settings) => sockets::run(&settings),
         Command::Lanes(settings) => lanes::run(&settings),
         Command::Connections(settings) => connections::run(&settings),
+        Command::Audience(settings) => audience::run(&settings),
         Command::All(settings) => {
             sockets::run(&settings)?;
             lanes::run(&settings)?;
+            audience::run(&settings)?;
             connections::run(&settings)
         }
+        Command::Attend(audience) => audience::attend(&audience),
         Command::Crowd(crowd) => connections::crowd(&crowd),
         Command::Worker { arguments } => {
             let task = Task::from_arguments(arguments.into_iter())?;
