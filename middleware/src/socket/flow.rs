@@ -51,6 +51,8 @@ pub(super) struct Inflow {
     /// What the user has taken, and what was lost before it.
     taken: Amount,
     granted: Amount,
+    /// Of what was taken: what still fills the window, because it was only put aside.
+    held: Amount,
     /// Messages that never came although later ones did.
     pub(super) lost: u64,
 }
@@ -66,7 +68,7 @@ pub(super) enum Take {
 impl Inflow {
     /// A link whose writer may send `window` before the first grant.
     pub(super) fn new(window: Amount) -> Self {
-        Self { window, taken: Amount::default(), granted: window, lost: 0 }
+        Self { window, taken: Amount::default(), granted: window, held: Amount::default(), lost: 0 }
     }
 
     /// Whether the writer was allowed to send what begins at `at`.
@@ -85,9 +87,22 @@ impl Inflow {
         Take::Fresh
     }
 
+    /// What was taken is put aside and goes on filling the window.
+    pub(super) fn hold(&mut self, messages: u64, bytes: u64) {
+        self.held = self.held.plus(Amount { messages, bytes });
+    }
+
+    /// What was put aside is used.
+    pub(super) fn use_held(&mut self, messages: u64, bytes: u64) {
+        self.held.messages = self.held.messages.saturating_sub(messages);
+        self.held.bytes = self.held.bytes.saturating_sub(bytes);
+    }
+
     /// What to tell the writer, once half of the window is used. `always` when it asked.
     pub(super) fn grant(&mut self, always: bool) -> Option<Amount> {
-        let next = self.taken.plus(self.window);
+        let mut next = self.taken.plus(self.window);
+        next.messages = next.messages.saturating_sub(self.held.messages).max(self.granted.messages);
+        next.bytes = next.bytes.saturating_sub(self.held.bytes).max(self.granted.bytes);
         let is_due = next.messages.saturating_sub(self.granted.messages) > self.window.messages / 2
             || next.bytes.saturating_sub(self.granted.bytes) > self.window.bytes / 2;
         if !is_due && !always {

@@ -23,6 +23,8 @@ pub(super) struct Link {
     /// What the other socket calls itself.
     pub(super) name: Bytes,
     pub(super) stage: Stage,
+    /// This side said hello.
+    pub(super) is_dialled: bool,
     pub(super) outlet: Option<Outlet>,
     pub(super) out: [Outflow; 2],
     pub(super) into: [Inflow; 2],
@@ -83,6 +85,7 @@ impl Link {
             theirs: 0,
             name: Bytes::new(),
             stage: Stage::Connecting,
+            is_dialled: true,
             outlet,
             out: Default::default(),
             into: windows.map(Inflow::new),

@@ -11,6 +11,7 @@
 //! | request/reply | [`Requester`], [`Replier`] | one of the links, and an answer back |
 //! | asynchronous request/reply | [`Dealer`], [`Router`] | one in turn; a chosen one |
 //! | survey | [`Surveyor`], [`Respondent`] | every link, and their answers back until a deadline |
+//! | message passing | [`Communicator`] | the member that it names; collective operations, all members |
 //! | none | [`Socket`], [`Listener`], [`Connected`] | the other end of one connection, urgent ones before others |
 //!
 //! Guarantee   messages of one link arrive whole, in order, at most once. Links come back by themselves after a broken
@@ -39,6 +40,7 @@
 //! ```
 
 mod body;
+mod communicator;
 mod config;
 mod engine;
 mod error;
@@ -58,6 +60,7 @@ mod wire;
 use bytes::Bytes;
 
 pub use body::Body;
+pub use communicator::{CollectiveError, Communicator, Letter, PassError, Receiving, Sending};
 pub use config::{Options, WhenFull};
 pub use error::{BindError, ConnectError, ReceiveError, RequestError, SendError};
 pub use pair::{Pair, PairReceiver, PairSender};

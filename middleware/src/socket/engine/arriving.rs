@@ -96,10 +96,9 @@ impl Core {
         if !self.is_bound || state.phase != Phase::Open {
             return Err(Rejection::Busy);
         }
-        let known = state
-            .links
-            .values()
-            .find(|link| link.peer == from && link.channel == channel && link.stage != Stage::Gone);
+        let known = state.links.values().find(|link| {
+            link.peer == from && link.channel == channel && !link.is_dialled && link.stage != Stage::Gone
+        });
         if let Some(link) = known {
             if link.theirs == theirs {
                 // It asks again: the answer is late or lost.
@@ -122,6 +121,7 @@ impl Core {
         link.theirs = theirs;
         link.name = name;
         link.stage = Stage::Up;
+        link.is_dialled = false;
         for (flow, window) in link.out.iter_mut().zip(windows) {
             flow.on_granted(window);
         }

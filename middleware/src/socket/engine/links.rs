@@ -185,6 +185,13 @@ impl Core {
         state.links.remove(&number);
     }
 
+    /// The links that this side dials, in the order of the calls; `None` for those that do not stand.
+    pub(in crate::socket) fn dialled(&self) -> Vec<Option<u32>> {
+        let state = self.state();
+        let standing = |link: &u32| state.links.get(link).is_some_and(Link::is_up);
+        state.dials.iter().map(|dial| dial.link.filter(standing)).collect()
+    }
+
     /// Links that are lost from now on are not made anew.
     pub(in crate::socket) fn stop_dialling(&self) {
         self.state().dials.clear();
@@ -308,8 +315,11 @@ impl Core {
                     }
                 }
             }
-            if let Err(Refused::Lane(outlet)) = link.flush(self.lane(Class::Ordinary)) {
-                full = Some(outlet);
+            if !link.queue.is_empty() {
+                if let Err(Refused::Lane(outlet)) = link.flush(self.lane(Class::Ordinary)) {
+                    full = Some(outlet);
+                }
+                self.room.notify_waiters();
             }
             if *phase == Phase::Closing && link.queue.is_empty() && !link.is_close_sent {
                 link.is_close_sent =

@@ -108,11 +108,23 @@ impl Core {
             return None;
         }
         state.stats.received += count;
+        if self.role == Role::Communicator {
+            flow.hold(count, items.len() as u64);
+        }
         self.grant(link, head.class, false);
         if link.stage == Stage::Gone && link.is_drained() && self.role != Role::Stream {
             state.links.remove(&number);
         }
         Some(items)
+    }
+
+    /// A message that was put aside is used, and makes room.
+    pub(in crate::socket) fn use_held(&self, number: u32, bytes: usize) {
+        let mut state = self.state();
+        if let Some(link) = state.links.get_mut(&number) {
+            link.into[Class::Ordinary as usize].use_held(1, (wire::ITEM_OVERHEAD + bytes) as u64);
+            self.grant(link, Class::Ordinary, false);
+        }
     }
 
     /// Grants what the reader has made room for.

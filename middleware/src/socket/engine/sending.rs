@@ -65,6 +65,10 @@ impl Core {
             return Err(SendError::Gone.into());
         };
         let is_queueing = class == Class::Ordinary && self.when_full() == WhenFull::DropOldest;
+        if !is_queueing && class == Class::Ordinary && !link.queue.is_empty() {
+            // Behind what waits already.
+            return Err(SendError::Full.into());
+        }
         if !is_queueing || link.queue.is_empty() {
             match link.push(class, self.lane(class), head, body) {
                 Ok(()) => {
@@ -153,6 +157,62 @@ impl Core {
             state.stats.dropped += link.enqueue(head, body, messages_max, self.options.queue_bytes);
             link.asked_at.get_or_insert_with(Instant::now);
             self.chores.notify_one();
+        }
+    }
+
+    /// Sends, or queues within the queue's limits; how many messages must have left for it to have left too.
+    pub(in crate::socket) fn send_or_queue(
+        &self,
+        number: u32,
+        head: &[u8],
+        body: &Body<'_>,
+    ) -> Result<u64, SendError> {
+        let mut state = self.state();
+        if state.phase != Phase::Open {
+            return Err(SendError::Closed);
+        }
+        let state = &mut *state;
+        let Some(link) = state.links.get_mut(&number).filter(|link| link.is_up()) else {
+            return Err(SendError::Gone);
+        };
+        if link.queue.is_empty() {
+            match link.push(Class::Ordinary, self.lane(Class::Ordinary), head, body) {
+                Ok(()) => {
+                    state.stats.sent += 1;
+                    return Ok(link.out[0].sent.messages);
+                }
+                Err(Refused::TooLarge { size, limit }) => return Err(SendError::TooLarge { size, limit }),
+                Err(_) => {}
+            }
+        }
+        let size = head.len() + body.len();
+        if link.queue.len() >= self.options.queue_messages
+            || (link.queue_bytes + size > self.options.queue_bytes && !link.queue.is_empty())
+        {
+            return Err(SendError::Full);
+        }
+        link.enqueue(head, body, usize::MAX, usize::MAX);
+        link.asked_at.get_or_insert_with(Instant::now);
+        state.stats.sent += 1;
+        self.chores.notify_one();
+        Ok(link.out[0].sent.messages + link.queue.len() as u64)
+    }
+
+    /// Waits until so many messages have left on the link.
+    pub(in crate::socket) async fn wait_sent(&self, number: u32, messages: u64) -> Result<(), SendError> {
+        loop {
+            let mut room = pin!(self.room.notified());
+            room.as_mut().enable();
+            {
+                let state = self.state();
+                let Some(link) = state.links.get(&number).filter(|link| link.is_up()) else {
+                    return Err(SendError::Gone);
+                };
+                if link.out[0].sent.messages >= messages {
+                    return Ok(());
+                }
+            }
+            room.await;
         }
     }
 
