@@ -52,7 +52,7 @@ async fn s04_each_mode_returns_at_its_own_moment() {
         for n in 0..4_u32 {
             within(one.send(1, 7, &n.to_le_bytes())).await.unwrap();
         }
-        let mut fifth = Box::pin(one.send(1, 7, &4_u32.to_le_bytes()));
+        let mut fifth = Box::pin(one.send(1, 7, "one more"));
         assert!(waits(&mut fifth).await, "send waits for room at the other side");
         drop(fifth);
         // Buffered: as long as there is room here.

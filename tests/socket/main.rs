@@ -1,6 +1,7 @@
 //! Sockets over every network that carries whole nodes in one process: the patterns and their promises about room, loss,
 //! reconnecting and closing.
 
+mod axes;
 mod company;
 mod patterns;
 mod primitives;
