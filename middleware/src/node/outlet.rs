@@ -54,6 +54,7 @@ impl Outlet {
     ///
     /// # Errors
     /// As [`send`](Self::send).
+    #[inline]
     pub fn send_joined(
         &self,
         lane: Lane,

@@ -66,6 +66,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`SendError`]; nothing was queued.
+    #[inline]
     pub fn send_joined(
         &self,
         lane: Lane,
@@ -619,6 +620,7 @@ struct Shared {
 }
 
 impl Shared {
+    #[inline]
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held half-changed, so a poisoned lock is a sound one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -166,6 +166,7 @@ impl LaneQueues {
     ///
     /// # Errors
     /// [`SendError::TooLarge`], [`SendError::Full`]; nothing was queued.
+    #[inline]
     pub fn push_joined(
         &mut self,
         lane: Lane,
@@ -188,6 +189,19 @@ impl LaneQueues {
             queue.bytes_queued += size as u64;
             return Ok(true);
         }
+        self.begin_joined(lane, stamp, head, item)?;
+        Ok(false)
+    }
+
+    /// Queues the first item of a joined message.
+    fn begin_joined(
+        &mut self,
+        lane: Lane,
+        stamp: u64,
+        head: &[&[u8]],
+        item: &[&[u8]],
+    ) -> Result<(), SendError> {
+        let size: usize = item.iter().map(|part| part.len()).sum();
         let mut parts: [&[u8]; JOINED_PARTS_MAX] = [&[]; JOINED_PARTS_MAX];
         debug_assert!(head.len() + item.len() <= JOINED_PARTS_MAX);
         for (slot, part) in parts.iter_mut().zip(head.iter().chain(item)) {
@@ -198,7 +212,7 @@ impl LaneQueues {
         if length <= JOINED_BYTES_MAX {
             self.lanes[lane as usize].open = Some(OpenFrame { stamp, length });
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Moves what goes next into `current`, which must be empty, and returns how many messages end in it; `None`

@@ -241,6 +241,7 @@ impl Drop for Owner {
 }
 
 impl Core {
+    #[inline]
     pub(in crate::socket) fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held half-changed, so a poisoned lock is a sound one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
