@@ -3,6 +3,7 @@
 
 mod axes;
 mod company;
+mod hostile;
 mod patterns;
 mod primitives;
 mod support;

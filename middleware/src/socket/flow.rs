@@ -24,6 +24,8 @@ impl Amount {
 /// The writer's side.
 #[derive(Debug, Default)]
 pub(super) struct Outflow {
+    /// What the reader granted at first, and grants beyond what its user has taken.
+    window: Amount,
     pub(super) sent: Amount,
     pub(super) granted: Amount,
 }
@@ -36,6 +38,18 @@ impl Outflow {
 
     pub(super) fn on_sent(&mut self, bytes: usize) {
         self.sent = self.sent.plus(Amount { messages: 1, bytes: bytes as u64 });
+    }
+
+    /// The link stands: so much may go before the first grant.
+    pub(super) fn begin(&mut self, window: Amount) {
+        self.window = window;
+        self.on_granted(window);
+    }
+
+    /// Messages that were sent and of which it is not known that the reader's user took them.
+    pub(super) fn unconfirmed(&self) -> u64 {
+        self.sent.messages
+            - self.sent.messages.min(self.granted.messages.saturating_sub(self.window.messages))
     }
 
     pub(super) fn on_granted(&mut self, granted: Amount) {
@@ -71,9 +85,16 @@ impl Inflow {
         Self { window, taken: Amount::default(), granted: window, held: Amount::default(), lost: 0 }
     }
 
-    /// Whether the writer was allowed to send what begins at `at`.
-    pub(super) fn is_within(&self, at: Amount) -> bool {
-        at.bytes < self.granted.bytes && at.messages < self.granted.messages
+    /// Whether the writer was allowed to send what begins at `at`, while `waiting` came before it and was not taken.
+    /// What a writer says of its place is its word; what waits here is not.
+    pub(super) fn is_within(&self, at: Amount, waiting: Amount) -> bool {
+        let is_granted = at.bytes < self.granted.bytes && at.messages < self.granted.messages;
+        is_granted && waiting.bytes < self.window.bytes && waiting.messages < self.window.messages
+    }
+
+    /// Whether a writer may have come to `at`: the last message of a grant may exceed it in bytes.
+    pub(super) fn is_reachable(&self, at: Amount) -> bool {
+        at.messages <= self.granted.messages
     }
 
     /// Notes that the user takes `messages` messages of together `bytes` bytes, the first of which is number
@@ -132,14 +153,15 @@ mod tests {
                 assert_eq!(reader.take(at, 1, size as u64), Take::Fresh);
                 reader.grant(false).into_iter().for_each(|grant| writer.on_granted(grant));
             }
-            assert!(reader.is_within(writer.sent));
+            assert!(reader.is_within(writer.sent, Amount::default()));
             under_way.push_back((writer.sent, size));
             writer.on_sent(size);
             total += 1;
             assert!(under_way.len() <= 10 && under_way.iter().map(|(_, size)| size).sum::<usize>() < 600);
         }
         assert_eq!((writer.sent.messages, reader.lost), (total, 0));
-        assert!(!reader.is_within(Amount { messages: total + 10, bytes: writer.sent.bytes }));
+        let beyond = Amount { messages: total + 10, bytes: writer.sent.bytes };
+        assert!(!reader.is_within(beyond, Amount::default()));
     }
 
     #[test]

@@ -6,10 +6,10 @@ use std::task::Waker;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::Remote;
 use super::body::Body;
 use super::flow::{Amount, Inflow, Outflow};
 use super::wire::{Class, DataHead, ITEM_OVERHEAD};
+use super::{Left, Remote};
 use crate::node::{Channel, Identity, Lane, Outlet, SendError as NodeSendError};
 
 /// One link with a socket of another node, or of this one.
@@ -33,6 +33,8 @@ pub(super) struct Link {
     pub(super) queue_bytes: usize,
     /// Frames that came and were not taken.
     pub(super) inbox: [VecDeque<(DataHead, Bytes)>; 2],
+    /// How much that is, frames for messages: at least one is in each.
+    pub(super) waiting: [Amount; 2],
     /// It stands in the socket's list of links with something to read.
     pub(super) is_listed: [bool; 2],
     /// A grant that found no room on its way.
@@ -40,6 +42,8 @@ pub(super) struct Link {
     /// When the last hello, or the last probe for credit, left.
     pub(super) asked_at: Option<Instant>,
     pub(super) is_close_sent: bool,
+    /// The other side has said that everything arrived.
+    pub(super) is_confirmed: bool,
     /// The user who reads this link alone.
     pub(super) reader: Option<Waker>,
     pub(super) dropped: u64,
@@ -92,10 +96,12 @@ impl Link {
             queue: VecDeque::new(),
             queue_bytes: 0,
             inbox: Default::default(),
+            waiting: Default::default(),
             is_listed: [false; 2],
             is_grant_due: [false; 2],
             asked_at: None,
             is_close_sent: false,
+            is_confirmed: false,
             reader: None,
             dropped: 0,
         }
@@ -210,15 +216,14 @@ impl Link {
         dropped
     }
 
-    /// Messages that left and of which it is not known that the other side's user took them.
-    pub(super) fn unconfirmed(&self, window: [Amount; 2]) -> u64 {
-        let flows = self.out.iter().zip(window);
-        flows
-            .map(|(flow, window)| {
-                let taken = flow.granted.messages.saturating_sub(window.messages);
-                flow.sent.messages.saturating_sub(taken)
-            })
-            .sum()
+    /// What did not leave, and what left and was not confirmed.
+    pub(super) fn left(&self) -> Left {
+        let unconfirmed = self.out.iter().map(Outflow::unconfirmed).fold(0, u64::saturating_add);
+        let is_all_taken = self.queue.is_empty() && unconfirmed == 0;
+        if self.is_confirmed || is_all_taken && self.stage == Stage::Gone {
+            return Left::default();
+        }
+        Left { unsent: self.queue.len(), unconfirmed, links: vec![self.remote()] }
     }
 }
 

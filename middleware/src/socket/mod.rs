@@ -149,7 +149,7 @@ pub struct LinkStats {
     pub lost: u64,
 }
 
-/// What closing a socket could not finish.
+/// What closing a socket could not finish, of the links that stood when it began.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Left {
@@ -157,7 +157,7 @@ pub struct Left {
     pub unsent: usize,
     /// Messages that left, and of which the other side did not say that they arrived.
     pub unconfirmed: u64,
-    /// The links that did not end in time.
+    /// The links whose other side did not say, in time and before it was gone, that everything arrived.
     pub links: Vec<Remote>,
 }
 
@@ -165,6 +165,12 @@ impl Left {
     /// True when every message has arrived at the other socket.
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
+    }
+
+    fn add(&mut self, more: Self) {
+        self.unsent = self.unsent.saturating_add(more.unsent);
+        self.unconfirmed = self.unconfirmed.saturating_add(more.unconfirmed);
+        self.links.extend(more.links);
     }
 }
 

@@ -20,7 +20,7 @@ impl Core {
                 link.stage = Stage::Up;
                 link.asked_at = None;
                 for (flow, window) in link.out.iter_mut().zip(windows) {
-                    flow.on_granted(window);
+                    flow.begin(window);
                 }
                 for dial in state.dials.iter_mut().filter(|dial| dial.link == Some(to)) {
                     dial.failures = 0;
@@ -49,11 +49,19 @@ impl Core {
             }
             Control::Close { to } => {
                 let Some(link) = state.links.get(&to).filter(|link| link.peer == from) else { return };
-                send_control(link, self.options.lane, &Control::Closed { to: link.theirs });
-                self.lose(state, to, Some(Answer::NoSocket));
+                let closed = Control::Closed { to: link.theirs };
+                // It is not asked again: a full lane must not swallow the answer. Elsewhere it would overtake what
+                // this side has to say before it.
+                let _ = send_control(link, self.options.lane, &closed)
+                    || send_control(link, Lane::Urgent, &closed);
+                // Both close at the same time: each waits for the other's word.
+                if !link.is_close_sent {
+                    self.lose(state, to, Some(Answer::NoSocket));
+                }
             }
             Control::Closed { to } => {
-                if state.links.get(&to).is_some_and(|link| link.peer == from) {
+                if let Some(link) = state.links.get_mut(&to).filter(|link| link.peer == from) {
+                    link.is_confirmed = link.is_close_sent;
                     self.lose(state, to, None);
                 }
             }
@@ -109,10 +117,10 @@ impl Core {
             let number = link.number;
             self.lose(state, number, None);
         }
-        let standing = state.links.values().filter(|link| link.stage != Stage::Gone).count();
         let links_max = if self.role == Role::Pair { 1 } else { self.options.links_max };
         let is_backlogged = state.backlog.is_some_and(|max| state.accepting.len() >= max);
-        if standing >= links_max || is_backlogged {
+        let gone = state.gone();
+        if state.links.len() - gone >= links_max || self.is_littered(gone) || is_backlogged {
             return Err(Rejection::Busy);
         }
         let number = self.node.fresh_number();
@@ -123,7 +131,7 @@ impl Core {
         link.stage = Stage::Up;
         link.is_dialled = false;
         for (flow, window) in link.out.iter_mut().zip(windows) {
-            flow.on_granted(window);
+            flow.begin(window);
         }
         self.welcome(&link);
         state.links.insert(number, link);
@@ -135,6 +143,12 @@ impl Core {
         }
         self.on_up(state, number);
         Ok(())
+    }
+
+    /// Too many links are over of which something is to be read still: a peer that comes, sends and goes again and
+    /// again must not pile that up.
+    pub(super) fn is_littered(&self, gone: usize) -> bool {
+        gone >= self.options.links_max.max(GONE_LINKS_MAX)
     }
 
     pub(super) fn welcome(&self, link: &Link) {
@@ -193,15 +207,18 @@ impl Core {
         }
         if items.is_empty() {
             // A question for credit. What waits here is the answer to it, unless nothing does.
-            if link.inbox[class].is_empty() {
+            if !link.into[class].is_reachable(head.at) {
+                state.stats.malformed += 1;
+                self.cut(state, number);
+            } else if link.inbox[class].is_empty() {
                 let lost_before = link.into[class].lost;
                 link.into[class].take(head.at, 0, 0);
-                state.stats.lost += link.into[class].lost - lost_before;
+                state.stats.lost = state.stats.lost.saturating_add(link.into[class].lost - lost_before);
                 self.grant(link, head.class, true);
             }
             return;
         }
-        if !link.into[class].is_within(head.at) {
+        if !link.into[class].is_within(head.at, link.waiting[class]) {
             state.stats.malformed += 1;
             self.cut(state, number);
             return;
@@ -215,6 +232,8 @@ impl Core {
         }
         // A frame holds its whole read buffer: small ones that may wait for long are copied.
         let items = if items.len() < COPY_BYTES_MAX { Bytes::copy_from_slice(&items) } else { items };
+        link.waiting[class].messages += 1;
+        link.waiting[class].bytes += items.len() as u64;
         link.inbox[class].push_back((head, items));
         if let Some(waker) = link.reader.take() {
             waker.wake();
@@ -284,6 +303,8 @@ impl ChannelHandler for Core {
     }
 }
 
+/// Links that are over and not read out, of a socket that may have fewer links.
+const GONE_LINKS_MAX: usize = 16;
 /// Frames below this are copied when they wait for a reader, so that each holds at most 32 times its size of a read
 /// buffer.
 const COPY_BYTES_MAX: usize = 4 * 1024;

@@ -135,17 +135,24 @@ impl Core {
 
     /// A link is over. A dial for it is tried again, later when the other side is alive and has no such socket.
     pub(super) fn lose(&self, state: &mut State, number: u32, answer: Option<Answer>) {
-        let State { links, up, dials, topics, accepting, unanswered, stats, .. } = state;
+        let State { phase, links, up, dials, topics, accepting, unanswered, stats, left, .. } = state;
         let Some(link) = links.get_mut(&number).filter(|link| link.stage != Stage::Gone) else { return };
         let was_up = link.is_up();
         link.stage = Stage::Gone;
+        if *phase == Phase::Closing && was_up {
+            left.add(link.left());
+        }
         link.outlet = None;
         stats.dropped += link.queue.len() as u64;
         link.queue.clear();
         link.queue_bytes = 0;
         let reader = link.reader.take();
         let remote = link.remote();
-        let is_kept = self.role == Role::Stream || !link.is_drained();
+        // Of a stream its user lets go; nobody has one yet that was not accepted.
+        let is_kept = match self.role {
+            Role::Stream => !accepting.contains(&number),
+            _ => !link.is_drained(),
+        };
         up.retain(|other| *other != number);
         topics.forget(number);
         accepting.retain(|other| *other != number);
@@ -218,12 +225,7 @@ impl Core {
         // Out of time is told by what is left.
         let _ = tokio::time::timeout(deadline, closed).await;
         let state = self.state();
-        let link = state.links.get(&number).filter(|link| link.is_up());
-        link.map_or_else(Left::default, |link| Left {
-            unsent: link.queue.len(),
-            unconfirmed: link.unconfirmed(self.options.windows()),
-            links: vec![link.remote()],
-        })
+        state.links.get(&number).map_or_else(Left::default, Link::left)
     }
 
     /// The pause before a dial's next hello, a little different for each, so that many do not come back at once.
@@ -248,11 +250,17 @@ impl Core {
         let now = Instant::now();
         let mut next: Option<Instant> = None;
         let mut wake_at = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
+        let is_littered = !state.dials.is_empty() && self.is_littered(state.gone());
         for at in 0..state.dials.len() {
             let dial = &mut state.dials[at];
             let Some(due) = dial.due.filter(|_| dial.link.is_none()) else { continue };
             if due > now {
                 wake_at(due);
+                continue;
+            }
+            if is_littered {
+                dial.due = Some(now + RETRY_MAX);
+                wake_at(now + RETRY_MAX);
                 continue;
             }
             // Nobody to say hello to: the node tells when there is.

@@ -9,7 +9,8 @@
 //!             counts and grants. One task per socket, asleep unless something went wrong, repeats hellos, grants and
 //!             questions for credit.
 //! Locks       the socket's lock is held while a connection's own is taken, never the other way.
-//! Limits      [`Options`]; an inbox holds at most a window and one message per link and class.
+//! Limits      [`Options`]; an inbox holds at most a window and one message per link and class. As many links as may
+//!             stand may be over and not read out.
 
 mod arriving;
 mod links;
@@ -112,6 +113,8 @@ pub(in crate::socket) struct State {
     /// What publishers have not answered yet, by serial number and link.
     pub(in crate::socket) unanswered: BTreeMap<(u64, u32), Unanswered>,
     stats: SocketStats,
+    /// Of links that were lost while the socket closes.
+    left: Left,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,6 +198,7 @@ impl Owner {
             last_serial: 0,
             unanswered: BTreeMap::new(),
             stats: SocketStats::default(),
+            left: Left::default(),
         };
         let core = Arc::new(Core {
             node: make.node.clone(),
@@ -274,13 +278,10 @@ impl Core {
         };
         // Out of time is told by what is left.
         let _ = tokio::time::timeout(deadline, closed).await;
-        let state = self.state();
-        let up = || state.links.values().filter(|link| link.is_up());
-        Left {
-            unsent: up().map(|link| link.queue.len()).sum(),
-            unconfirmed: up().map(|link| link.unconfirmed(self.options.windows())).sum(),
-            links: up().map(Link::remote).collect(),
-        }
+        let mut state = self.state();
+        let mut left = std::mem::take(&mut state.left);
+        state.links.values().filter(|link| link.is_up()).for_each(|link| left.add(link.left()));
+        left
     }
 
     /// Ends every link now.
@@ -331,6 +332,11 @@ impl Core {
 impl State {
     pub(in crate::socket) fn is_open(&self) -> bool {
         self.phase == Phase::Open
+    }
+
+    /// Links that are over, of which something is to be read still.
+    fn gone(&self) -> usize {
+        self.links.values().filter(|link| link.stage == Stage::Gone).count()
     }
 }
 

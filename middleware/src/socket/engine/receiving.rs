@@ -62,6 +62,8 @@ impl Core {
                     }
                     continue;
                 };
+                link.waiting[at].messages -= 1;
+                link.waiting[at].bytes -= items.len() as u64;
                 let from = link.remote();
                 if only.is_none() {
                     // The others first: links are read in turn.
@@ -71,7 +73,12 @@ impl Core {
                         state.listed[at].push_back(number);
                     }
                 }
-                if let Some(taken) = self.account(state, number, head, items) {
+                let taken = self.account(state, number, head, items);
+                let is_done = |link: &Link| link.stage == Stage::Gone && link.is_drained();
+                if self.role != Role::Stream && state.links.get(&number).is_some_and(is_done) {
+                    state.links.remove(&number);
+                }
+                if let Some(taken) = taken {
                     return Ok(Taken { from, class, items: taken });
                 }
             }
@@ -102,7 +109,7 @@ impl Core {
         let flow = &mut link.into[head.class as usize];
         let lost_before = flow.lost;
         let take = flow.take(head.at, count, items.len() as u64);
-        state.stats.lost += flow.lost - lost_before;
+        state.stats.lost = state.stats.lost.saturating_add(flow.lost - lost_before);
         if take == Take::Late {
             state.stats.late += count;
             return None;
@@ -112,9 +119,6 @@ impl Core {
             flow.hold(count, items.len() as u64);
         }
         self.grant(link, head.class, false);
-        if link.stage == Stage::Gone && link.is_drained() && self.role != Role::Stream {
-            state.links.remove(&number);
-        }
         Some(items)
     }
 
