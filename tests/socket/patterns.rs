@@ -344,7 +344,7 @@ async fn s03_a_survey_gathers_answers_until_all_have_come_or_the_deadline_has() 
         assert_eq!(names, (2..6).collect());
         drop(survey);
         // One answers, one goes, two are silent.
-        let mut survey = surveyor.survey("again", Duration::from_millis(300)).unwrap();
+        let mut survey = surveyor.survey("again", Duration::from_secs(2)).unwrap();
         let asked = within(respondents[0].0.receive()).await.unwrap();
         asked.reply("here").await.unwrap();
         drop(respondents.remove(1));

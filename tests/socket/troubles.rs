@@ -272,7 +272,7 @@ async fn s03_a_request_goes_to_the_next_replier_when_one_dies_or_is_silent() {
         let asking = net.node(9).await;
         let requester: Requester = {
             let mut options = RequestOptions::default();
-            options.reply_wait = Duration::from_millis(200);
+            options.reply_wait = Duration::from_millis(500);
             options.tries_max = 3;
             let node = net.node(1).await;
             let silent = Replier::bind(&node, "ask", Options::default()).unwrap();
@@ -307,7 +307,7 @@ async fn s03_a_request_goes_to_the_next_replier_when_one_dies_or_is_silent() {
         assert!(tries.iter().any(|tries| *tries > 0), "{tries:?}");
         // The replier is gone with its task: what is sent from now on goes to the silent one or nowhere.
         let error = within(requester.request("?")).await.unwrap_err();
-        assert_eq!(error, RequestError::NoReply { tries: 3, waited: Duration::from_millis(200) });
+        assert_eq!(error, RequestError::NoReply { tries: 3, waited: Duration::from_millis(500) });
     }
 }
 
