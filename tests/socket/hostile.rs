@@ -6,14 +6,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate::Node;
-use quorate::node::{Channel, ChannelGuard, ChannelHandler, Identity, Lane};
-use quorate::socket::{Options, Pair, Publisher, Pull, Push, Subscriber, WhenFull};
+use quorate::node::{Channel, ChannelGuard, ChannelHandler, Identity, Lane, Limits};
+use quorate::socket::{
+    Options, Pair, Publisher, Pull, Push, ReceiveError, Replier, Requester, SendError, Subscriber, Surveyor,
+    WhenFull,
+};
+use quorate_transports::mem::Mem;
 
 use crate::support::{nets, until, within};
 
 const LONG: Duration = Duration::from_secs(30);
 const PULL: u8 = 3;
 const PUSH: u8 = 2;
+const REPLIER: u8 = 7;
+const RESPONDENT: u8 = 11;
 const WELCOME: u8 = 4;
 const REJECT: u8 = 5;
 const CLOSE: u8 = 7;
@@ -211,5 +217,80 @@ async fn s03_a_publisher_that_waited_for_a_full_lane_goes_on_when_it_has_room() 
             }
         };
         within(async { tokio::join!(publishing, reading) }).await;
+    }
+}
+
+#[tokio::test]
+async fn s03_only_who_was_asked_can_answer() {
+    for net in nets() {
+        let (here, there) = (net.node(1).await, net.node(2).await);
+        let asking = Requester::bind(&here, "ask", Options::default()).unwrap();
+        let surveyor = Surveyor::bind(&here, "survey", Options::default()).unwrap();
+        let address = &here.addresses()[0];
+        // Requests go to the links in turn: the first one to the second.
+        let (forger, _) = Raw::hello(&there, &here, "ask", REPLIER, 1).await;
+        let mut replier = Replier::connect(&there, address, "ask", Options::default()).await.unwrap();
+        let asked = async { within(asking.request("?")).await.unwrap() };
+        let answered = async {
+            let request = within(replier.receive()).await.unwrap();
+            // Numbers of requests are easy to guess.
+            let ids = (0..8_u64).flat_map(|turn| item(&[&(turn << 32).to_le_bytes()[..], b"lie"].concat()));
+            forger.data(0, 0, &ids.collect::<Vec<_>>());
+            until(|| asking.stats().received == 8).await;
+            request.reply("truth").await.unwrap();
+        };
+        assert_eq!(&tokio::join!(asked, answered).0[..], b"truth");
+
+        let mut survey = surveyor.survey("nobody is there yet", LONG).unwrap();
+        let (forger, _) = Raw::hello(&there, &here, "survey", RESPONDENT, 2).await;
+        forger.data(0, 0, &item(&[&1_u64.to_le_bytes()[..], b"lie"].concat()));
+        until(|| surveyor.stats().received == 1).await;
+        assert_eq!(within(survey.next()).await, None);
+    }
+}
+
+#[tokio::test]
+async fn s03_who_takes_small_messages_only_does_not_keep_large_ones_from_others() {
+    for net in [Mem::new(), Mem::new()] {
+        let builder = |id: u64| Node::builder().id(id).listen("mem://").transport(net.clone());
+        let (here, there) = (builder(1).start().await.unwrap(), builder(2).start().await.unwrap());
+        let mut limits = Limits::default();
+        limits.connection.message_bytes_max = 2_000;
+        let small = builder(3).limits(limits).start().await.unwrap();
+        let publisher = Publisher::bind(&here, "news", Options::default()).unwrap();
+        let push = Push::bind(&here, "work", Options::default()).unwrap();
+        let address = &here.addresses()[0];
+        let narrow = Subscriber::connect(&small, address, "news", Options::default()).await.unwrap();
+        let wide = Subscriber::connect(&there, address, "news", Options::default()).await.unwrap();
+        within(narrow.subscribe("")).await.unwrap();
+        assert!(publisher.publish("", vec![0; 10_000]).await.is_err());
+        within(wide.subscribe("")).await.unwrap();
+        assert_eq!(publisher.publish("", vec![0; 10_000]).await, Ok(1));
+        let _narrow = Pull::connect(&small, address, "work", Options::default()).await.unwrap();
+        assert!(matches!(within(push.send(vec![0; 10_000])).await, Err(SendError::TooLarge { .. })));
+        let _wide = Pull::connect(&there, address, "work", Options::default()).await.unwrap();
+        for _ in 0..4 {
+            within(push.send(vec![0; 10_000])).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn s03_whoever_waits_on_a_socket_is_told_when_its_node_stops() {
+    for net in nets() {
+        let (here, there) = (net.node(1).await, net.node(2).await);
+        let mut pull = Pull::bind(&here, "work", options(|o| o.window_messages = 1)).unwrap();
+        let forever = options(|o| o.connect_wait = Duration::MAX);
+        let push = Push::connect(&there, &here.addresses()[0], "work", forever).await.unwrap();
+        within(push.send("one")).await.unwrap();
+        let sending = tokio::spawn(async move { push.send("two").await });
+        until(|| !pull.links().is_empty()).await;
+        there.shutdown(LONG).await;
+        assert_eq!(within(sending).await.unwrap(), Err(SendError::Closed));
+        // What came before is there still.
+        assert_eq!(&within(pull.receive()).await.unwrap().body[..], b"one");
+        let receiving = tokio::spawn(async move { pull.receive().await });
+        here.shutdown(LONG).await;
+        assert_eq!(within(receiving).await.unwrap(), Err(ReceiveError::Closed));
     }
 }

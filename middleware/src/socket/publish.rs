@@ -56,7 +56,7 @@ impl Publisher {
                 Err(refused)
                     if matches!(refused.error, SendError::Full) && core.when_full() == WhenFull::Wait =>
                 {
-                    core.wait_room(room, refused.outlet).await;
+                    core.wait_room(room, &refused.outlets, core.options.lane).await;
                 }
                 Err(refused) => return Err(refused.error),
             }

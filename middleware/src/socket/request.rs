@@ -82,12 +82,7 @@ impl Requester {
             let mut head = [0; REQUEST_HEAD];
             head[..8].copy_from_slice(&slot.id.to_le_bytes());
             head[8] = number.try_into().unwrap_or(u8::MAX);
-            let to = self.owner.core.send(Target::Next, Class::Ordinary, &head, &body).await?;
-            slot.sent_to(to.link);
-            // A link that ended before this was noted is found here.
-            if self.owner.core.is_over(to.link) {
-                self.slots.on_gone(to);
-            }
+            self.owner.core.send(Target::Next, Class::Ordinary, &head, &body).await?;
             if let Ok(Some(reply)) = tokio::time::timeout(reply_wait, slot.reply()).await {
                 return Ok(reply);
             }
@@ -111,17 +106,18 @@ struct Table {
 struct Entry {
     /// Tells one use of the slot from the next.
     turn: u32,
+    /// The links that it was sent on, the last one last: nobody else can answer it.
+    asked: Vec<u32>,
     waiting: Waiting,
 }
 
 enum Waiting {
     Free,
     For {
-        link: Option<u32>,
         waker: Option<Waker>,
     },
     Done(Bytes),
-    /// The link that it was sent on is over.
+    /// The link that it was sent on last is over.
     Orphaned,
 }
 
@@ -136,14 +132,15 @@ impl Slots {
         let index = match table.free.pop() {
             Some(index) => index,
             None if table.slots.len() < pending_max => {
-                table.slots.push(Entry { turn: 0, waiting: Waiting::Free });
+                table.slots.push(Entry { turn: 0, asked: Vec::new(), waiting: Waiting::Free });
                 u32::try_from(table.slots.len() - 1).ok()?
             }
             None => return None,
         };
         let entry = &mut table.slots[index as usize];
         entry.turn = entry.turn.wrapping_add(1);
-        entry.waiting = Waiting::For { link: None, waker: None };
+        entry.asked.clear();
+        entry.waiting = Waiting::For { waker: None };
         Some(Slot { slots: self, id: u64::from(entry.turn) << 32 | u64::from(index) })
     }
 }
@@ -156,14 +153,16 @@ impl Table {
 }
 
 impl Intake for Slots {
-    fn take(&self, _: &Core, _: Remote, mut item: Bytes) {
+    fn take(&self, _: &Core, from: Remote, mut item: Bytes) {
         let Ok(id) = item.try_get_u64_le() else { return };
         let waker = {
             let mut table = self.table();
             // The first reply counts; what comes after a later try, or twice, is dropped.
-            let Some(entry) = table.entry(id) else { return };
+            let Some(entry) = table.entry(id).filter(|entry| entry.asked.contains(&from.link)) else {
+                return;
+            };
             match std::mem::replace(&mut entry.waiting, Waiting::Done(item)) {
-                Waiting::For { waker, .. } => waker,
+                Waiting::For { waker } => waker,
                 Waiting::Orphaned => None,
                 other => {
                     entry.waiting = other;
@@ -176,11 +175,22 @@ impl Intake for Slots {
         }
     }
 
+    fn on_sent(&self, to: Remote, head: &[u8]) {
+        let Some(id) = head.first_chunk().map(|id| u64::from_le_bytes(*id)) else { return };
+        let mut table = self.table();
+        let Some(entry) = table.entry(id) else { return };
+        entry.asked.retain(|link| *link != to.link);
+        entry.asked.push(to.link);
+        if matches!(entry.waiting, Waiting::Orphaned) {
+            entry.waiting = Waiting::For { waker: None };
+        }
+    }
+
     fn on_gone(&self, from: Remote) {
         let mut wakers = Vec::new();
         for entry in &mut self.table().slots {
-            if let Waiting::For { link, waker } = &mut entry.waiting
-                && *link == Some(from.link)
+            if let Waiting::For { waker } = &mut entry.waiting
+                && entry.asked.last() == Some(&from.link)
             {
                 wakers.extend(waker.take());
                 entry.waiting = Waiting::Orphaned;
@@ -197,14 +207,6 @@ struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    fn sent_to(&self, to: u32) {
-        if let Some(entry) = self.slots.table().entry(self.id)
-            && !matches!(entry.waiting, Waiting::Done(_))
-        {
-            entry.waiting = Waiting::For { link: Some(to), waker: None };
-        }
-    }
-
     /// The reply; `None` when the link that it should come on is over.
     async fn reply(&self) -> Option<Bytes> {
         poll_fn(|cx| {
@@ -212,7 +214,7 @@ impl Slot<'_> {
             let Some(entry) = table.entry(self.id) else { return Poll::Ready(None) };
             match &mut entry.waiting {
                 Waiting::Done(reply) => Poll::Ready(Some(std::mem::take(reply))),
-                Waiting::For { waker, .. } => {
+                Waiting::For { waker } => {
                     *waker = Some(cx.waker().clone());
                     Poll::Pending
                 }

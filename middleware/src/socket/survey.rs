@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes};
 use tokio::time::Instant;
 
 use super::body::Body;
-use super::engine::{Core, Intake, Make, Owner};
+use super::engine::{Core, Intake, Make, Owner, WAIT_MAX};
 use super::pipeline::open;
 use super::reader::Reader;
 use super::request::{Asked, REQUEST_HEAD, next_asked};
@@ -46,20 +46,14 @@ impl Surveyor {
     /// # Errors
     /// [`SendError::TooLarge`], [`SendError::Closed`].
     pub fn survey<'a>(&self, body: impl Into<Body<'a>>, deadline: Duration) -> Result<Survey<'_>, SendError> {
-        let until = Instant::now() + deadline;
+        let until = Instant::now() + deadline.min(WAIT_MAX);
         let id = self.surveys.begin();
         // Dropped on the way out it takes the survey back.
         let survey = Survey { surveys: &self.surveys, id, until };
         let mut head = [0; REQUEST_HEAD];
         head[..8].copy_from_slice(&id.to_le_bytes());
-        let asked = self.owner.core.send_all(&head, &body.into())?;
-        self.surveys.asked(id, &asked);
-        for remote in asked {
-            // A link that ended before this was noted is found here.
-            if self.owner.core.is_over(remote.link) {
-                self.surveys.on_gone(remote);
-            }
-        }
+        self.owner.core.send_all(&head, &body.into())?;
+        self.surveys.table().running.entry(id).and_modify(|running| running.is_asked = true);
         Ok(survey)
     }
 }
@@ -123,10 +117,10 @@ struct Table {
 
 #[derive(Default)]
 struct Running {
-    /// Everybody has been asked: before that an answer may come from a link that is not yet in `missing`.
+    /// Everybody has been asked.
     is_asked: bool,
+    /// Who was asked and has not answered. Nobody else can.
     missing: BTreeSet<u32>,
-    answered: BTreeSet<u32>,
     replies: VecDeque<(Remote, Bytes)>,
     waker: Option<Waker>,
 }
@@ -144,14 +138,6 @@ impl Surveys {
         table.running.insert(id, Running::default());
         id
     }
-
-    fn asked(&self, id: u64, asked: &[Remote]) {
-        if let Some(running) = self.table().running.get_mut(&id) {
-            running.is_asked = true;
-            let links = asked.iter().map(|remote| remote.link);
-            running.missing = links.filter(|link| !running.answered.contains(link)).collect();
-        }
-    }
 }
 
 impl Intake for Surveys {
@@ -161,15 +147,21 @@ impl Intake for Surveys {
             let mut table = self.table();
             // Too late, or for nobody.
             let Some(running) = table.running.get_mut(&id) else { return };
-            if !running.answered.insert(from.link) {
+            if !running.missing.remove(&from.link) {
                 return;
             }
-            running.missing.remove(&from.link);
             running.replies.push_back((from, item));
             running.waker.take()
         };
         if let Some(waker) = waker {
             waker.wake();
+        }
+    }
+
+    fn on_sent(&self, to: Remote, head: &[u8]) {
+        let Some(id) = head.first_chunk().map(|id| u64::from_le_bytes(*id)) else { return };
+        if let Some(running) = self.table().running.get_mut(&id) {
+            running.missing.insert(to.link);
         }
     }
 

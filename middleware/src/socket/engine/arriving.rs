@@ -70,7 +70,8 @@ impl Core {
                 let Some(link) = links.get(&to).filter(|link| link.peer == from && link.is_up()) else {
                     return;
                 };
-                if is_wanted && !topics.add(&prefix, to) {
+                if self.role != Role::Publisher || is_wanted && !topics.add(&prefix, to) {
+                    state.stats.malformed += 1;
                     self.cut(state, to);
                     return;
                 }

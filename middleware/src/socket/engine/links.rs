@@ -11,7 +11,8 @@ impl Core {
     {
         let address: Address = address.try_into().map_err(|error| ConnectError::Address(error.into()))?;
         let began = Instant::now();
-        let patience = self.options.connect_wait;
+        // A sum with a time must stay one.
+        let patience = self.options.connect_wait.min(WAIT_MAX);
         let mut pause = RETRY_MIN;
         let identity = loop {
             if self.state().phase != Phase::Open {
@@ -97,10 +98,6 @@ impl Core {
     /// Lets the socket's task look whether something is due.
     pub(in crate::socket) fn look_after(&self) {
         self.chores.notify_one();
-    }
-
-    pub(in crate::socket) fn is_over(&self, link: u32) -> bool {
-        !self.state().links.get(&link).is_some_and(Link::is_up)
     }
 
     /// Waits until `enough` of the links.
@@ -219,7 +216,7 @@ impl Core {
                     }
                     if link.is_close_sent { None } else { link.outlet.clone() }
                 };
-                self.wait_room(changed, full).await;
+                self.wait_room(changed, full.as_slice(), self.options.lane).await;
             }
         };
         // Out of time is told by what is left.
@@ -424,6 +421,8 @@ const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// A hello or a question for credit without an answer is repeated after so long.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Longer waits than this are cut to it.
+pub(in crate::socket) const WAIT_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// How long a connected node may take to answer a hello.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Between looks whether a broken connection has a successor.

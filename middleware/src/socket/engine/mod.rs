@@ -17,7 +17,10 @@ mod links;
 mod receiving;
 mod sending;
 
+pub(in crate::socket) use links::WAIT_MAX;
+
 use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -64,6 +67,12 @@ pub(in crate::socket) struct Core {
 pub(in crate::socket) trait Intake: Send + Sync {
     /// One message. Quick work only; it may send.
     fn take(&self, core: &Core, from: Remote, item: Bytes);
+
+    /// A message that begins with `head` goes to `to`; what answers it is taken later. Called under the socket's
+    /// lock: it must not use the socket.
+    fn on_sent(&self, to: Remote, head: &[u8]) {
+        let _ = (to, head);
+    }
 
     /// A link is over. Called under the socket's lock: it must not use the socket.
     fn on_gone(&self, from: Remote) {
@@ -162,13 +171,13 @@ pub(in crate::socket) enum Target {
 #[derive(Debug)]
 pub(in crate::socket) struct NotTaken {
     pub(in crate::socket) error: SendError,
-    /// The lane that was full.
-    pub(in crate::socket) outlet: Option<Outlet>,
+    /// Whose lanes were full, each connection once.
+    pub(in crate::socket) outlets: Vec<Outlet>,
 }
 
 impl From<SendError> for NotTaken {
     fn from(error: SendError) -> Self {
-        Self { error, outlet: None }
+        Self { error, outlets: Vec::new() }
     }
 }
 
@@ -219,7 +228,14 @@ impl Owner {
             source,
         })?;
         let working = core.clone();
-        let task = make.node.spawn(async move { working.work().await });
+        let mut stopping = make.node.stopping();
+        let task = make.node.spawn(async move {
+            tokio::select! {
+                () = working.work() => {}
+                // Nothing comes or goes any more: who waits is told.
+                _ = stopping.wait_for(|is_stopping| *is_stopping) => working.end(),
+            }
+        });
         Ok(Self { core, guard: Mutex::new(Some(guard)), task })
     }
 

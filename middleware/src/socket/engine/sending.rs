@@ -38,8 +38,18 @@ impl Core {
                     let number = state.up[state.cursor];
                     match self.send_one(&mut state, number, class, head, body) {
                         Err(refused) if matches!(refused.error, SendError::Full) => {
-                            let outlet = not_taken.outlet.take().or(refused.outlet);
-                            not_taken = NotTaken { error: SendError::Full, outlet };
+                            not_taken.error = SendError::Full;
+                            for outlet in refused.outlets {
+                                if not_taken.outlets.iter().all(|known| known.peer() != outlet.peer()) {
+                                    not_taken.outlets.push(outlet);
+                                }
+                            }
+                        }
+                        // Others may take more.
+                        Err(refused) if matches!(refused.error, SendError::TooLarge { .. }) => {
+                            if !matches!(not_taken.error, SendError::Full) {
+                                not_taken.error = refused.error;
+                            }
                         }
                         done => return done,
                     }
@@ -73,7 +83,11 @@ impl Core {
             match link.push(class, self.lane(class), head, body) {
                 Ok(()) => {
                     state.stats.sent += 1;
-                    return Ok(link.remote());
+                    let remote = link.remote();
+                    if let Some(intake) = &self.intake {
+                        intake.on_sent(remote, head);
+                    }
+                    return Ok(remote);
                 }
                 Err(Refused::TooLarge { size, limit }) => {
                     return Err(SendError::TooLarge { size, limit }.into());
@@ -85,8 +99,9 @@ impl Core {
                         self.chores.notify_one();
                     }
                     if !is_queueing {
-                        let outlet = if let Refused::Lane(outlet) = refused { Some(outlet) } else { None };
-                        return Err(NotTaken { error: SendError::Full, outlet });
+                        let outlets =
+                            if let Refused::Lane(outlet) = refused { vec![outlet] } else { Vec::new() };
+                        return Err(NotTaken { error: SendError::Full, outlets });
                     }
                 }
             }
@@ -97,7 +112,11 @@ impl Core {
         let dropped = link.enqueue(head, body, self.options.queue_messages, self.options.queue_bytes);
         state.stats.dropped += dropped;
         state.stats.sent += 1;
-        Ok(link.remote())
+        let remote = link.remote();
+        if let Some(intake) = &self.intake {
+            intake.on_sent(remote, head);
+        }
+        Ok(remote)
     }
 
     /// Sends one message, waiting for a link and for room where the socket's policy is to wait.
@@ -126,19 +145,25 @@ impl Core {
                 Err(refused) if !waits(&refused.error) => return Err(refused.error),
                 Err(refused) => refused,
             };
-            self.wait_room(room, refused.outlet).await;
+            self.wait_room(room, &refused.outlets, self.lane(class)).await;
         }
     }
 
-    pub(in crate::socket) async fn wait_room(&self, room: impl Future<Output = ()>, outlet: Option<Outlet>) {
-        match outlet {
-            Some(outlet) => {
-                tokio::select! {
-                    () = room => {}
-                    _ = outlet.ready(self.options.lane) => {}
-                }
-            }
-            None => room.await,
+    /// Waits until told of room, or until the lane of one of the outlets has some.
+    pub(in crate::socket) async fn wait_room(
+        &self,
+        room: impl Future<Output = ()>,
+        outlets: &[Outlet],
+        lane: Lane,
+    ) {
+        let mut ready: Vec<_> = outlets.iter().map(|outlet| Box::pin(outlet.ready(lane))).collect();
+        let any_ready = poll_fn(|cx| {
+            let is_ready = ready.iter_mut().any(|ready| ready.as_mut().poll(cx).is_ready());
+            if is_ready { Poll::Ready(()) } else { Poll::Pending }
+        });
+        tokio::select! {
+            () = room => {}
+            () = any_ready => {}
         }
     }
 
@@ -265,7 +290,7 @@ impl Core {
                 }
             }
         }
-        let mut sent = 0;
+        let (mut sent, mut too_large) = (0, None);
         for number in wanted {
             match self.send_one(state, *number, Class::Ordinary, head, body) {
                 Ok(_) => sent += 1,
@@ -282,28 +307,44 @@ impl Core {
                     }
                 }
                 Err(NotTaken { error: SendError::Gone, .. }) => {}
+                // One that takes less than others misses it alone.
+                Err(refused @ NotTaken { error: SendError::TooLarge { .. }, .. }) => {
+                    state.stats.dropped += 1;
+                    state.links.get_mut(number).into_iter().for_each(|link| link.dropped += 1);
+                    too_large = Some(refused);
+                }
                 Err(refused) => return Err(refused),
             }
         }
-        Ok(sent)
+        match too_large {
+            Some(refused) if sent == 0 => Err(refused),
+            _ => Ok(sent),
+        }
     }
 
-    /// Sends to every link that stands; the links that took it.
-    pub(in crate::socket) fn send_all(&self, head: &[u8], body: &Body<'_>) -> Result<Vec<Remote>, SendError> {
+    /// Sends to every link that stands and has room; how many took it.
+    pub(in crate::socket) fn send_all(&self, head: &[u8], body: &Body<'_>) -> Result<usize, SendError> {
         let mut state = self.state();
         if state.phase != Phase::Open {
             return Err(SendError::Closed);
         }
-        let mut taken = Vec::with_capacity(state.up.len());
+        let (mut taken, mut too_large) = (0, None);
         for at in 0..state.up.len() {
             let number = state.up[at];
             match self.send_one(&mut state, number, Class::Ordinary, head, body) {
-                Ok(remote) => taken.push(remote),
+                Ok(_) => taken += 1,
                 Err(NotTaken { error: SendError::Full, .. }) => state.stats.dropped += 1,
+                Err(NotTaken { error: error @ SendError::TooLarge { .. }, .. }) => {
+                    state.stats.dropped += 1;
+                    too_large = Some(error);
+                }
                 Err(refused) => return Err(refused.error),
             }
         }
-        Ok(taken)
+        match too_large {
+            Some(error) if taken == 0 => Err(error),
+            _ => Ok(taken),
+        }
     }
 }
 
