@@ -189,3 +189,19 @@ fn a_view_of_more_members_than_any_group_has_is_refused() {
     let refused = View::from_bytes(view(MEMBERS_MAX as u64 + 1).to_bytes());
     assert_eq!(refused, Err(WireError::Invalid { what: "view members", value: MEMBERS_MAX as u64 + 1 }));
 }
+
+/// A view says of a joiner whose state comes at that very moment that it has none. It knows better.
+#[test]
+fn a_joiner_that_has_the_state_earlier_than_the_view_says_lets_the_others_leave() {
+    for moment in 0..40 {
+        let mut net = Net::new(2, Config::default());
+        net.add(2, Config::default());
+        net.run(Duration::from_micros(50 * moment));
+        net.command(1, Command::Leave);
+        net.run(SOON);
+        net.command(0, Command::Leave);
+        net.run(SOON);
+        assert_eq!([0, 1].map(|node| net.has_ended(node)), [Some(Ended::Left); 2], "{moment}");
+        assert_eq!(net.nodes(2), [2], "{moment}");
+    }
+}

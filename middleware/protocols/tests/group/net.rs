@@ -65,6 +65,14 @@ impl Net {
         self.command(node, Command::Join { contacts: vec![id(0)] });
     }
 
+    /// One more node joins.
+    pub(crate) fn add(&mut self, node: usize, config: Config) {
+        self.ids.push(id(node));
+        self.members.push(Some(TotalGroup::total(id(node), config)));
+        self.told.push(Vec::new());
+        self.join(node);
+    }
+
     /// The node joins anew, in its next life.
     pub(crate) fn be_reborn(&mut self, node: usize, config: Config) {
         self.ids[node].incarnation += 1;

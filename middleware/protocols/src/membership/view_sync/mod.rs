@@ -444,7 +444,10 @@ impl ViewSync {
         // The detector starts afresh with each view, too: who is in it has just answered.
         self.suspects.clear();
         self.reports.clear();
-        self.phase = Phase::Member(Box::new(Member::new(view.clone(), origin)));
+        let mut member = Member::new(view.clone(), origin);
+        // The state may have come between the promise and the view, which then says that it has not.
+        member.caught_up.extend(self.synced.then_some(self.me));
+        self.phase = Phase::Member(Box::new(member));
         flow.up(Up::View(view));
     }
 
