@@ -101,8 +101,9 @@ fn fifo(config: Config, lost: &Rc<Cell<u64>>) -> impl FnMut(&mut Rng) -> GroupSc
     }
 }
 
-/// Most groups must have lived to the end, or the check of liveness would be empty.
+/// Most groups must have lived to the end, or the check of liveness would be empty. About one in six is lost.
 fn report(summary: &sim::Summary, lost: &Rc<Cell<u64>>) {
     println!("{summary}; {} groups lost their quorum for good", lost.get());
-    assert!(lost.get() * 2 < summary.seeds, "{} of {} groups were lost", lost.get(), summary.seeds);
+    let few = summary.seeds < SEEDS / 4; // a run of some chosen seeds says nothing about the share
+    assert!(few || lost.get() * 5 < summary.seeds, "{} of {} groups were lost", lost.get(), summary.seeds);
 }

@@ -21,10 +21,13 @@ pub(crate) struct Promise {
 
 pub(crate) struct GroupScenario<S: Layer> {
     nodes: usize,
+    /// No crash takes the latest view's quorum, or the last one with its state.
+    outlives: bool,
     promise: Promise,
     make: fn(ProcessId, Config) -> Group<S>,
     config: Config,
     casts_a_second: u64,
+    payload_bytes_max: u64,
     classify: fn(&S::Message) -> Option<u8>,
     processes: BTreeMap<ProcessId, Process>,
     views: BTreeMap<u64, ViewRecord>,
@@ -42,6 +45,8 @@ struct Process {
     ended: bool,
     /// It was asked to leave.
     leaving: bool,
+    /// How often it was told to join and was in no view yet.
+    asked: u32,
     delivered_here: u64,
     here_hash: u64,
     state: State,
@@ -117,13 +122,23 @@ impl<S: Layer> GroupScenario<S> {
         if rng.below(3) == 0 {
             config.reliable.window_messages = 1 + rng.below(8);
             config.reliable.batch_bytes = 40 + rng.below(200) as usize;
+            config.reliable.repair_bytes = config.reliable.batch_bytes * (1 + rng.below(4) as usize);
         }
         if rng.below(3) == 0 {
             config.state_transfer.chunk_bytes = 7 + rng.below(60) as usize;
             config.state_transfer.window_chunks = 1 + rng.below(4);
         }
+        // Big messages now and then, so that bytes are what limits.
+        let payload_bytes_max = if rng.below(8) == 0 { 100 << 10 } else { 40 };
+        // Short and long patience: what follows from the detector's times must fit either.
+        if rng.below(2) == 0 {
+            config.heartbeat.timeout = Duration::from_millis(300 + rng.below(300));
+            config.heartbeat.interval = config.heartbeat.timeout / 10;
+        }
         Self {
             nodes: 3 + rng.below(4) as usize,
+            outlives: rng.below(8) != 0,
+            payload_bytes_max,
             promise,
             make,
             config,
@@ -169,7 +184,7 @@ impl<S: Layer> GroupScenario<S> {
             payload.put_u64_le(id.node);
             payload.put_u64_le(id.incarnation);
             payload.put_u64_le(*number);
-            payload.put_bytes(0, world.rng().below(40) as usize);
+            payload.put_bytes(0, world.rng().below(self.payload_bytes_max) as usize);
             world.command(node, Command::Cast(payload.freeze()));
         }
     }
@@ -311,6 +326,13 @@ impl<S: Layer> Scenario for GroupScenario<S> {
                 let out = self.processes.get(&id).is_some_and(|process| process.view.is_none());
                 if world.is_up(node) && out && id != FOUNDER {
                     self.join(node, world);
+                    if let Some(process) = self.processes.get_mut(&id) {
+                        process.asked += 1;
+                        // Who let it in may be dead, and the state with them: an application gives up and joins anew.
+                        if process.asked > ASKED_MAX && world.is_calm() {
+                            reboot(node, world);
+                        }
+                    }
                 }
                 let ended = self.processes.get(&id).is_some_and(|process| process.ended);
                 if world.is_up(node) && (ended || self.is_relic(id, world)) {
@@ -370,6 +392,19 @@ impl<S: Layer> Scenario for GroupScenario<S> {
             Event::Rejected(_) => Err(Violation(format!("{} rejects a message", who.id))),
             Event::QuorumLost | Event::QuorumRegained => Ok(()),
         }
+    }
+
+    /// A process that dies is in the view until its silence is noticed, and comes back as another one: three crashes in a
+    /// second end most groups. What can be seen then is seen soon; most runs are to see what comes after.
+    fn may_crash(&self, node: usize, world: &World<Group<S>>) -> bool {
+        let id = world.id(node);
+        let Some(record) = self.views.values().next_back() else { return !self.outlives || id != FOUNDER };
+        let members = &record.view.members;
+        let remains = |member: ProcessId| member != id && self.is_alive(member, world);
+        let has_state = |member: &ProcessId| self.processes.get(member).is_some_and(|process| process.synced);
+        let goes_on = record.view.is_quorum(|rank| remains(members[rank]))
+            && members.iter().any(|member| remains(*member) && has_state(member));
+        !self.outlives || !record.view.contains(id) || goes_on
     }
 
     fn promise(&self, output: &Output<Group<S>>) -> Option<u8> {
@@ -447,6 +482,8 @@ const CLASSES: u8 = 8;
 const FOUNDER: ProcessId = ProcessId { node: 0, incarnation: 1 };
 /// Fewer members are not asked to leave.
 const LEFT_MIN: usize = 3;
+/// Rounds, of half a second each, for which a process goes on with one attempt to join.
+const ASKED_MAX: u32 = 6;
 const JOIN: u64 = 0;
 const CAST: u64 = 1;
 

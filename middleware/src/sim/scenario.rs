@@ -45,6 +45,13 @@ pub trait Scenario {
         world: &mut World<Self::Machine>,
     ) -> Result<(), Violation>;
 
+    /// Whether the node may die now; a crash that may not happen does not, wherever it comes from. For systems that a
+    /// certain loss ends for good, so that most runs see what comes after a crash. By default any node may.
+    fn may_crash(&self, node: usize, world: &World<Self::Machine>) -> bool {
+        let _ = (node, world);
+        true
+    }
+
     /// A node died: whatever the scenario keeps on behalf of its volatile memory is gone.
     fn crashed(&mut self, node: usize, world: &mut World<Self::Machine>) {
         let _ = (node, world);

@@ -710,6 +710,7 @@ impl<'a, S: Scenario> Engine<'a, S> {
         if self.world.nodes[index].machine.is_none()
             || down >= limits.down_max
             || self.world.counts.crashes >= limits.crashes_max
+            || !self.scenario.may_crash(index, &self.world)
         {
             return;
         }
