@@ -41,6 +41,8 @@ pub enum Message {
         suspects: BTreeSet<ProcessId>,
         /// Whether it wants to leave.
         leaving: bool,
+        /// Whether it has the application's state.
+        synced: bool,
     },
     /// Leader to members: freeze and promise.
     Prepare {
@@ -148,12 +150,13 @@ impl Wire for Message {
                 out.put_u8(0);
                 joiner.encode(out);
             }
-            Self::Report { view, suspects, leaving } => {
+            Self::Report { view, suspects, leaving, synced } => {
                 out.put_u8(1);
                 view.encode(out);
                 put_count(out, suspects.len());
                 suspects.iter().for_each(|suspect| suspect.encode(out));
                 out.put_u8(u8::from(*leaving));
+                out.put_u8(u8::from(*synced));
             }
             Self::Prepare { view, ballot } => {
                 out.put_u8(2);
@@ -212,7 +215,8 @@ impl Wire for Message {
                 let view = ViewId::decode(input)?;
                 let count = take_count(input, 16, "suspects")?;
                 let suspects = (0..count).map(|_| ProcessId::decode(input)).collect::<Result<_, _>>()?;
-                Ok(Self::Report { view, suspects, leaving: take_flag(input, "leaving flag")? })
+                let leaving = take_flag(input, "leaving flag")?;
+                Ok(Self::Report { view, suspects, leaving, synced: take_flag(input, "synced flag")? })
             }
             2 => Ok(Self::Prepare { view: ViewId::decode(input)?, ballot: Ballot::decode(input)? }),
             3 => {

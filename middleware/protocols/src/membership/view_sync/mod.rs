@@ -292,20 +292,26 @@ impl ViewSync {
 
     /// Tells all others, again and again, what they must know: any of them may be the one that leads.
     fn report(&mut self, now: Time, flow: &mut Flow<Message>) {
-        let (me, leaving, retry) = (self.me, self.leaving, self.pace.retry);
+        let (me, leaving, synced) = (self.me, self.leaving, self.synced);
         let has_news = self.has_news();
+        // That one has the state is of use to the next joiner only, and can wait for it.
+        let is_urgent = leaving || !self.suspects.is_empty();
+        let pause = if is_urgent { self.pace.retry } else { self.pace.patience };
         let suspects = self.suspects.clone();
         let Some(member) = self.member() else { return };
         if member.report_at > now || !(has_news || member.reported) {
             return;
         }
-        (member.report_at, member.reported) = (now + retry, has_news);
-        let report = Message::Report { view: member.view.id, suspects, leaving };
+        (member.report_at, member.reported) = (now + pause, has_news);
+        let report = Message::Report { view: member.view.id, suspects, leaving, synced };
         flow.multicast(member.view.others(me), Lane::Control, report);
     }
 
     fn has_news(&self) -> bool {
-        self.leaving || !self.suspects.is_empty()
+        let Phase::Member(member) = &self.phase else { return false };
+        let rank = member.view.rank(self.me);
+        let is_late = self.synced && rank.is_some_and(|rank| !member.view.synced[rank]);
+        self.leaving || !self.suspects.is_empty() || is_late
     }
 
     /// Something has changed that the others should hear of at once.
@@ -354,9 +360,12 @@ impl ViewSync {
     fn on_message(&mut self, now: Time, from: ProcessId, message: Message, flow: &mut Flow<Message>) {
         match message {
             Message::Join { joiner } => self.on_join(now, from, joiner, flow),
-            Message::Report { view, suspects, leaving } => {
+            Message::Report { view, suspects, leaving, synced } => {
                 if self.is_current(from, view, flow) {
                     self.on_report(now, from, suspects, leaving);
+                    if let Some(member) = self.member().filter(|_| synced) {
+                        member.caught_up.insert(from);
+                    }
                 }
             }
             Message::Prepare { view, ballot } => self.on_prepare(now, from, view, ballot, flow),
@@ -510,6 +519,7 @@ impl Layer for ViewSync {
                 if let Some(member) = self.member() {
                     member.caught_up.insert(process);
                 }
+                self.report_soon();
             }
             other => flow.down(other),
         }
