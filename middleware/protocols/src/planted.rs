@@ -21,7 +21,7 @@ pub enum Planted {
     ViewIgnoresAccepted,
     /// View change: half of the members is enough, whichever half.
     ViewQuorumHalf,
-    /// View change: a promise does not bind; an older ballot is still accepted.
+    /// View change: a promise does not bind; an older ballot is still accepted, and an older attempt goes on.
     ViewAcceptsOldBallot,
     /// Total order: a message is delivered before a quorum holds it.
     TotalDeliversUnstable,

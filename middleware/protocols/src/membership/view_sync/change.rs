@@ -70,7 +70,7 @@ impl ViewSync {
         if !self.is_current(from, view, flow) || ballot.leader != from {
             return;
         }
-        let patience = self.pace.patience;
+        let (plant, patience) = (self.plant, self.pace.patience);
         let Some(member) = self.member() else { return };
         member.round_seen = member.round_seen.max(ballot.round);
         if let Some(promised) = member.promised.filter(|promised| *promised > ballot) {
@@ -80,7 +80,8 @@ impl ViewSync {
             member.promised = Some(ballot);
             // Room for preparing and accepting.
             member.yields = Some((from, now + patience * 3));
-            if member.leading.as_ref().is_some_and(|leading| leading.ballot < ballot) {
+            let older = member.leading.as_ref().is_some_and(|leading| leading.ballot < ballot);
+            if older && !plant.has(Planted::ViewAcceptsOldBallot) {
                 member.leading = None;
             }
         }
