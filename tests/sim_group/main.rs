@@ -1,5 +1,6 @@
 //! Groups in simulation: thousands of seeds, state-aware crashes, and bugs planted on purpose.
 
+mod duel;
 mod scenario;
 
 use std::cell::Cell;
