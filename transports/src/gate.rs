@@ -42,6 +42,7 @@ pub struct Place {
     handshakes: Handshakes,
     number: u64,
     lost: oneshot::Receiver<()>,
+    is_lost: bool,
 }
 
 impl Handshakes {
@@ -62,7 +63,13 @@ impl Handshakes {
         let number = table.next;
         table.places.insert(number, Holder { source: source(peer), _keep: keep });
         drop(table);
-        Place { handshakes: self.clone(), number, lost }
+        Place { handshakes: self.clone(), number, lost, is_lost: false }
+    }
+
+    /// At least half of the places are taken.
+    #[cfg(feature = "quic")]
+    pub(crate) fn is_busy(&self) -> bool {
+        2 * self.table().places.len() >= self.places_max
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -83,14 +90,20 @@ impl Table {
 }
 
 impl Place {
-    /// Runs the handshake; `None` when the place is lost before it is done.
+    /// Runs a step of what the place was taken for; `None` when the place is lost before the step is done.
     ///
     /// # Cancel safety
-    /// Dropping the future drops the handshake and frees the place.
-    pub async fn hold<T>(mut self, handshake: impl Future<Output = T>) -> Option<T> {
+    /// Dropping the future drops the step; the place is kept.
+    pub async fn hold<T>(&mut self, step: impl Future<Output = T>) -> Option<T> {
+        if self.is_lost {
+            return None;
+        }
         tokio::select! {
-            done = handshake => Some(done),
-            _ = &mut self.lost => None,
+            done = step => Some(done),
+            _ = &mut self.lost => {
+                self.is_lost = true;
+                None
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use authority::Authority;
-use quorate_transports::quic::Quic;
+use quorate_transports::quic::{Quic, QuicConfig};
 use quorate_transports::{
     Address, Certificates, Credentials, Inbox, Link, LinkError, Outbox, Transport, TransportError, TrustError,
 };
@@ -120,4 +120,61 @@ async fn t04_a_quic_dialler_with_a_wrong_certificate_is_refused_and_nothing_of_i
         assert_eq!((stats.accepted, stats.refused), (0, number as u64 + 1));
         assert_eq!(stats.untrusted_last.unwrap().1, reason);
     }
+}
+
+/// The first packets of diallers that call nobody, each by a connection id of its own.
+async fn first_packets(count: usize, certificates: &Certificates) -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    while packets.len() < count {
+        // One for each: who gives up says so.
+        let hole = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let target: Address = format!("quic://{}", hole.local_addr().unwrap()).parse().unwrap();
+        let quic = Quic::new(certificates.clone());
+        let mut packet = vec![0; 2_000];
+        let size = soon(async {
+            tokio::select! {
+                dialled = quic.connect(&target) => panic!("{dialled:?}"),
+                received = hole.recv(&mut packet) => received.unwrap(),
+            }
+        });
+        let size = size.await;
+        packet.truncate(size);
+        packets.push(packet);
+    }
+    packets
+}
+
+#[tokio::test]
+async fn t04_packets_with_invented_senders_cost_a_quic_listener_no_memory_and_displace_nobody() {
+    const PLACES: usize = 8;
+    let authority = Authority::new();
+    let certificates = authority.certificates(&["127.0.0.1"]);
+    let mut config = QuicConfig::default();
+    (config.handshakes_max, config.handshake_ms_max) = (PLACES, 3_600_000);
+    let quic = Quic::with_config(certificates.clone(), config);
+    let mut listener = quic.listen(&place()).await.unwrap();
+    let target = listener.local_address();
+    let (accepted, mut accepting) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Ok(link) = poll_fn(|cx| listener.poll_accept(cx)).await {
+            accepted.send(link).await.unwrap();
+        }
+    });
+    let mut retried = 0;
+    let packets = first_packets(3 * PLACES, &certificates).await;
+    for packet in packets {
+        let sender = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        sender.send_to(&packet, target.rest()).await.unwrap();
+        let mut answer = [0; 2_000];
+        soon(sender.recv(&mut answer)).await.unwrap();
+        // The kind of a long header, RFC 9000, section 17.2: 3 is a retry.
+        retried += usize::from(answer[0] >> 4 & 0b11 == 3);
+    }
+    assert_eq!(retried, 3 * PLACES - PLACES / 2);
+    assert_eq!(quic.stats().refused, 0);
+    // Half of the places are held by nobody for an hour, and whoever is real gets in beside them.
+    let dialled = soon(quic.connect(&target)).await.unwrap();
+    let accepted = soon(accepting.recv()).await.unwrap();
+    assert_eq!((quic.stats().accepted, dialled.peer), (1, target));
+    drop(accepted);
 }

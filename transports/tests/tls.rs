@@ -151,6 +151,45 @@ async fn t04_garbage_and_silence_hold_up_no_dialler() {
 }
 
 #[tokio::test]
+async fn t04_who_is_turned_away_and_does_not_go_keeps_no_more_than_a_place() {
+    let authority = Authority::new();
+    let mut config = TlsConfig::default();
+    (config.handshakes_max, config.handshake_ms_max) = (4, 3_600_000);
+    let tls = Tls::with_config(authority.certificates(&["127.0.0.1"]), config);
+    let mut listener = tls.listen(&place()).await.unwrap();
+    let plain: Address = listener.local_address().as_str().replace("tls", "tcp").parse().unwrap();
+    let _accepting = tokio::spawn(async move { poll_fn(|cx| listener.poll_accept(cx)).await });
+    let mut strangers = Vec::new();
+    for number in 0..40 {
+        let mut link = Tcp::new().connect(&plain).await.unwrap();
+        // Refused at once, and neither reads that nor hangs up.
+        send(&mut link, &[number; 100]).await.unwrap();
+        strangers.push(link);
+    }
+    let mut ended = tokio::task::JoinSet::new();
+    for mut link in strangers {
+        ended.spawn(async move {
+            let mut inbox = Inbox::new(1 << 20);
+            // The alert, and then the end.
+            while let Ok(true) = poll_fn(|cx| link.receiver.poll_receive(cx, &mut inbox)).await {}
+            // Few enough bytes to be listened to for long: an error tells that nobody does.
+            let mut outbox = Outbox::new(1 << 20);
+            let mut pace = tokio::time::interval(Duration::from_millis(10));
+            while poll_fn(|cx| link.sender.poll_send(cx, &mut outbox)).await.is_ok() {
+                outbox.push(&[b"still here"]).unwrap();
+                pace.tick().await;
+            }
+        });
+    }
+    soon(async {
+        for _ in 0..36 {
+            ended.join_next().await.unwrap().unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn t04_one_name_for_all_nodes_needs_no_names_in_the_network() {
     let authority = Authority::new();
     let mut config = TlsConfig::default();

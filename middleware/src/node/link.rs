@@ -26,7 +26,7 @@ impl Inner {
             loop {
                 match poll_fn(|cx| listener.poll_accept(cx)).await {
                     Ok(link) => {
-                        let place = inner.handshakes.enter(&link.peer);
+                        let mut place = inner.handshakes.enter(&link.peer);
                         let answering = Self::answer_link(inner.clone(), link);
                         let inner = inner.clone();
                         inner.clone().spawn(Role::Helper, async move {

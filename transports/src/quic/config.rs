@@ -11,8 +11,9 @@ pub struct QuicConfig {
     pub connect_ms_max: u64,
     /// How long a listener gives a dialler to prove who it is, in milliseconds. Default 5000.
     pub handshake_ms_max: u64,
-    /// Diallers of one listener that may be doing so at the same time. Default 64. Beyond it the oldest one of the
-    /// address that has most of them is given up.
+    /// Diallers of one listener that may be doing so at the same time. Default 64. From half of it on, a newcomer must
+    /// first show that it gets what is sent to its address, which costs it a round trip and the listener no memory;
+    /// beyond it the oldest one of the address that has most of them is given up.
     pub handshakes_max: usize,
     /// Bytes of a link that may be under way in one direction. Default 1 MiB. Larger carries more over long ways and
     /// makes urgent messages wait behind bulk ones.

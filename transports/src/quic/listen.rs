@@ -52,8 +52,14 @@ impl QuicListener {
     }
 
     fn start(&mut self, incoming: Incoming) {
+        // Anybody can write any sender on a packet: when places become scarce, only who answers from there gets one.
+        if self.handshakes.is_busy() && !incoming.remote_address_validated() {
+            // Who could not be told tries again by itself.
+            let _ = incoming.retry();
+            return;
+        }
         let peer = tcp::to_address(SCHEME, incoming.remote_address());
-        let place = self.handshakes.enter(&peer);
+        let mut place = self.handshakes.enter(&peer);
         let limit = Duration::from_millis(self.quic.config.handshake_ms_max);
         let (quic, endpoint) = (self.quic.clone(), self.endpoint.clone());
         self.running.spawn(async move {
@@ -133,7 +139,11 @@ fn server_config(quic: &Quic, address: &Address) -> Result<(ServerConfig, verify
     let (crypto, refusal) = verify::server(&quic.certificates).map_err(|error| bad(error.to_string()))?;
     let crypto = QuicServerConfig::try_from(crypto).map_err(|error| bad(error.to_string()))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(Arc::new(quic.transport_config()));
+    config
+        .transport_config(Arc::new(quic.transport_config()))
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES_MAX)
+        .incoming_buffer_size_total(INCOMING_BYTES_MAX * 16);
     Ok((config, refusal))
 }
 
@@ -166,6 +176,10 @@ async fn accept(
     })
 }
 
+/// Newcomers that wait to be looked at; beyond them packets of further ones are dropped.
+const INCOMING_MAX: usize = 1024;
+/// Bytes that one of them may send meanwhile; all together sixteen times that.
+const INCOMING_BYTES_MAX: u64 = 64 * 1024;
 /// How long to wait for an address that may be about to be free.
 const RELEASE_TRIES: u32 = 20;
 const RELEASE_PAUSE: Duration = Duration::from_millis(5);

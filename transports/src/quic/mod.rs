@@ -4,7 +4,8 @@
 //!             byte, or makes this side deliver one. A link survives a change of the dialler's address.
 //! Layout      one connection per link, one bidirectional stream per connection, opened by the dialler; its first byte
 //!             is 0, then both directions carry frames as on every stream.
-//! Names       `quic://host:port`, over UDP; `quic://*:port` listens on all interfaces.
+//! Names       `quic://host:port`, over UDP; `quic://*:port` listens on all interfaces. Of a host with several addresses
+//!             the first that answers is taken, as with TCP.
 //! Errors      as TLS. UDP has no word for "nobody listens here", so that is [`TransportError::TimedOut`].
 //! Limits      [`QuicConfig`].
 
@@ -15,7 +16,7 @@ mod verify;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
@@ -57,25 +58,43 @@ impl Quic {
         self.gate.stats()
     }
 
-    async fn dial(&self, address: &Address) -> Result<Link, TransportError> {
-        let host = address.rest().rsplit_once(':').map_or(address.rest(), |(host, _)| host);
-        let name = self.config.expected_name.as_deref().unwrap_or(host.trim_matches(['[', ']']));
-        let mut last = tcp::no_address(address);
-        for place in tcp::resolve(address).await? {
-            match self.dial_place(address, place, name).await {
-                Ok(link) => return Ok(link),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    async fn dial_place(
+    /// Dials the places of an address, all of them within the limit.
+    async fn dial(
         &self,
         address: &Address,
-        place: SocketAddr,
-        name: &str,
+        places: impl Future<Output = Result<Vec<SocketAddr>, TransportError>>,
     ) -> Result<Link, TransportError> {
+        let limit_ms = self.config.connect_ms_max;
+        // A place that says nothing must not hide that another one said no.
+        let refusal = Arc::new(Mutex::new(None));
+        let dialling = async {
+            let attempt = |place| {
+                let (quic, address, refusal) = (self.clone(), address.clone(), refusal.clone());
+                async move {
+                    quic.dial_place(&address, place).await.map_err(|error| {
+                        refusal.lock().unwrap_or_else(PoisonError::into_inner).replace(error);
+                    })
+                }
+            };
+            match tcp::dial_any(places.await?, attempt).await {
+                Ok(link) => Ok(Some(link)),
+                Err(_) => Ok(None),
+            }
+        };
+        let dialled = timeout(Duration::from_millis(limit_ms), dialling).await;
+        let refusal = refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (dialled, refusal) {
+            (Ok(Err(error)), _) => Err(error),
+            (Ok(Ok(Some(link))), _) => Ok(link),
+            (_, Some(error)) => Err(error),
+            (Ok(Ok(None)), None) => Err(tcp::no_address(address)),
+            (Err(_), None) => Err(TransportError::TimedOut { address: address.clone(), limit_ms }),
+        }
+    }
+
+    async fn dial_place(&self, address: &Address, place: SocketAddr) -> Result<Link, TransportError> {
+        let host = address.rest().rsplit_once(':').map_or(address.rest(), |(host, _)| host);
+        let name = self.config.expected_name.as_deref().unwrap_or(host.trim_matches(['[', ']']));
         let (crypto, refusal) = verify::client(&self.certificates);
         let bad = |reason: String| TransportError::BadAddress { address: address.clone(), reason };
         let crypto = QuicClientConfig::try_from(crypto).map_err(|error| bad(error.to_string()))?;
@@ -134,13 +153,7 @@ impl Transport for Quic {
     }
 
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Result<Link, TransportError>> {
-        Box::pin(async move {
-            let limit_ms = self.config.connect_ms_max;
-            match timeout(Duration::from_millis(limit_ms), self.dial(address)).await {
-                Ok(dialled) => dialled,
-                Err(_) => Err(TransportError::TimedOut { address: address.clone(), limit_ms }),
-            }
-        })
+        Box::pin(self.dial(address, tcp::resolve(address)))
     }
 }
 
@@ -179,3 +192,48 @@ fn is_alert(code: quinn::TransportErrorCode) -> bool {
 const SCHEME: &str = "quic";
 /// What the stream begins with: the kind of what follows. There is only one so far.
 const PREFACE: [u8; 1] = [0];
+
+#[cfg(test)]
+mod tests {
+    use std::future::{poll_fn, ready};
+    use std::net::UdpSocket;
+
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+    use super::*;
+
+    /// Of a member whose authority nobody else knows.
+    fn certificates() -> Certificates {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let chain = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let chain = chain.signed_by(&key, &authority).unwrap();
+        Certificates::from_pem(&authority.pem(), &chain.pem(), &key.serialize_pem()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn t04_an_address_that_swallows_everything_does_not_hold_up_the_next_one_nor_hide_its_no() {
+        let hole = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let quic = Quic::new(certificates());
+        let mut listener = quic.listen(&"quic://127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let target = listener.local_address();
+        let accepting = tokio::spawn(async move { poll_fn(|cx| listener.poll_accept(cx)).await });
+        let places = [hole.local_addr().unwrap(), target.rest().parse().unwrap()];
+        let dialled = quic.dial(&target, ready(Ok(places.to_vec()))).await;
+        assert_eq!(dialled.unwrap().peer, target);
+        accepting.await.unwrap().unwrap();
+
+        let mut listener = quic.listen(&"quic://127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let target = listener.local_address();
+        let accepting = tokio::spawn(async move { poll_fn(|cx| listener.poll_accept(cx)).await });
+        let mut config = QuicConfig::default();
+        config.connect_ms_max = 1_000;
+        let stranger = Quic::with_config(certificates(), config);
+        let places = [target.rest().parse().unwrap(), hole.local_addr().unwrap()];
+        let error = stranger.dial(&target, ready(Ok(places.to_vec()))).await.unwrap_err();
+        assert!(matches!(error, TransportError::Untrusted { .. }), "{error:?}");
+        accepting.abort();
+    }
+}

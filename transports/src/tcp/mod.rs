@@ -77,7 +77,7 @@ impl Transport for Tcp {
 /// Connects, its options set, without a time limit.
 pub(crate) async fn dial(config: &TcpConfig, address: &Address) -> Result<TcpStream, TransportError> {
     let places = resolve(address).await?;
-    match dial_any(places).await {
+    match dial_any(places, TcpStream::connect).await {
         Ok(stream) => match link::prepare(config, &stream) {
             Ok(()) => Ok(stream),
             Err(source) => Err(io_error(address, source)),
@@ -87,9 +87,17 @@ pub(crate) async fn dial(config: &TcpConfig, address: &Address) -> Result<TcpStr
     }
 }
 
-/// The first of the places that answers. Each gets a head start over the next one and goes on beside it, so that one
-/// which swallows everything costs only that (RFC 8305 in its simplest form).
-async fn dial_any(places: Vec<SocketAddr>) -> Result<TcpStream, Option<io::Error>> {
+/// The first of the places at which the attempt succeeds, or the last failure. Each gets a head start over the next one
+/// and goes on beside it, so that one which swallows everything costs only that (RFC 8305 in its simplest form).
+pub(crate) async fn dial_any<T, E, A>(
+    places: Vec<SocketAddr>,
+    attempt: impl Fn(SocketAddr) -> A,
+) -> Result<T, Option<E>>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    A: Future<Output = Result<T, E>> + Send + 'static,
+{
     let mut places = places.into_iter();
     // Dropping it ends the attempts that are left.
     let mut attempts = JoinSet::new();
@@ -98,13 +106,14 @@ async fn dial_any(places: Vec<SocketAddr>) -> Result<TcpStream, Option<io::Error
         let next = places.next();
         let is_last = next.is_none();
         if let Some(place) = next {
-            attempts.spawn(TcpStream::connect(place));
+            attempts.spawn(attempt(place));
         }
         tokio::select! {
-            Some(attempt) = attempts.join_next() => match attempt {
-                Ok(Ok(stream)) => return Ok(stream),
+            Some(ended) = attempts.join_next() => match ended {
+                Ok(Ok(done)) => return Ok(done),
                 Ok(Err(error)) => last = Some(error),
-                Err(lost) => last = Some(io::Error::other(lost)),
+                // As if there were no tasks; a runtime that ends needs no answer.
+                Err(lost) => lost.try_into_panic().map_or((), |panic| std::panic::resume_unwind(panic)),
             },
             () = tokio::time::sleep(HEAD_START), if !is_last => {}
             else => return Err(last),
@@ -181,11 +190,11 @@ mod tests {
         }
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let place = listener.local_addr().unwrap();
-        let dialled = tokio::time::timeout(Duration::from_secs(20), dial_any(vec![hole_place, place])).await;
+        let dialled = tokio::time::timeout(Duration::from_secs(20), dial_any(vec![hole_place, place], TcpStream::connect)).await;
         assert_eq!(dialled.unwrap().unwrap().peer_addr().unwrap(), place);
         let refusing = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let refused = dial_any(vec![refusing, refusing]).await.unwrap_err().unwrap();
+        let refused = dial_any(vec![refusing, refusing], TcpStream::connect).await.unwrap_err().unwrap();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-        assert!(dial_any(vec![]).await.unwrap_err().is_none());
+        assert!(dial_any(vec![], TcpStream::connect).await.unwrap_err().is_none());
     }
 }

@@ -11,10 +11,10 @@ pub struct TlsConfig {
     /// The name that a listener's certificate must be made out to. Without it the host of the dialled address; with
     /// it one name for all, for clusters whose nodes have no names of their own in the network.
     pub expected_name: Option<String>,
-    /// How long a listener gives a dialler to prove who it is, in milliseconds. Default 5000. For who dials,
-    /// [`TcpConfig::connect_ms_max`] bounds all of it.
+    /// How long a listener gives a dialler to prove who it is, and as long again to read that it is refused, in
+    /// milliseconds. Default 5000. For who dials, [`TcpConfig::connect_ms_max`] bounds all of it.
     pub handshake_ms_max: u64,
-    /// Diallers of one listener that may be doing so at the same time. Default 64. Beyond it the oldest one of the
+    /// Diallers of one listener that may be doing either at the same time. Default 64. Beyond it the oldest one of the
     /// address that has most of them is given up.
     pub handshakes_max: usize,
 }

@@ -22,7 +22,8 @@ pub(super) struct TlsListener {
     tls: Tls,
     tcp: TcpListener,
     handshakes: Handshakes,
-    /// One task per dialler that has not proved yet who it is; as many as there are places.
+    /// One task per dialler that has not proved yet who it is, or is told that it may not come in; as many as there are
+    /// places.
     running: JoinSet<Option<Link>>,
 }
 
@@ -39,12 +40,12 @@ impl TlsListener {
     fn start(&mut self, stream: TcpStream) {
         let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return };
         let (local, peer) = (tcp::to_address(SCHEME, local), tcp::to_address(SCHEME, peer));
-        let place = self.handshakes.enter(&peer);
-        let limit_ms = self.tls.config.handshake_ms_max;
+        let mut place = self.handshakes.enter(&peer);
+        let limit = Duration::from_millis(self.tls.config.handshake_ms_max);
         let acceptor = TlsAcceptor::from(self.tls.certificates.server());
         let gate = self.tls.gate.clone();
         self.running.spawn(async move {
-            let accepting = timeout(Duration::from_millis(limit_ms), acceptor.accept(stream).into_fallible());
+            let accepting = timeout(limit, acceptor.accept(stream).into_fallible());
             match place.hold(accepting).await {
                 Some(Ok(Ok(session))) => {
                     gate.let_in();
@@ -52,7 +53,8 @@ impl TlsListener {
                 }
                 Some(Ok(Err((error, stream)))) => {
                     gate.turn_away(refusal(&peer, error));
-                    let _ = timeout(FAREWELL, farewell(stream)).await;
+                    // Who does not read it loses its place like every other who is slow.
+                    let _ = place.hold(timeout(limit, farewell(stream))).await;
                     None
                 }
                 Some(Err(_)) => {
@@ -108,6 +110,5 @@ async fn farewell(mut stream: TcpStream) {
     }
 }
 
-/// How long, and for how many bytes, a dialler that was turned away is listened to.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// For how many bytes a dialler that was turned away is listened to.
 const FAREWELL_BYTES_MAX: usize = 256 * 1024;
