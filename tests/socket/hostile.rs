@@ -20,8 +20,8 @@ const PULL: u8 = 3;
 const PUSH: u8 = 2;
 const REPLIER: u8 = 7;
 const RESPONDENT: u8 = 11;
-const WELCOME: u8 = 4;
-const REJECT: u8 = 5;
+pub(crate) const WELCOME: u8 = 4;
+pub(crate) const REJECT: u8 = 5;
 const CLOSE: u8 = 7;
 
 /// The frames that came.
@@ -76,8 +76,10 @@ impl Raw {
         self.say(&[&[1], &self.link.to_le_bytes()[..], &place, items].concat());
     }
 
-    fn close(&self) {
-        self.say(&[&[CLOSE], &self.link.to_le_bytes()[..]].concat());
+    /// Says that it has sent so many messages and wants the link to end.
+    pub(crate) fn close(&self, sent: u64) {
+        let counts = [sent.to_le_bytes(), [0; 8]].concat();
+        self.say(&[&[CLOSE], &self.link.to_le_bytes()[..], &counts].concat());
     }
 
     /// The first frame of a kind.
@@ -147,7 +149,7 @@ async fn s03_a_peer_that_comes_sends_and_goes_again_and_again_is_turned_away_unt
             rounds += 1;
             // Every second one makes no sense, which its reader finds.
             raw.data(0, 0, if rounds % 2 == 0 { &[1] } else { &[0, 0, 0, 0] });
-            raw.close();
+            raw.close(0);
             until(|| pull.stats().links_lost == rounds).await;
         }
         assert_eq!(rounds, 16);

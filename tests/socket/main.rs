@@ -3,6 +3,7 @@
 
 mod axes;
 mod company;
+mod endings;
 mod hostile;
 mod patterns;
 mod primitives;

@@ -36,6 +36,8 @@ pub struct Options {
     pub queue_bytes: usize,
     /// Links at the same time; one more is turned away. Default 16,384; a pair has one whatever this says.
     pub links_max: usize,
+    /// The same for links with one other node, which may have many sockets. Default 1,024.
+    pub links_per_peer_max: usize,
     /// How long connecting waits for a node and a socket that are not there (yet). Default: not at all.
     pub connect_wait: Duration,
     /// The lane that ordinary messages travel in. Default [`Lane::Ordinary`].
@@ -51,6 +53,7 @@ impl Default for Options {
             queue_messages: 1_000,
             queue_bytes: 1024 * 1024,
             links_max: 16_384,
+            links_per_peer_max: 1_024,
             connect_wait: Duration::ZERO,
             lane: Lane::Ordinary,
         }
@@ -64,6 +67,7 @@ impl Options {
             (self.window_bytes == 0, "window_bytes", "zero"),
             (self.queue_messages == 0, "queue_messages", "zero"),
             (self.links_max == 0, "links_max", "zero"),
+            (self.links_per_peer_max == 0, "links_per_peer_max", "zero"),
             (self.lane == Lane::Control, "lane", "the control lane is the node's"),
         ];
         match rules.into_iter().find(|(is_broken, ..)| *is_broken) {

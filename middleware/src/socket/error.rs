@@ -106,6 +106,12 @@ pub enum SendError {
     /// The link that the message was meant for is over.
     #[error("the link is over")]
     Gone,
+    /// A wish of a subscriber stands, and is repeated, but not every publisher has answered in time.
+    #[error("not every publisher has answered within {waited:?}")]
+    Unconfirmed {
+        /// How long was waited.
+        waited: Duration,
+    },
     /// The message is larger than a connection takes. Retrying cannot help.
     #[error("message of {size} bytes exceeds the limit of {limit}")]
     TooLarge {
@@ -136,6 +142,10 @@ pub enum ReceiveError {
     /// The socket is closed, or the only link that it could come from, and everything that had come was received.
     #[error("the socket is closed")]
     Closed,
+    /// The only link that it could come from broke. Everything that came before the break was received; what the other
+    /// side sent behind that is lost, if it did send more.
+    #[error("the link broke")]
+    Broken,
 }
 
 /// Why a request has no reply.

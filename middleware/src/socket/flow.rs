@@ -85,6 +85,11 @@ impl Inflow {
         Self { window, taken: Amount::default(), granted: window, held: Amount::default(), lost: 0 }
     }
 
+    /// What the user has taken, and what was lost before it.
+    pub(super) fn taken(&self) -> Amount {
+        self.taken
+    }
+
     /// Whether the writer was allowed to send what begins at `at`, while `waiting` came before it and was not taken.
     /// What a writer says of its place is its word; what waits here is not.
     pub(super) fn is_within(&self, at: Amount, waiting: Amount) -> bool {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::body::Body;
 use super::flow::{Amount, Inflow, Outflow};
-use super::wire::{Class, DataHead, ITEM_OVERHEAD};
+use super::wire::{self, Class, DataHead, ITEM_OVERHEAD};
 use super::{Left, Remote};
 use crate::node::{Channel, Identity, Lane, Outlet, SendError as NodeSendError};
 
@@ -44,6 +44,10 @@ pub(super) struct Link {
     pub(super) is_close_sent: bool,
     /// The other side has said that everything arrived.
     pub(super) is_confirmed: bool,
+    /// What the other side has sent in all, by class, and when it said so: it wants the link to end.
+    pub(super) ends_at: Option<([u64; 2], Instant)>,
+    /// It ended because one of its sides wanted that, and all of the other one's messages came before.
+    pub(super) is_ended: bool,
     /// The user who reads this link alone.
     pub(super) reader: Option<Waker>,
     pub(super) dropped: u64,
@@ -102,6 +106,8 @@ impl Link {
             asked_at: None,
             is_close_sent: false,
             is_confirmed: false,
+            ends_at: None,
+            is_ended: false,
             reader: None,
             dropped: 0,
         }
@@ -117,6 +123,16 @@ impl Link {
 
     pub(super) fn is_drained(&self) -> bool {
         self.inbox.iter().all(VecDeque::is_empty)
+    }
+
+    /// Everything that the other side has sent has come, and it wants the link to end.
+    pub(super) fn is_complete(&self) -> bool {
+        let Some((sent, _)) = self.ends_at else { return false };
+        let came = |class: usize| match self.inbox[class].back() {
+            Some((head, items)) => head.at.messages.saturating_add(wire::count_items(items).unwrap_or(0)),
+            None => self.into[class].taken().messages,
+        };
+        sent.iter().enumerate().all(|(class, sent)| came(class) >= *sent)
     }
 
     /// Encodes a message straight into the connection's lane.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::body::Body;
 use super::config::WhenFull;
-use super::engine::{Owner, Unanswered, send_wish};
+use super::engine::{ANSWER_MAX, Owner, Unanswered, send_wish};
 use super::error::SendError;
 use super::pipeline::open;
 use super::reader::Reader;
@@ -107,11 +107,13 @@ impl Subscriber {
 
     /// Wants all topics that begin with `prefix` from now on, from every publisher that it is or will be linked
     /// with; the empty prefix is every topic. When it returns, every linked publisher knows: what it publishes later
-    /// comes, unless the link breaks or this side does not keep up.
+    /// comes, unless the link breaks or this side does not keep up. It waits for their answers, at most 5 s; without a
+    /// link it does not wait.
     ///
     /// # Errors
     /// [`SendError::TooLarge`] when the prefix has more than 1,024 bytes; [`SendError::Full`] beyond 4,096
-    /// prefixes; [`SendError::Closed`].
+    /// prefixes; [`SendError::Unconfirmed`] when a publisher has not answered: the wish stands, and it is told again
+    /// until it does; [`SendError::Closed`].
     /// # Cancel safety
     /// Dropping the future leaves the wish standing.
     pub async fn subscribe(&self, prefix: impl AsRef<[u8]>) -> Result<(), SendError> {
@@ -119,10 +121,10 @@ impl Subscriber {
     }
 
     /// No longer wants what [`subscribe`](Self::subscribe) asked for by the same prefix. When it returns, every
-    /// linked publisher knows; what was published before may still come.
+    /// linked publisher knows; what was published before may still come. It waits as `subscribe` does.
     ///
     /// # Errors
-    /// [`SendError::TooLarge`], [`SendError::Closed`].
+    /// [`SendError::TooLarge`], [`SendError::Unconfirmed`], [`SendError::Closed`].
     /// # Cancel safety
     /// Dropping the future leaves the wish withdrawn.
     pub async fn unsubscribe(&self, prefix: impl AsRef<[u8]>) -> Result<(), SendError> {
@@ -203,20 +205,24 @@ impl Subscriber {
             serial
         };
         core.look_after();
-        loop {
-            let mut changed = pin!(core.changed.notified());
-            changed.as_mut().enable();
-            {
-                let state = core.state();
-                if state.unanswered.range((serial, 0)..=(serial, u32::MAX)).next().is_none() {
-                    return Ok(());
+        let answered = async {
+            loop {
+                let mut changed = pin!(core.changed.notified());
+                changed.as_mut().enable();
+                {
+                    let state = core.state();
+                    if state.unanswered.range((serial, 0)..=(serial, u32::MAX)).next().is_none() {
+                        return Ok(());
+                    }
+                    if !state.is_open() {
+                        return Err(SendError::Closed);
+                    }
                 }
-                if !state.is_open() {
-                    return Err(SendError::Closed);
-                }
+                changed.await;
             }
-            changed.await;
-        }
+        };
+        let unconfirmed = Err(SendError::Unconfirmed { waited: ANSWER_MAX });
+        tokio::time::timeout(ANSWER_MAX, answered).await.unwrap_or(unconfirmed)
     }
 }
 

@@ -234,7 +234,7 @@ impl Connected {
     /// See [`ConnectedReceiver::receive`].
     ///
     /// # Errors
-    /// [`ReceiveError::Closed`].
+    /// [`ReceiveError`].
     pub async fn receive(&mut self) -> Result<Received, ReceiveError> {
         receive(&mut self.reader).await
     }
@@ -296,7 +296,8 @@ impl ConnectedReceiver {
     /// The next message; urgent ones that have come go first.
     ///
     /// # Errors
-    /// [`ReceiveError::Closed`] when the connection is over and everything that came was received.
+    /// When everything that came was received: [`ReceiveError::Closed`] when one side has ended the connection,
+    /// [`ReceiveError::Broken`] when it broke, and something that was sent may be missing.
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn receive(&mut self) -> Result<Received, ReceiveError> {
@@ -346,19 +347,24 @@ impl ByteStream {
         Ok(())
     }
 
-    /// Reads what has come, at most as much as fits into `buffer`; 0 at the end of the stream.
+    /// Reads what has come, at most as much as fits into `buffer`; 0 at the end of the stream, which is where the other
+    /// side closed or dropped it: nothing that it wrote before is missing.
+    ///
+    /// # Errors
+    /// [`ReceiveError::Broken`] when the connection broke: what was read is a part of what was written.
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub async fn read(&mut self, buffer: &mut [u8]) -> usize {
+    pub async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ReceiveError> {
         while self.rest.is_empty() && !buffer.is_empty() {
             match self.connected.receive().await {
                 Ok(received) => self.rest = received.body,
-                Err(_) => return 0,
+                Err(ReceiveError::Closed) => return Ok(0),
+                Err(error) => return Err(error),
             }
         }
         let count = buffer.len().min(self.rest.len());
         self.rest.copy_to_slice(&mut buffer[..count]);
-        count
+        Ok(count)
     }
 
     /// See [`Connected::close`].

@@ -85,14 +85,14 @@ pub enum Rejection {
     Version,
 }
 
-/// A frame between sockets, but for data.
+/// A frame between sockets, but for data. A close tells all messages of the link, by class: nothing follows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Control {
     Hello { role: Role, channel: u64, link: u32, windows: [Amount; 2], name: Bytes },
     Welcome { to: u32, link: u32, windows: [Amount; 2] },
     Reject { to: u32, reason: Rejection },
     Grant { to: u32, class: Class, granted: Amount },
-    Close { to: u32 },
+    Close { to: u32, sent: [u64; 2] },
     Closed { to: u32 },
     Filter { to: u32, serial: u64, is_wanted: bool, prefix: Bytes },
     Filtered { to: u32, serial: u64 },
@@ -184,7 +184,9 @@ pub(super) fn decode(mut frame: Bytes) -> Result<Frame, Malformed> {
             },
             granted: take_amount(&mut frame)?,
         },
-        CLOSE => Control::Close { to: take_u32(&mut frame)? },
+        CLOSE => {
+            Control::Close { to: take_u32(&mut frame)?, sent: [take_u64(&mut frame)?, take_u64(&mut frame)?] }
+        }
         CLOSED => Control::Closed { to: take_u32(&mut frame)? },
         FILTER => Control::Filter {
             to: take_u32(&mut frame)?,
@@ -234,9 +236,10 @@ impl Control {
                 out.put_u8(*class as u8);
                 put_amount(&mut out, *granted);
             }
-            Self::Close { to } => {
+            Self::Close { to, sent } => {
                 out.put_u8(CLOSE);
                 out.put_u32_le(*to);
+                sent.iter().for_each(|messages| out.put_u64_le(*messages));
             }
             Self::Closed { to } => {
                 out.put_u8(CLOSED);
@@ -354,7 +357,7 @@ mod tests {
             Control::Hello { role: Role::Dealer, channel: 1 << 60, link: 7, windows, name: "me".into() },
             Control::Welcome { to: 7, link: 8, windows },
             Control::Grant { to: 7, class: Class::Urgent, granted: amount(9) },
-            Control::Close { to: 7 },
+            Control::Close { to: 7, sent: [1 << 40, 3] },
             Control::Closed { to: 7 },
             Control::Filter { to: 7, serial: 1, is_wanted: true, prefix: "news".into() },
             Control::Filtered { to: 7, serial: 1 },

@@ -228,8 +228,7 @@ mod tests {
         let mut listener = quic.listen(&"quic://127.0.0.1:0".parse().unwrap()).await.unwrap();
         let target = listener.local_address();
         let accepting = tokio::spawn(async move { poll_fn(|cx| listener.poll_accept(cx)).await });
-        let mut config = QuicConfig::default();
-        config.connect_ms_max = 1_000;
+        let config = QuicConfig { connect_ms_max: 1_000, ..QuicConfig::default() };
         let stranger = Quic::with_config(certificates(), config);
         let places = [target.rest().parse().unwrap(), hole.local_addr().unwrap()];
         let error = stranger.dial(&target, ready(Ok(places.to_vec()))).await.unwrap_err();

@@ -190,7 +190,11 @@ mod tests {
         }
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let place = listener.local_addr().unwrap();
-        let dialled = tokio::time::timeout(Duration::from_secs(20), dial_any(vec![hole_place, place], TcpStream::connect)).await;
+        let dialled = tokio::time::timeout(
+            Duration::from_secs(20),
+            dial_any(vec![hole_place, place], TcpStream::connect),
+        )
+        .await;
         assert_eq!(dialled.unwrap().unwrap().peer_addr().unwrap(), place);
         let refusing = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let refused = dial_any(vec![refusing, refusing], TcpStream::connect).await.unwrap_err().unwrap();

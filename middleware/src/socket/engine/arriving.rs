@@ -47,21 +47,17 @@ impl Core {
                 }
                 self.room.notify_waiters();
             }
-            Control::Close { to } => {
-                let Some(link) = state.links.get(&to).filter(|link| link.peer == from) else { return };
-                let closed = Control::Closed { to: link.theirs };
-                // It is not asked again: a full lane must not swallow the answer. Elsewhere it would overtake what
-                // this side has to say before it.
-                let _ = send_control(link, self.options.lane, &closed)
-                    || send_control(link, Lane::Urgent, &closed);
-                // Both close at the same time: each waits for the other's word.
-                if !link.is_close_sent {
-                    self.lose(state, to, Some(Answer::NoSocket));
-                }
+            Control::Close { to, sent } => {
+                let Some(link) = state.links.get_mut(&to).filter(|link| link.peer == from) else { return };
+                link.ends_at = Some((sent, Instant::now()));
+                self.end_if_complete(state, to);
+                // What is still to come on another lane may be lost for ever.
+                self.chores.notify_one();
             }
             Control::Closed { to } => {
                 if let Some(link) = state.links.get_mut(&to).filter(|link| link.peer == from) {
                     link.is_confirmed = link.is_close_sent;
+                    link.is_ended = true;
                     self.lose(state, to, None);
                 }
             }
@@ -85,6 +81,21 @@ impl Core {
                 state.unanswered.remove(&(serial, to));
                 self.changed.notify_waiters();
             }
+        }
+    }
+
+    /// Ends a link whose other side wants that, once all of its messages are here.
+    fn end_if_complete(&self, state: &mut State, number: u32) {
+        let Some(link) = state.links.get_mut(&number).filter(|link| link.is_complete()) else { return };
+        link.ends_at = None;
+        link.is_ended = true;
+        let closed = Control::Closed { to: link.theirs };
+        // It is not asked again: a full lane must not swallow the answer. Elsewhere it would overtake what this side
+        // has to say before it.
+        let _ = send_control(link, self.options.lane, &closed) || send_control(link, Lane::Urgent, &closed);
+        // Both close at the same time: each waits for the other's word.
+        if !link.is_close_sent {
+            self.lose(state, number, Some(Answer::NoSocket));
         }
     }
 
@@ -119,6 +130,10 @@ impl Core {
             self.lose(state, number, None);
         }
         let links_max = if self.role == Role::Pair { 1 } else { self.options.links_max };
+        let of_this_peer = |link: &&Link| link.peer.node == from.node && link.stage != Stage::Gone;
+        if state.links.values().filter(of_this_peer).count() >= self.options.links_per_peer_max {
+            return Err(Rejection::Busy);
+        }
         let is_backlogged = state.backlog.is_some_and(|max| state.accepting.len() >= max);
         let gone = state.gone();
         if state.links.len() - gone >= links_max || self.is_littered(gone) || is_backlogged {
@@ -226,8 +241,12 @@ impl Core {
         }
         if self.intake.is_some() {
             let remote = link.remote();
+            let ends = link.ends_at.is_some();
             if let Some(items) = self.account(state, number, head, items) {
                 inline.push((remote, items));
+            }
+            if ends {
+                self.end_if_complete(state, number);
             }
             return;
         }
@@ -240,8 +259,12 @@ impl Core {
             waker.wake();
         }
         // A stream's links are read one by one.
+        let ends = link.ends_at.is_some();
         if self.role != Role::Stream && !std::mem::replace(&mut link.is_listed[class], true) {
             state.listed[class].push_back(number);
+        }
+        if ends {
+            self.end_if_complete(state, number);
         }
     }
 }

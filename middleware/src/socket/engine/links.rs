@@ -124,7 +124,7 @@ impl Core {
     /// Ends a link whose other side breaks the rules.
     pub(super) fn cut(&self, state: &mut State, number: u32) {
         if let Some(link) = state.links.get(&number) {
-            send_control(link, self.options.lane, &Control::Close { to: link.theirs });
+            send_close(link, self.options.lane);
             tracing::warn!(peer = %link.peer, "a link is cut: its frames make no sense");
         }
         self.lose(state, number, None);
@@ -182,8 +182,8 @@ impl Core {
     /// Forgets a link that its user is done with, and tells the other side.
     pub(in crate::socket) fn release(&self, number: u32) {
         let mut state = self.state();
-        if let Some(link) = state.links.get(&number).filter(|link| link.is_up()) {
-            send_control(link, self.options.lane, &Control::Close { to: link.theirs });
+        if let Some(link) = state.links.get(&number).filter(|link| link.is_up() && !link.is_close_sent) {
+            send_close(link, self.options.lane);
         }
         self.lose(&mut state, number, None);
         state.links.remove(&number);
@@ -211,8 +211,7 @@ impl Core {
                     let mut state = self.state();
                     let Some(link) = state.links.get_mut(&number).filter(|link| link.is_up()) else { return };
                     if !link.is_close_sent {
-                        link.is_close_sent =
-                            send_control(link, self.options.lane, &Control::Close { to: link.theirs });
+                        link.is_close_sent = send_close(link, self.options.lane);
                     }
                     if link.is_close_sent { None } else { link.outlet.clone() }
                 };
@@ -290,10 +289,17 @@ impl Core {
             }
             wake_at(wish.asked_at + ASK_AGAIN);
         }
-        let mut full = None;
+        let (mut full, mut torn) = (None, Vec::new());
         for link in links.values_mut() {
             if link.stage == Stage::Gone {
                 continue;
+            }
+            if let Some((_, since)) = link.ends_at {
+                if since + ANSWER_MAX <= now {
+                    torn.push(link.number);
+                    continue;
+                }
+                wake_at(since + ANSWER_MAX);
             }
             if link.outlet.is_none() {
                 link.outlet = self.node.outlet(link.peer);
@@ -327,8 +333,7 @@ impl Core {
                 self.room.notify_waiters();
             }
             if *phase == Phase::Closing && link.queue.is_empty() && !link.is_close_sent {
-                link.is_close_sent =
-                    send_control(link, self.options.lane, &Control::Close { to: link.theirs });
+                link.is_close_sent = send_close(link, self.options.lane);
                 if !link.is_close_sent {
                     full = link.outlet.clone();
                 }
@@ -354,6 +359,8 @@ impl Core {
                 }
             }
         }
+        // The rest went down with a connection: nobody tells the other side that it came.
+        torn.into_iter().for_each(|number| self.lose(state, number, None));
         self.changed.notify_waiters();
         (next, full)
     }
@@ -407,7 +414,7 @@ impl Drop for Undo<'_> {
         let dial = state.dials.remove(at);
         if let Some(number) = dial.link {
             if let Some(link) = state.links.get(&number).filter(|link| link.is_up()) {
-                send_control(link, core.options.lane, &Control::Close { to: link.theirs });
+                send_close(link, core.options.lane);
             }
             core.lose(&mut state, number, None);
             state.links.remove(&number);
@@ -423,8 +430,9 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Longer waits than this are cut to it.
 pub(in crate::socket) const WAIT_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-/// How long a connected node may take to answer a hello.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long a connected node may take to answer a hello or a subscriber's wish, and how long the messages that were sent
+/// before the end of a link may come behind the word of the end.
+pub(in crate::socket) const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Between looks whether a broken connection has a successor.
 const OUTLET_PAUSE: Duration = Duration::from_millis(100);
 /// Between looks at full lanes beside the one that is waited for.

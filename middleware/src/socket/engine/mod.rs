@@ -17,7 +17,7 @@ mod links;
 mod receiving;
 mod sending;
 
-pub(in crate::socket) use links::WAIT_MAX;
+pub(in crate::socket) use links::{ANSWER_MAX, WAIT_MAX};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -314,7 +314,7 @@ impl Core {
                 if let Some(link) =
                     state.links.get(&number).filter(|link| link.is_up() && !link.is_close_sent)
                 {
-                    send_control(link, self.options.lane, &Control::Close { to: link.theirs });
+                    send_close(link, self.options.lane);
                 }
                 self.lose(&mut state, number, None);
             }
@@ -367,6 +367,14 @@ pub(in crate::socket) struct Taken {
 fn send_control(link: &Link, lane: Lane, control: &Control) -> bool {
     let Some(outlet) = &link.outlet else { return false };
     outlet.send(lane, link.channel, &[&control.encode()], Bytes::new()).is_ok()
+}
+
+/// Tells the other side that nothing follows; false when there was no room or no connection. It says how much there is
+/// to wait for, so it may overtake that.
+fn send_close(link: &Link, lane: Lane) -> bool {
+    let sent = [&link.out[0], &link.out[1]].map(|flow| flow.sent.messages);
+    let close = Control::Close { to: link.theirs, sent };
+    send_control(link, lane, &close) || send_control(link, Lane::Urgent, &close)
 }
 
 /// Tells a publisher; it is repeated until there is an answer.

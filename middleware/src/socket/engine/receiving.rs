@@ -84,9 +84,12 @@ impl Core {
             }
         }
         if let Some(number) = only {
-            let is_over = state.links.get(&number).is_none_or(|link| link.stage == Stage::Gone);
-            if is_over {
-                return Err(ReceiveError::Closed);
+            match state.links.get(&number) {
+                Some(link) if link.stage != Stage::Gone => {}
+                Some(link) if !link.is_ended && state.phase == Phase::Open => {
+                    return Err(ReceiveError::Broken);
+                }
+                _ => return Err(ReceiveError::Closed),
             }
         }
         Err(if state.phase == Phase::Open { ReceiveError::Empty } else { ReceiveError::Closed })
@@ -109,7 +112,14 @@ impl Core {
         let flow = &mut link.into[head.class as usize];
         let lost_before = flow.lost;
         let take = flow.take(head.at, count, items.len() as u64);
-        state.stats.lost = state.stats.lost.saturating_add(flow.lost - lost_before);
+        let lost = flow.lost - lost_before;
+        state.stats.lost = state.stats.lost.saturating_add(lost);
+        if lost > 0 && self.role == Role::Stream {
+            // A stream without its middle is broken where that begins.
+            (link.inbox, link.waiting) = Default::default();
+            self.cut(state, number);
+            return None;
+        }
         if take == Take::Late {
             state.stats.late += count;
             return None;
