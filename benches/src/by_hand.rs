@@ -23,10 +23,10 @@ pub fn run(task: &Task) -> Outcome<()> {
     match (task.side, task.kind) {
         (Side::Server, Kind::OneWay) => runtime()?.block_on(count()),
         (Side::Client, Kind::OneWay) => runtime()?.block_on(send(task)),
-        (Side::Server, Kind::RoundTrip) => echo(),
-        (Side::Client, Kind::RoundTrip) => ask(task),
+        (Side::Server, Kind::RoundTrip | Kind::Calls(_)) => echo(),
+        (Side::Client, Kind::RoundTrip | Kind::Calls(_)) => ask(task),
         (Side::Both, Kind::OneWay) => channel_one_way(task),
-        (Side::Both, Kind::RoundTrip) => channel_round_trip(task),
+        (Side::Both, Kind::RoundTrip | Kind::Calls(_)) => channel_round_trip(task),
     }
 }
 

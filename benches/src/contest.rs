@@ -7,16 +7,29 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use crate::worker::{self, Kind, Outcome};
-use crate::{by_hand, ours};
+use crate::Settings;
+use crate::report::{self, Table};
+use crate::worker::{self, Argument, Kind, Outcome};
+use crate::{by_hand, inline_loop, ours};
 
 /// What a run may take beyond the time that it measures.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// All that the peers' package can build in.
-const PEERS: [&str; 4] = ["libzmq", "zmq.rs", "nng", "zenoh"];
+const PEERS: [&str; 6] = ["libzmq", "zmq.rs", "nng", "zenoh", TARPC, TONIC];
+const TARPC: &str = "tarpc";
+const TONIC: &str = "tonic";
 
 /// The figures of one run, by name.
 pub type Figures = BTreeMap<String, f64>;
+
+/// Whether messages a second are asked for, and not the time of one.
+pub fn is_rate(kind: Kind) -> bool {
+    match kind {
+        Kind::OneWay => true,
+        Kind::RoundTrip => false,
+        Kind::Calls(calls) => calls.in_flight > 1,
+    }
+}
 
 /// Somebody who can be measured here.
 #[derive(Clone)]
@@ -37,8 +50,50 @@ pub struct Question {
     pub time: Duration,
 }
 
+/// What a table asks: a name, what is sent, bytes of a message, between two processes or inside one.
+pub type Asked = (&'static str, Kind, usize, bool);
+
+/// Asks everybody everything, one after the other in every round.
+pub fn contest(settings: &Settings, asked: &[Asked]) -> Outcome<()> {
+    let rounds = settings.rounds.unwrap_or(if settings.quick { 3 } else { 7 });
+    let time = Duration::from_millis(if settings.quick { 300 } else { 1_000 });
+    let rivals = rivals(settings.build_peers)?;
+    let versions: Vec<String> =
+        rivals.iter().map(|rival| format!("{} {}", rival.name, rival.version)).collect();
+    println!("{rounds} rounds of {:.1} s each; {}\n", time.as_secs_f64(), versions.join(", "));
+
+    let mut tables = Vec::new();
+    for &(name, kind, bytes, is_apart) in asked {
+        let question = Question { kind, bytes, is_apart, time };
+        let able = rivals.iter().filter(|rival| rival.can(&question));
+        let mut table = Table {
+            name: name.to_owned(),
+            kind,
+            bytes,
+            rows: able.map(|r| (r.clone(), Vec::new())).collect(),
+        };
+        for _ in 0..rounds {
+            for (rival, runs) in &mut table.rows {
+                match rival.run(&question) {
+                    Ok(figures) => runs.push(figures),
+                    Err(error) => eprintln!("{}, {name}: {error}", rival.name),
+                }
+            }
+        }
+        table.print();
+        tables.push(table);
+    }
+    if let Some(path) = &settings.json {
+        report::write_json(&tables, path)?;
+    }
+    if let Some(folder) = &settings.svg {
+        report::draw(&tables, folder)?;
+    }
+    Ok(())
+}
+
 /// Everybody who is there, and says who is not.
-pub fn rivals(build_peers: bool) -> Outcome<Vec<Rival>> {
+fn rivals(build_peers: bool) -> Outcome<Vec<Rival>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
     let manifest = folder.join("Cargo.toml");
     if build_peers {
@@ -57,7 +112,7 @@ pub fn rivals(build_peers: bool) -> Outcome<Vec<Rival>> {
         program: me.clone(),
         is_peer: false,
     };
-    let mut rivals = vec![own(by_hand::NAME), own(ours::NAME)];
+    let mut rivals = vec![own(by_hand::NAME), own(inline_loop::NAME), own(ours::NAME)];
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| folder.join("target"), PathBuf::from);
     let program = target.join("release").join("peers");
     if let Ok(listed) = Command::new(&program).arg("list").output() {
@@ -78,7 +133,20 @@ pub fn rivals(build_peers: bool) -> Outcome<Vec<Rival>> {
 
 impl Rival {
     pub fn can(&self, question: &Question) -> bool {
-        question.is_apart || !matches!(self.name.as_str(), "zmq.rs" | "zenoh")
+        let Kind::Calls(calls) = question.kind else {
+            return match self.name.as_str() {
+                TARPC | TONIC | inline_loop::NAME => false,
+                "zmq.rs" | "zenoh" => question.is_apart,
+                _ => true,
+            };
+        };
+        match self.name.as_str() {
+            by_hand::NAME => question.is_apart && calls.in_flight == 1,
+            inline_loop::NAME => calls.argument == Argument::Bytes,
+            ours::NAME | TARPC => true,
+            TONIC => question.is_apart && calls.argument == Argument::Bytes,
+            _ => false,
+        }
     }
 
     /// One run.
@@ -91,6 +159,8 @@ impl Rival {
         let address = server.line("at ", question.time)?;
         let mut client = self.start(worker::CLIENT, question, Some(&address))?;
         let sent = client.result(question.time)?;
+        // Who answers calls hears of no last one.
+        drop(server.child.stdin.take());
         let received = server.result(question.time)?;
         Ok(self.figures(question, &[sent, received]))
     }
@@ -101,7 +171,7 @@ impl Rival {
         let messages = figures.get("messages").copied().unwrap_or(f64::NAN);
         let cpu: f64 = sides.iter().filter_map(|side| side.get("cpu")).sum();
         figures.insert("cpu_us".into(), cpu * 1e6 / messages);
-        if question.kind == Kind::OneWay {
+        if is_rate(question.kind) {
             let seconds = figures.get("seconds").copied().unwrap_or(f64::NAN);
             figures.insert("rate".into(), messages / seconds);
         }
@@ -113,8 +183,7 @@ impl Rival {
         if !self.is_peer {
             command.arg("worker");
         }
-        let kind = if question.kind == Kind::OneWay { worker::ONE_WAY } else { worker::ROUND_TRIP };
-        command.args([&self.name, side, kind, &question.bytes.to_string()]);
+        command.args([&self.name, side, &question.kind.to_string(), &question.bytes.to_string()]);
         command.arg(question.time.as_secs_f64().to_string()).args(address);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let out = child.stdout.take().ok_or("its output is not piped")?;

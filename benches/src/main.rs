@@ -8,11 +8,14 @@
 
 mod audience;
 mod by_hand;
+mod callers;
 mod connections;
 mod contest;
+mod inline_loop;
 mod lanes;
 mod ours;
 mod report;
+mod rpc;
 mod sockets;
 mod worker;
 
@@ -20,7 +23,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::worker::{Outcome, Task};
+use crate::worker::{Kind, Outcome, Task};
 
 #[derive(Parser)]
 #[command(about = "Measures quorate beside loops by hand and beside its peers")]
@@ -33,6 +36,8 @@ struct Options {
 enum Command {
     /// One-way rates and round trips of sockets, between processes and inside one.
     Sockets(Settings),
+    /// Typed calls: alone, many at once, large ones, and inside one process.
+    Rpc(Settings),
     /// Urgent messages on a connection that a transfer fills.
     Lanes(Settings),
     /// Memory of idle connections, and clients that come and go.
@@ -75,11 +80,13 @@ struct Settings {
 fn main() -> Outcome<()> {
     match Options::parse().command {
         Command::Sockets(settings) => sockets::run(&settings),
+        Command::Rpc(settings) => rpc::run(&settings),
         Command::Lanes(settings) => lanes::run(&settings),
         Command::Connections(settings) => connections::run(&settings),
         Command::Audience(settings) => audience::run(&settings),
         Command::All(settings) => {
             sockets::run(&settings)?;
+            rpc::run(&settings)?;
             lanes::run(&settings)?;
             audience::run(&settings)?;
             connections::run(&settings)
@@ -90,7 +97,11 @@ fn main() -> Outcome<()> {
             let task = Task::from_arguments(arguments.into_iter())?;
             match task.rival.as_str() {
                 by_hand::NAME => by_hand::run(&task),
-                ours::NAME => ours::run(&task),
+                inline_loop::NAME => inline_loop::run(&task),
+                ours::NAME => match task.kind {
+                    Kind::Calls(calls) => rpc::work(&task, calls),
+                    Kind::OneWay | Kind::RoundTrip => ours::run(&task),
+                },
                 other => Err(format!("{other} is none of ours").into()),
             }
         }

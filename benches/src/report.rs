@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::contest::{Figures, Rival};
+use crate::contest::{Figures, Rival, is_rate};
 use crate::worker::{Kind, Outcome};
 
 /// All runs of all rivals at one question.
@@ -20,18 +20,19 @@ pub struct Table {
 impl Table {
     /// The figure that a table is about.
     fn main_figure(&self) -> &'static str {
-        if self.kind == Kind::OneWay { "rate" } else { "p50" }
+        if is_rate(self.kind) { "rate" } else { "p50" }
     }
 
     pub fn print(&self) {
         let ours = self.rows.iter().find(|(rival, _)| rival.name == crate::ours::NAME);
         let ours = ours.map_or(f64::NAN, |(_, runs)| spread(runs, self.main_figure()).median);
         println!("{}", self.name);
-        match self.kind {
-            Kind::OneWay => {
+        match is_rate(self.kind) {
+            true => {
+                let what = if self.kind == Kind::OneWay { "messages/s" } else { "calls/s" };
                 println!(
                     "{:<20} {:>12} {:>25} {:>9} {:>10} {:>11}",
-                    "", "messages/s", "least and greatest", "MiB/s", "CPU us", "quorate is"
+                    "", what, "least and greatest", "MiB/s", "CPU us", "quorate is"
                 );
                 for (rival, runs) in &self.rows {
                     let rate = spread(runs, "rate");
@@ -47,7 +48,7 @@ impl Table {
                     );
                 }
             }
-            Kind::RoundTrip => {
+            false => {
                 println!(
                     "{:<20} {:>9} {:>19} {:>9} {:>9} {:>10} {:>11}",
                     "", "p50 us", "least and greatest", "p99 us", "p99.9 us", "CPU us", "quorate is"
@@ -94,7 +95,11 @@ impl Table {
              font-size=\"13\"><rect width=\"100%\" height=\"100%\" fill=\"white\"/><text x=\"8\" y=\"20\" \
              font-weight=\"bold\">{}, {}</text>",
             self.name,
-            if self.kind == Kind::OneWay { "messages per second" } else { "median in microseconds" }
+            match self.kind {
+                Kind::OneWay => "messages per second",
+                kind if is_rate(kind) => "calls per second",
+                _ => "median in microseconds",
+            }
         );
         for (place, ((rival, _), spread)) in self.rows.iter().zip(&spreads).enumerate() {
             let (top, x) = (34 + BAR * place, |value: f64| LEFT as f64 + value / most * WIDTH);

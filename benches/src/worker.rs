@@ -1,11 +1,12 @@
 //! One side of a comparison as a process of its own: what its command line asks, what its standard output answers.
 //!
 //! Ask      `RIVAL SIDE KIND BYTES SECONDS [ADDRESS]`, as [`Task`] has them.
-//! Answer   a server first says `at ADDRESS`; each side ends with one line `result name=value ...`. A client then
-//!          lives on until its standard input is closed, so that what it has sent can arrive.
+//! Answer   a server first says `at ADDRESS`; each side ends with one line `result name=value ...`. A client of a one-way
+//!          run then lives on until its standard input is closed, so that what it has sent can arrive; a server's
+//!          input is closed when its client has said its result.
 //! Shared   by this package and by `peers/`, which is built apart because of what the peers depend on.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{Read as _, Write as _};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -23,8 +24,9 @@ pub const BURST: usize = 64;
 pub const SERVER: &str = "server";
 pub const CLIENT: &str = "client";
 pub const BOTH: &str = "both";
-pub const ONE_WAY: &str = "one-way";
-pub const ROUND_TRIP: &str = "round-trip";
+const ONE_WAY: &str = "one-way";
+const ROUND_TRIP: &str = "round-trip";
+const CALLS: &str = "calls";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
@@ -42,6 +44,54 @@ pub enum Kind {
     OneWay,
     /// The client waits for each answer.
     RoundTrip,
+    /// Typed calls that return what they are given.
+    Calls(Calls),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Calls {
+    /// Callers that each wait for their own answer.
+    pub in_flight: usize,
+    pub argument: Argument,
+}
+
+/// What a call carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Argument {
+    /// What the rival offers for a run of bytes.
+    Bytes,
+    /// `Vec<u8>`, as somebody writes who has not read the manual.
+    Vector,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OneWay => f.write_str(ONE_WAY),
+            Self::RoundTrip => f.write_str(ROUND_TRIP),
+            Self::Calls(calls) => {
+                let argument = if calls.argument == Argument::Bytes { "bytes" } else { "vector" };
+                write!(f, "{CALLS}-{}-{argument}", calls.in_flight)
+            }
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut words = text.splitn(3, '-');
+        match (text, words.next(), words.next(), words.next()) {
+            (ONE_WAY, ..) => Ok(Self::OneWay),
+            (ROUND_TRIP, ..) => Ok(Self::RoundTrip),
+            (_, Some(CALLS), Some(in_flight), Some(argument)) => Ok(Self::Calls(Calls {
+                in_flight: in_flight.parse().map_err(|_| format!("{in_flight} is no number"))?,
+                argument: if argument == "bytes" { Argument::Bytes } else { Argument::Vector },
+            })),
+            _ => Err(format!("{text} is no kind")),
+        }
+    }
 }
 
 /// What a process is to do.
@@ -66,11 +116,7 @@ impl Task {
             BOTH => Side::Both,
             other => return Err(format!("{other} is no side").into()),
         };
-        let kind = match next("kind")?.as_str() {
-            ONE_WAY => Kind::OneWay,
-            ROUND_TRIP => Kind::RoundTrip,
-            other => return Err(format!("{other} is no kind").into()),
-        };
+        let kind = next("kind")?.parse()?;
         let bytes = usize::from_str(&next("bytes")?)?;
         if bytes <= END_BYTES {
             return Err(format!("a message has more than {END_BYTES} B").into());
@@ -142,12 +188,14 @@ impl Count {
 /// Times of round trips.
 pub struct Trips {
     times: Histogram<u64>,
+    began: Instant,
     until: Instant,
 }
 
 impl Trips {
     pub fn new(task: &Task) -> Outcome<Self> {
-        Ok(Self { times: Histogram::new(3)?, until: Instant::now() + task.time })
+        let began = Instant::now();
+        Ok(Self { times: Histogram::new(3)?, began, until: began + task.time })
     }
 
     pub fn goes_on(&self) -> bool {
@@ -162,6 +210,7 @@ impl Trips {
         let micros = |quantile| self.times.value_at_quantile(quantile) as f64 / 1e3;
         say_result(&[
             ("messages", self.times.len() as f64),
+            ("seconds", self.began.elapsed().as_secs_f64()),
             ("p50", micros(0.5)),
             ("p99", micros(0.99)),
             ("p999", micros(0.999)),

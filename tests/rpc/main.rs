@@ -8,4 +8,6 @@ mod processes;
 mod refused;
 mod simulated;
 mod support;
+mod variants;
+mod versions;
 mod weather;

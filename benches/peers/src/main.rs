@@ -1,9 +1,16 @@
 //! The peers' side of the comparisons. `peers list` says who is built in; otherwise one [`Task`] is done.
 
+#[cfg(any(feature = "tarpc", feature = "tonic"))]
+#[path = "../../src/callers.rs"]
+mod callers;
 #[cfg(feature = "libzmq")]
 mod libzmq;
 #[cfg(feature = "nng")]
 mod nng;
+#[cfg(feature = "tarpc")]
+mod with_tarpc;
+#[cfg(feature = "tonic")]
+mod with_tonic;
 #[path = "../../src/worker.rs"]
 mod worker;
 #[cfg(feature = "zenoh")]
@@ -24,6 +31,10 @@ fn main() -> Outcome<()> {
         println!("nng {}", locked("nng-sys"));
         #[cfg(feature = "zenoh")]
         println!("zenoh {}", locked("zenoh"));
+        #[cfg(feature = "tarpc")]
+        println!("tarpc {}", locked("tarpc"));
+        #[cfg(feature = "tonic")]
+        println!("tonic {}", locked("tonic"));
         return Ok(());
     }
     let task = Task::from_arguments(arguments)?;
@@ -36,8 +47,18 @@ fn main() -> Outcome<()> {
         "nng" => nng::run(&task),
         #[cfg(feature = "zenoh")]
         "zenoh" => zenoh::run(&task),
+        #[cfg(feature = "tarpc")]
+        "tarpc" => with_tarpc::run(&task, calls(&task)?),
+        #[cfg(feature = "tonic")]
+        "tonic" => with_tonic::run(&task, calls(&task)?),
         other => Err(format!("{other} is not built in").into()),
     }
+}
+
+#[cfg(any(feature = "tarpc", feature = "tonic"))]
+fn calls(task: &Task) -> Outcome<worker::Calls> {
+    let worker::Kind::Calls(calls) = task.kind else { return Err("it only answers calls".into()) };
+    Ok(calls)
 }
 
 /// The version of a dependency, from the lock file.

@@ -17,6 +17,7 @@ pub fn run(task: &Task) -> Outcome<()> {
             (Side::Server, Kind::RoundTrip) => echo().await,
             (Side::Client, Kind::OneWay) => push(task).await,
             (Side::Client, Kind::RoundTrip) => ask(task).await,
+            (_, Kind::Calls(_)) => Err("zmq.rs has no typed calls".into()),
             (Side::Both, _) => Err("zmq.rs has no transport inside a process".into()),
         }
     })

@@ -5,7 +5,9 @@ use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 
-use crate::parse::{Kind, Method, Service, fnv, type_text};
+use crate::method;
+use crate::parse::{Kind, Method, Passing, Service};
+use crate::types::{fnv, is_run_of_bytes, type_text};
 
 pub(crate) fn service(service: &Service) -> TokenStream {
     let contract = contract(service);
@@ -19,18 +21,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
 /// `async fn` in a trait.
 fn contract(service: &Service) -> TokenStream {
     let Service { attributes, visibility, name, supertraits, .. } = service;
-    let methods = service.methods.iter().map(|method| {
-        let Method { attributes, name, .. } = method;
-        let arguments = declarations(method);
-        let output = &method.output.whole;
-        let body = method.default.as_ref().map_or_else(|| quote!(;), |block| quote!({ async move #block }));
-        quote! {
-            #(#attributes)*
-            fn #name(&self #(, #arguments)*)
-                -> impl ::core::future::Future<Output = #output> + ::core::marker::Send
-            #body
-        }
-    });
+    let methods = service.methods.iter().map(method::declaration);
     quote! {
         #(#attributes)*
         #visibility trait #name: ::core::marker::Send + ::core::marker::Sync + 'static #(+ #supertraits)* {
@@ -47,27 +38,9 @@ fn client(service: &Service) -> TokenStream {
     let details = "Cheap to clone; clones share one session with the server. A call is sent when its future is \
                    first polled; dropping the future cancels the call.";
     let schema_about = format!("Names, types and stable ids of [`{name}`].");
-    let methods = service.methods.iter().enumerate().map(|(index, method)| {
-        let Method { name, .. } = method;
-        let attributes = shared_attributes(method);
-        let arguments = declarations(method);
-        let names = method.arguments.iter().map(|argument| &argument.name);
-        let (result, call) = match (&method.output.fallible, method.kind) {
-            (_, Kind::OneWay) => (quote!((), ::quorate::rpc::CallError), quote!(call_one_way)),
-            (Some((ok, error)), _) => (quote!(#ok, ::quorate::rpc::RpcError<#error>), quote!(call_fallible)),
-            (None, _) => {
-                let ty = &method.output.whole;
-                (quote!(#ty, ::quorate::rpc::CallError), quote!(call))
-            }
-        };
-        quote! {
-            #(#attributes)*
-            pub async fn #name(&self #(, #arguments)*) -> ::core::result::Result<#result> {
-                let __request = self.client.encode(&(#(&#names,)*));
-                self.client.#call(&Self::SCHEMA.methods[#index], __request).await
-            }
-        }
-    });
+    let here = format_ident!("__{name}Here");
+    let methods =
+        service.methods.iter().enumerate().map(|(index, method)| method::client(method, index, &here));
     quote! {
         #[doc = #about]
         #[doc = ""]
@@ -75,6 +48,8 @@ fn client(service: &Service) -> TokenStream {
         #[allow(dead_code, reason = "a process calls or serves, seldom both")]
         #visibility struct #client<C: ::quorate::codec::Codec = ::quorate::codec::Postcard> {
             client: ::quorate::rpc::Client<C>,
+            /// The service itself, when it is served by the very node of the caller.
+            here: ::core::option::Option<::std::sync::Arc<dyn #here>>,
         }
 
         #[allow(dead_code, reason = "a process calls or serves, seldom both")]
@@ -86,9 +61,21 @@ fn client(service: &Service) -> TokenStream {
             pub async fn connect(
                 node: &::quorate::node::Node,
                 name: &str,
-                address: impl ::quorate::rpc::IntoAddress,
+                address: impl ::quorate::rpc::IntoPlace,
             ) -> ::core::result::Result<Self, ::quorate::rpc::BindError> {
                 Self::connect_with(node, name, address, ::quorate::rpc::ClientOptions::default()).await
+            }
+
+            /// Binds to the service called `name` on the caller's own node, which need not listen anywhere.
+            ///
+            /// # Errors
+            /// [`BindError`](::quorate::rpc::BindError), at once.
+            pub async fn connect_here(
+                node: &::quorate::node::Node,
+                name: &str,
+            ) -> ::core::result::Result<Self, ::quorate::rpc::BindError> {
+                let options = ::quorate::rpc::ClientOptions::default();
+                Self::connect_with(node, name, ::quorate::rpc::Here, options).await
             }
         }
 
@@ -104,17 +91,19 @@ fn client(service: &Service) -> TokenStream {
             pub async fn connect_with(
                 node: &::quorate::node::Node,
                 name: &str,
-                address: impl ::quorate::rpc::IntoAddress,
+                address: impl ::quorate::rpc::IntoPlace,
                 options: ::quorate::rpc::ClientOptions,
             ) -> ::core::result::Result<Self, ::quorate::rpc::BindError> {
                 let client = ::quorate::rpc::Client::connect(node, name, address, options).await?;
-                ::core::result::Result::Ok(Self { client })
+                let here = client.service_here();
+                ::core::result::Result::Ok(Self { client, here })
             }
 
             /// The same client with another deadline for its calls, before what methods declare.
             #[must_use]
             pub fn with_deadline(&self, deadline: ::core::time::Duration) -> Self {
-                Self { client: self.client.with_deadline(deadline) }
+                let here = ::core::clone::Clone::clone(&self.here);
+                Self { client: self.client.with_deadline(deadline), here }
             }
 
             /// The untyped client below: whom it is bound to, its totals.
@@ -127,7 +116,10 @@ fn client(service: &Service) -> TokenStream {
 
         impl<C: ::quorate::codec::Codec> ::core::clone::Clone for #client<C> {
             fn clone(&self) -> Self {
-                Self { client: ::core::clone::Clone::clone(&self.client) }
+                Self {
+                    client: ::core::clone::Clone::clone(&self.client),
+                    here: ::core::clone::Clone::clone(&self.here),
+                }
             }
         }
     }
@@ -139,21 +131,23 @@ fn server(service: &Service) -> TokenStream {
     let server = format_ident!("{name}Server");
     let about = format!("Lets other processes call a [`{name}`]: give it to `node.serve(name, ..)`.");
     let schema_about = format!("Names, types and stable ids of [`{name}`].");
-    let arms = service.methods.iter().map(|method| {
-        let Method { name: call, id, .. } = method;
-        let names: Vec<_> = method.arguments.iter().map(|argument| &argument.name).collect();
-        let types = method.arguments.iter().map(|argument| &argument.ty);
-        quote! {
-            #id => ::quorate::rpc::generated::handle::<C, _, _, _>(
-                request,
-                // Named by its trait: a method may be called like one of `Arc`.
-                move |(#(#names,)*): (#(#types,)*)| async move {
-                    <S as #name>::#call(&__service, #(#names),*).await
-                },
-            ),
-        }
-    });
+    let arms = service.methods.iter().map(|method| method::arm(method, name));
+    let (here, hosted) = (format_ident!("__{name}Here"), format_ident!("__{name}Hosted"));
+    let (signatures, bodies): (Vec<_>, Vec<_>) =
+        service.methods.iter().filter_map(|method| method::here(method, name)).unzip();
     quote! {
+        #[allow(dead_code, reason = "a process calls or serves, seldom both")]
+        trait #here: ::core::marker::Send + ::core::marker::Sync {
+            #(#signatures)*
+        }
+
+        #[allow(dead_code, reason = "a process calls or serves, seldom both")]
+        struct #hosted<S>(::std::sync::Arc<S>);
+
+        impl<S: #name> #here for #hosted<S> {
+            #(#bodies)*
+        }
+
         #[doc = #about]
         #[allow(dead_code, reason = "a process calls or serves, seldom both")]
         #visibility struct #server<S, C: ::quorate::codec::Codec = ::quorate::codec::Postcard> {
@@ -191,10 +185,17 @@ fn server(service: &Service) -> TokenStream {
                 C::ID
             }
 
+            fn here(&self) -> ::quorate::rpc::generated::AnyService {
+                let here: ::std::sync::Arc<dyn #here> =
+                    ::std::sync::Arc::new(#hosted(::std::sync::Arc::clone(&self.service)));
+                ::std::boxed::Box::new(here)
+            }
+
             fn dispatch(
                 &self,
                 method: u32,
-                request: ::quorate::rpc::generated::Bytes,
+                __request: ::quorate::rpc::generated::Bytes,
+                __added: ::quorate::rpc::generated::Bytes,
             ) -> ::quorate::rpc::generated::Dispatched {
                 let __service = ::std::sync::Arc::clone(&self.service);
                 match method {
@@ -213,7 +214,9 @@ fn travelling(service: &Service) -> TokenStream {
             Some((ok, error)) => vec![ok, error],
             None => vec![&method.output.whole],
         };
-        method.arguments.iter().map(|argument| &argument.ty).chain(results)
+        let arguments = method.arguments.iter().filter(|argument| argument.passing != Passing::Run);
+        let results = results.into_iter().filter(|ty| !is_run_of_bytes(ty));
+        arguments.map(|argument| &argument.ty).chain(results)
     });
     let checks = types.map(|ty| quote_spanned!(ty.span()=> ::quorate::rpc::generated::travels::<#ty>();));
     quote! {
@@ -229,8 +232,9 @@ fn schema(service: &Service) -> TokenStream {
         let name = method.name.to_string();
         let arguments = method.arguments.iter().map(|argument| {
             let name = argument.name.to_string();
-            let ty = type_text(&argument.ty);
-            quote!(::quorate::rpc::ArgumentSchema { name: #name, ty: #ty })
+            let ty = argument.text();
+            let is_added = argument.passing == Passing::Added;
+            quote!(::quorate::rpc::ArgumentSchema { name: #name, ty: #ty, is_added: #is_added })
         });
         let result = type_text(&method.output.whole);
         let (kind, word) = match method.kind {
@@ -265,17 +269,4 @@ fn schema(service: &Service) -> TokenStream {
     quote! {
         ::quorate::rpc::Schema { service: #name, fingerprint: #fingerprint, methods: &[#(#methods),*] }
     }
-}
-
-fn declarations(method: &Method) -> impl Iterator<Item = TokenStream> + '_ {
-    method.arguments.iter().map(|argument| {
-        let (name, ty) = (&argument.name, &argument.ty);
-        quote!(#name: #ty)
-    })
-}
-
-/// What a reader of the client should see too.
-fn shared_attributes(method: &Method) -> impl Iterator<Item = &syn::Attribute> {
-    const SHARED: [&str; 5] = ["doc", "deprecated", "must_use", "allow", "expect"];
-    method.attributes.iter().filter(|attribute| SHARED.iter().any(|name| attribute.path().is_ident(name)))
 }

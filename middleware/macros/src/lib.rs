@@ -9,7 +9,9 @@
 //! Use it through `quorate::service`; its page shows what is generated.
 
 mod expand;
+mod method;
 mod parse;
+mod types;
 
 use proc_macro::TokenStream;
 use syn::parse_macro_input;
@@ -57,10 +59,20 @@ use syn::parse_macro_input;
 /// - `#[deadline = "2s"]`: how long a caller waits at most (`us`, `ms`, `s`, `min`), unless the client was given a
 ///   deadline by `with_deadline`.
 ///
+/// # Arguments
+/// - `list: &mut T` is copied there and restored: the caller sees what the method made of it, also when it returned an
+///   error of its own. Without an answer it stays as it was.
+/// - `Vec<u8>` and `Bytes`, as an argument or a result, travel as one run of bytes. Inside other types they are refused:
+///   serde would take them element by element; write `quorate::Payload` there.
+/// - `#[added] unit: Option<T>`, behind all others, is an argument that the method did not always have. It is sent when it
+///   is `Some`; a server that does not know it leaves it alone, and a client that does not know it gives `None`.
+///
+/// # Deferred calls
+/// Beside every method `x` the client has `x_start`: the request has left when it returns, and the `Deferred` that it
+/// returns is a future of the result.
+///
 /// # What cannot travel
 /// Borrowed arguments, generics, trait objects, `impl Trait`: a remote process has neither the memory nor the type.
-/// `Vec<u8>` is refused as an argument or result: serde encodes it element by element, many times slower than
-/// `quorate::Payload`, which travels as one run of bytes.
 #[proc_macro_attribute]
 pub fn service(attribute: TokenStream, item: TokenStream) -> TokenStream {
     let attribute = proc_macro2::TokenStream::from(attribute);

@@ -8,6 +8,8 @@ use syn::{
     PathArguments, Result, ReturnType, TraitItem, TraitItemFn, Type, Visibility,
 };
 
+use crate::types::{fnv, is_option, is_run_of_bytes, travels, type_text};
+
 /// A service trait, checked.
 pub(crate) struct Service {
     pub(crate) attributes: Vec<Attribute>,
@@ -30,13 +32,48 @@ pub(crate) struct Method {
     /// FNV-1a of the name: the same for every build that calls the method so.
     pub(crate) id: u32,
     /// FNV-1a of argument and result types as written, and of what may happen to the request unless it is the default.
+    /// Added arguments are not in it.
     pub(crate) signature: u32,
+}
+
+impl Method {
+    pub(crate) fn passed(&self, passing: Passing) -> impl Iterator<Item = &Argument> {
+        self.arguments.iter().filter(move |argument| argument.passing == passing)
+    }
+
+    /// What every caller sends.
+    pub(crate) fn required(&self) -> impl Iterator<Item = &Argument> {
+        self.arguments.iter().filter(|argument| argument.passing != Passing::Added)
+    }
 }
 
 /// One argument.
 pub(crate) struct Argument {
     pub(crate) name: Ident,
+    /// What travels, without a reference.
     pub(crate) ty: Type,
+    pub(crate) passing: Passing,
+}
+
+/// How an argument travels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passing {
+    /// There, by the codec.
+    Value,
+    /// There, as one run of bytes.
+    Run,
+    /// There and, when the method is over, back: `&mut T`, copy/restore.
+    Restored,
+    /// There behind the others, if it is there at all: who does not know it does not see it.
+    Added,
+}
+
+impl Argument {
+    /// Its type as the user wrote it.
+    pub(crate) fn text(&self) -> String {
+        let reference = if self.passing == Passing::Restored { "&mut " } else { "" };
+        format!("{reference}{}", type_text(&self.ty))
+    }
 }
 
 /// What a method returns.
@@ -44,6 +81,8 @@ pub(crate) struct Output {
     pub(crate) whole: Type,
     /// `T` and `E` when it is a `Result<T, E>`.
     pub(crate) fallible: Option<(Type, Type)>,
+    /// The result, or its `T`, is a run of bytes.
+    pub(crate) is_run: bool,
 }
 
 /// What may happen to the request on its way.
@@ -91,6 +130,14 @@ pub(crate) fn service(attribute: &TokenStream, item: Item) -> Result<Service> {
         }
         methods.push(method);
     }
+    for method in &methods {
+        let start = format!("{}_start", method.name);
+        if let Some(other) = methods.iter().find(|other| other.name == start) {
+            let message =
+                format!("the client has a method of this name already: it begins `{}`", method.name);
+            errors.add(&other.name, &message);
+        }
+    }
     errors.into_result()?;
     Ok(Service {
         attributes: item.attrs,
@@ -137,7 +184,8 @@ fn method(function: &TraitItemFn, errors: &mut Errors) -> Option<Method> {
         return None;
     }
     let (kind, deadline, attributes) = attributes;
-    let types = arguments.iter().map(|argument| type_text(&argument.ty)).collect::<Vec<_>>().join(", ");
+    let required = arguments.iter().filter(|argument| argument.passing != Passing::Added);
+    let types = required.map(Argument::text).collect::<Vec<_>>().join(", ");
     let result = type_text(&output.whole);
     Some(Method {
         id: fnv(&name.to_string()),
@@ -174,15 +222,45 @@ fn arguments(function: &TraitItemFn, errors: &mut Errors) -> Vec<Argument> {
     let mut arguments = Vec::new();
     for input in &function.sig.inputs {
         let FnArg::Typed(typed) = input else { continue };
+        let mut passing = Passing::Value;
         for attribute in &typed.attrs {
-            errors.add(attribute, "attributes on arguments are not supported");
+            if attribute.path().is_ident("added") && matches!(attribute.meta, Meta::Path(_)) {
+                passing = Passing::Added;
+            } else {
+                errors.add(attribute, "the only attribute of an argument is `#[added]`");
+            }
         }
-        travels(&typed.ty, "argument", errors);
+        let ty = match &*typed.ty {
+            Type::Reference(reference) if reference.mutability.is_some() && reference.lifetime.is_none() => {
+                if passing == Passing::Added {
+                    errors.add(
+                        &typed.ty,
+                        "an added argument does not come back: who does not know it would have to send it",
+                    );
+                }
+                passing = Passing::Restored;
+                (*reference.elem).clone()
+            }
+            ty => ty.clone(),
+        };
+        if passing == Passing::Value && is_run_of_bytes(&ty) {
+            passing = Passing::Run;
+        } else {
+            travels(&ty, "argument", errors);
+        }
+        if passing == Passing::Added && !is_option(&ty) {
+            errors.add(&ty, "an added argument is an `Option`: an older caller does not send it");
+        }
+        if passing != Passing::Added
+            && arguments.iter().any(|argument: &Argument| argument.passing == Passing::Added)
+        {
+            errors.add(&typed.pat, "added arguments stand behind all others");
+        }
         match &*typed.pat {
             Pat::Ident(pattern)
                 if pattern.by_ref.is_none() && pattern.mutability.is_none() && pattern.subpat.is_none() =>
             {
-                arguments.push(Argument { name: pattern.ident.clone(), ty: (*typed.ty).clone() });
+                arguments.push(Argument { name: pattern.ident.clone(), ty, passing });
             }
             other => {
                 errors.add(other, "an argument of a service method is a plain name: it is part of the schema")
@@ -199,12 +277,20 @@ fn arguments(function: &TraitItemFn, errors: &mut Errors) -> Vec<Argument> {
 
 fn output(output: &ReturnType, errors: &mut Errors) -> Output {
     let ReturnType::Type(_, whole) = output else {
-        return Output { whole: syn::parse_quote!(()), fallible: None };
+        return Output { whole: syn::parse_quote!(()), fallible: None, is_run: false };
     };
-    travels(whole, "result", errors);
-    let plain = Output { whole: (**whole).clone(), fallible: None };
-    let Type::Path(path) = &**whole else { return plain };
-    let Some(last) = path.path.segments.last().filter(|last| last.ident == "Result") else { return plain };
+    let plain = Output { whole: (**whole).clone(), fallible: None, is_run: is_run_of_bytes(whole) };
+    if plain.is_run {
+        return plain;
+    }
+    let Type::Path(path) = &**whole else {
+        travels(whole, "result", errors);
+        return plain;
+    };
+    let Some(last) = path.path.segments.last().filter(|last| last.ident == "Result") else {
+        travels(whole, "result", errors);
+        return plain;
+    };
     let types: Vec<&Type> = match &last.arguments {
         PathArguments::AngleBracketed(arguments) => arguments
             .args
@@ -214,74 +300,16 @@ fn output(output: &ReturnType, errors: &mut Errors) -> Output {
         _ => Vec::new(),
     };
     if let [ok, error] = types[..] {
-        return Output { fallible: Some((ok.clone(), error.clone())), ..plain };
+        let is_run = is_run_of_bytes(ok);
+        if !is_run {
+            travels(ok, "result", errors);
+        }
+        travels(error, "result", errors);
+        return Output { fallible: Some((ok.clone(), error.clone())), is_run, ..plain };
     }
+    travels(whole, "result", errors);
     errors.add(whole, "write both types out: `Result<T, E>`; the client needs to know the error");
     plain
-}
-
-/// Refuses types that have no meaning in another process.
-fn travels(ty: &Type, what: &str, errors: &mut Errors) {
-    match ty {
-        Type::Reference(_) => errors.add(
-            ty,
-            &format!(
-                "a borrowed {what} cannot travel to another process: use an owned type (`String` for `&str`)"
-            ),
-        ),
-        Type::Ptr(_) | Type::BareFn(_) => {
-            errors.add(ty, "a pointer cannot travel to another process");
-        }
-        Type::ImplTrait(_) | Type::TraitObject(_) => {
-            errors.add(
-                ty,
-                &format!("a trait cannot travel to another process: name the concrete type of the {what}"),
-            );
-        }
-        Type::Infer(_) => errors.add(ty, &format!("name the type of the {what}")),
-        Type::Array(array) => travels(&array.elem, what, errors),
-        Type::Slice(slice) => travels(&slice.elem, what, errors),
-        Type::Paren(inner) => travels(&inner.elem, what, errors),
-        Type::Group(inner) => travels(&inner.elem, what, errors),
-        Type::Tuple(tuple) => tuple.elems.iter().for_each(|element| travels(element, what, errors)),
-        Type::Path(path) => {
-            if path.path.is_ident("Self")
-                || path.path.segments.first().is_some_and(|first| first.ident == "Self")
-            {
-                errors.add(ty, "`Self` is the server's own type, a remote caller does not have it");
-            }
-            if is_vec_u8(path) {
-                errors.add(
-                    ty,
-                    "`Vec<u8>` would travel element by element: use `quorate::Payload`, which travels as one run of bytes",
-                );
-                return;
-            }
-            for segment in &path.path.segments {
-                if let PathArguments::AngleBracketed(arguments) = &segment.arguments {
-                    for argument in &arguments.args {
-                        match argument {
-                            GenericArgument::Type(inner) => travels(inner, what, errors),
-                            GenericArgument::Lifetime(lifetime) if lifetime.ident != "static" => errors.add(
-                                lifetime,
-                                &format!(
-                                    "a borrowed {what} cannot travel to another process: use an owned type"
-                                ),
-                            ),
-                            _ => {}
-                        }
-                    }
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
-fn is_vec_u8(path: &syn::TypePath) -> bool {
-    let Some(last) = path.path.segments.last().filter(|last| last.ident == "Vec") else { return false };
-    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return false };
-    matches!(arguments.args.first(), Some(GenericArgument::Type(Type::Path(inner))) if inner.path.is_ident("u8"))
 }
 
 /// Takes our attributes out and leaves the others.
@@ -330,11 +358,18 @@ fn attributes(
         if !matches!(&output.whole, Type::Tuple(tuple) if tuple.elems.is_empty()) {
             errors.add(&function.sig.output, "a one-way method returns nothing: nobody waits for its answer");
         }
+        if function.sig.inputs.iter().any(is_restored) {
+            errors.add(&function.sig.ident, "a one-way method restores nothing: nobody waits for its answer");
+        }
         if deadline.is_some() {
             errors.add(&function.sig.ident, "a one-way method has no deadline: nobody waits for its answer");
         }
     }
     (kind, deadline, others)
+}
+
+fn is_restored(input: &FnArg) -> bool {
+    matches!(input, FnArg::Typed(typed) if matches!(&*typed.ty, Type::Reference(ty) if ty.mutability.is_some()))
 }
 
 /// Reads `#[deadline = "250ms"]`.
@@ -357,39 +392,15 @@ fn duration(attribute: &Attribute) -> std::result::Result<Duration, &'static str
     if value.is_zero() { Err("a deadline of zero would fail every call") } else { Ok(value) }
 }
 
-/// A type as the user wrote it, with the spaces a person would put.
-pub(crate) fn type_text(ty: &Type) -> String {
-    let tokens = quote::quote!(#ty).to_string();
-    let mut text = String::with_capacity(tokens.len());
-    let mut characters = tokens.chars().peekable();
-    while let Some(c) = characters.next() {
-        let word = |c: char| c.is_alphanumeric() || c == '_';
-        if c == ' ' {
-            let joins = text.chars().last().is_some_and(word) && characters.peek().copied().is_some_and(word);
-            if joins || text.ends_with([',', ';']) {
-                text.push(' ');
-            }
-        } else {
-            text.push(c);
-        }
-    }
-    text
-}
-
-/// FNV-1a, 32 bits: short, public, and the same on every machine.
-pub(crate) fn fnv(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
-}
-
 /// All that is wrong with a trait, so that the user mends it in one go.
 #[derive(Default)]
-struct Errors {
+pub(crate) struct Errors {
     all: Option<Error>,
     count: usize,
 }
 
 impl Errors {
-    fn add(&mut self, place: impl quote::ToTokens, message: &str) {
+    pub(crate) fn add(&mut self, place: impl quote::ToTokens, message: &str) {
         let error = Error::new_spanned(place, message);
         match &mut self.all {
             Some(all) => all.combine(error),
@@ -411,4 +422,4 @@ impl Errors {
 const ARGUMENTS_MAX: usize = 16;
 
 /// The methods that every generated client has of its own.
-const RESERVED: [&str; 5] = ["connect", "connect_with", "with_deadline", "server", "clone"];
+const RESERVED: [&str; 6] = ["connect", "connect_with", "connect_here", "with_deadline", "server", "clone"];

@@ -1,5 +1,6 @@
 //! Channels: many ways to communicate share one connection per peer.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -48,6 +49,11 @@ pub trait ChannelHandler: Send + Sync {
     /// offered again. `Pending` stops all reading from that peer, on every channel: wake `cx` soon. Several
     /// connections may wait at once, so keep every waker.
     fn poll_deliver(&self, cx: &mut Context<'_>, from: Identity, frames: &mut Vec<Bytes>) -> Poll<()>;
+
+    /// What opened the channel, for whoever on the same node can do without messages.
+    fn local(&self) -> Option<Box<dyn Any + Send>> {
+        None
+    }
 
     /// Learns of a peer. It may send, but must not open or close channels nor block: peers' events are told one at a
     /// time.
@@ -141,6 +147,11 @@ impl Channels {
         for entry in entries {
             entry.handler.on_refused(peer, channel);
         }
+    }
+
+    /// See [`ChannelHandler::local`].
+    pub(super) fn local(&self, channel: Channel) -> Option<Box<dyn Any + Send>> {
+        self.entry(channel)?.handler.local()
     }
 
     fn entry(&self, channel: Channel) -> Option<Arc<Entry>> {

@@ -24,6 +24,7 @@ mod link;
 mod outlet;
 mod peer;
 
+use std::any::Any;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -148,6 +149,11 @@ impl Node {
         handler: Arc<dyn ChannelHandler>,
     ) -> Result<ChannelGuard, ChannelTaken> {
         Inner::open(&self.inner, channel, handler)
+    }
+
+    /// What opened `channel` on this very node, when it can be used without messages.
+    pub(crate) fn local(&self, channel: Channel) -> Option<Box<dyn Any + Send>> {
+        self.inner.channels.local(channel)
     }
 
     /// Queues one message for a node: `parts` are copied, `body` is not copied when it is large. Never blocks.

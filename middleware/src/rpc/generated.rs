@@ -1,17 +1,119 @@
 //! What the code that `#[service]` makes calls; not for people.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 
 use bytes::BytesMut;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer};
+use serde::{Serialize, Serializer};
 
 pub use bytes::Bytes;
+use bytes::{Buf, BufMut};
 pub use quorate_protocols::rpc::{Doubt, Refusal, Verdict};
 
-use crate::codec::{Codec, EncodeError, decode_frame};
+use super::error::{CallError, NotSent, RpcError};
+use crate::codec::{Codec, EncodeError, Payload, decode_frame};
+
+/// A handler that has not begun.
+pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// The service as the generated client knows it, when both are in one process.
+pub type AnyService = Box<dyn Any + Send + Sync>;
+
+/// A run of bytes where the user wrote `Vec<u8>` or `Bytes`.
+pub struct Run<T>(pub T);
+
+impl<T: AsRef<[u8]>> Serialize for Run<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0.as_ref())
+    }
+}
+
+impl<'de, T: From<Payload>> Deserialize<'de> for Run<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Payload::deserialize(deserializer).map(|payload| Self(payload.into()))
+    }
+}
+
+/// Encoded arguments.
+pub struct Encoded {
+    pub(super) body: Bytes,
+    /// Behind the required arguments stand added ones.
+    pub(super) has_added: bool,
+}
+
+/// Arguments behind the required ones: `u32` length of what is required, that, then for each added argument its
+/// length and its bytes.
+pub struct Added(BytesMut);
+
+impl Added {
+    /// Begins behind the required arguments.
+    pub fn behind(required: Encoded) -> Self {
+        let mut all = BytesMut::with_capacity(required.body.len() + BUFFER_BYTES_MIN);
+        all.put_u32_le(required.body.len() as u32);
+        all.put_slice(&required.body);
+        Self(all)
+    }
+
+    /// Appends one.
+    pub fn put<C: Codec, T: Serialize>(&mut self, argument: &T) -> Result<(), CallError> {
+        let start = self.0.len();
+        self.0.put_u32_le(0);
+        C::encode(argument, &mut self.0).map_err(|error| CallError::NotSent(NotSent::Encode(error)))?;
+        let length = (self.0.len() - start - size_of::<u32>()) as u32;
+        self.0[start..start + size_of::<u32>()].copy_from_slice(&length.to_le_bytes());
+        Ok(())
+    }
+
+    /// All of them.
+    pub fn end(self) -> Encoded {
+        Encoded { body: self.0.freeze(), has_added: true }
+    }
+}
+
+/// Splits what [`Added`] has put together; `None` when it is damaged.
+pub(super) fn split_added(mut body: Bytes) -> Option<(Bytes, Bytes)> {
+    let required = take_run(&mut body)?;
+    Some((required, body))
+}
+
+/// The next added argument; one that was not sent is none.
+pub fn take_added<C: Codec, T: DeserializeOwned>(added: &mut Bytes) -> Result<Option<T>, Malformed> {
+    if added.is_empty() {
+        return Ok(None);
+    }
+    let run = take_run(added).ok_or(Malformed)?;
+    decode_frame::<C, Option<T>>(&run).map_err(|_| Malformed)
+}
+
+/// Arguments that are none.
+pub struct Malformed;
+
+fn take_run(from: &mut Bytes) -> Option<Bytes> {
+    let length = u32::from_le_bytes(*from.first_chunk()?) as usize;
+    from.advance(size_of::<u32>());
+    (length <= from.len()).then(|| from.split_to(length))
+}
+
+/// What a signature is mixed with when added arguments are there.
+pub(super) const ADDED: u32 = 0xadde_d000;
+
+/// What a method that returns a `Result` gives its caller.
+pub fn application<T, E>(result: Result<Result<T, E>, CallError>) -> Result<T, RpcError<E>> {
+    result?.map_err(RpcError::Application)
+}
+
+/// Decodes a reply.
+pub fn read<C: Codec, R: DeserializeOwned>(reply: Bytes) -> Result<R, CallError> {
+    decode_frame::<C, R>(&reply).map_err(CallError::BadReply)
+}
+
+/// The answer to arguments that could not be read.
+pub fn malformed() -> Dispatched {
+    Dispatched::Refused(Refusal::Malformed)
+}
 
 /// What an argument, a result or an error must be.
 #[diagnostic::on_unimplemented(
@@ -31,7 +133,7 @@ pub enum Dispatched {
     /// It did not get there.
     Refused(Refusal),
     /// It is to be polled.
-    Running(Pin<Box<dyn Future<Output = Verdict> + Send>>),
+    Running(Boxed<Verdict>),
 }
 
 /// Decodes the arguments, and encodes the result when it comes.

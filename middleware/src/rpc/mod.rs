@@ -46,15 +46,20 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod call;
+mod calls;
 mod client;
+mod deferred;
 mod error;
 #[doc(hidden)]
 pub mod generated;
+mod here;
 mod post;
 mod schema;
 mod server;
 
-pub use client::{Client, ClientOptions, IntoAddress, Patience};
+pub use client::{Client, ClientOptions, Here, IntoPlace, Patience, Place};
+pub use deferred::Deferred;
 pub use error::{BindError, CallError, NotSent, RpcError, ServeError};
 pub use quorate_protocols::rpc::{ClientStats, Doubt, Refusal, Rejection, ServerStats};
 pub use schema::{ArgumentSchema, MethodSchema, Schema, Semantics};

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use quorate_protocols::rpc::Message;
-use quorate_protocols::{Lane, ProcessId, Time};
+use quorate_protocols::{Lane, ProcessId, Time, Wire, WireError};
 use tokio::time::Instant;
 
-use crate::node::{Channel, Identity, Node, NodeId, SendError, identity_of, lane_of};
+use crate::node::{self, Channel, Identity, Node, NodeId, Outlet, SendError, identity_of, lane_of};
 
 /// What became of a message that is not to be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,32 +25,99 @@ pub(super) enum Posted {
 /// The connection takes no more for now.
 pub(super) struct Full;
 
-/// Sends to whichever life of the node is there: the session in the message says for which one it is meant.
-pub(super) fn send(
-    node: &Node,
-    to: NodeId,
-    lane: Lane,
-    channel: Channel,
-    message: &Message,
-    head: &mut BytesMut,
-) -> Result<Posted, Full> {
-    head.clear();
-    let body = message.encode_head(head);
-    outcome(node.send(to, lane_of(lane), channel, &[head], body))
+/// The way to one peer: its connection, found once and used until it ends.
+///
+/// Small messages that are sent faster than they leave travel together as one; see [`each_message`].
+#[derive(Default)]
+pub(super) struct Way {
+    outlet: Option<Outlet>,
 }
 
-/// Sends to one life of a client; a later one has other calls.
-pub(super) fn answer(
-    node: &Node,
-    to: ProcessId,
-    lane: Lane,
-    message: &Message,
-    head: &mut BytesMut,
-) -> Result<Posted, Full> {
-    head.clear();
-    let body = message.encode_head(head);
-    let channel = reply_channel(message.client());
-    outcome(node.send_to_life(identity_of(to), lane_of(lane), channel, &[head], body))
+impl Way {
+    /// Sends to whichever life of the node is there: the session in the message says for which one it is meant. `life`
+    /// is the one that is believed to be there.
+    #[expect(clippy::too_many_arguments, reason = "whom, where, what, and the room to write it in")]
+    pub(super) fn send(
+        &mut self,
+        node: &Node,
+        to: NodeId,
+        life: Option<Identity>,
+        lane: Lane,
+        channel: Channel,
+        message: &Message,
+        head: &mut BytesMut,
+    ) -> Result<Posted, Full> {
+        head.clear();
+        let body = message.encode_head(head);
+        let lane = lane_of(lane);
+        if let Some(posted) = self.shorter(node, life, lane, channel, head, &body) {
+            return posted;
+        }
+        outcome(node.send(to, lane, channel, &[head], body))
+    }
+
+    /// Sends to one life of a client; a later one has other calls.
+    pub(super) fn answer(
+        &mut self,
+        node: &Node,
+        to: ProcessId,
+        lane: Lane,
+        message: &Message,
+        head: &mut BytesMut,
+    ) -> Result<Posted, Full> {
+        head.clear();
+        let body = message.encode_head(head);
+        let (to, lane, channel) = (identity_of(to), lane_of(lane), reply_channel(message.client()));
+        if let Some(posted) = self.shorter(node, Some(to), lane, channel, head, &body) {
+            return posted;
+        }
+        outcome(node.send_to_life(to, lane, channel, &[head], body))
+    }
+
+    /// Sends over the connection that is known, or found now; `None` when there is none.
+    fn shorter(
+        &mut self,
+        node: &Node,
+        to: Option<Identity>,
+        lane: node::Lane,
+        channel: Channel,
+        head: &[u8],
+        body: &Bytes,
+    ) -> Option<Result<Posted, Full>> {
+        if self.outlet.as_ref().map(Outlet::peer) != to {
+            self.outlet = None;
+        }
+        for _ in 0..2 {
+            if self.outlet.is_none() {
+                self.outlet = node.outlet(to?);
+            }
+            let outlet = self.outlet.as_ref()?;
+            let sent = if body.len() <= JOINED_BODY_BYTES_MAX {
+                outlet.send_joined(lane, channel, channel.0, &[], &[head, body])
+            } else {
+                outlet.send(lane, channel, &[head], body.clone())
+            };
+            match sent {
+                // It is over; another one may stand.
+                Err(SendError::Unreachable { .. }) => self.outlet = None,
+                sent => return Some(outcome(sent)),
+            }
+        }
+        None
+    }
+}
+
+/// Gives the messages of a frame, in order.
+///
+/// # Errors
+/// [`WireError`] at the first that is damaged; what stands behind it is lost.
+pub(super) fn each_message(mut frame: Bytes, mut take: impl FnMut(Message)) -> Result<(), WireError> {
+    loop {
+        take(Message::decode(&mut frame)?);
+        if frame.is_empty() {
+            return Ok(());
+        }
+    }
 }
 
 fn outcome(sent: Result<(), SendError>) -> Result<Posted, Full> {
@@ -98,3 +165,5 @@ pub(super) fn instant_of(epoch: Instant, time: Time) -> Instant {
 
 /// Longer than any caller waits; keeps sums of times within what the clock can say.
 pub(super) const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The largest body that is copied behind others: more gains nothing, and is better sent as it is.
+const JOINED_BODY_BYTES_MAX: usize = 1024;

@@ -44,6 +44,8 @@ pub struct ArgumentSchema {
     pub name: &'static str,
     /// Its type, as written.
     pub ty: &'static str,
+    /// `#[added]`: it is sent only when it says something, and older servers do not see it.
+    pub is_added: bool,
 }
 
 impl Schema {
@@ -74,7 +76,8 @@ impl fmt::Display for MethodSchema {
         write!(f, "{}(", self.name)?;
         for (index, argument) in self.arguments.iter().enumerate() {
             let comma = if index == 0 { "" } else { ", " };
-            write!(f, "{comma}{}: {}", argument.name, argument.ty)?;
+            let added = if argument.is_added { "added " } else { "" };
+            write!(f, "{comma}{added}{}: {}", argument.name, argument.ty)?;
         }
         write!(f, ") -> {}   id {:08x} types {:08x}", self.result, self.id, self.signature)?;
         match self.semantics {

@@ -6,6 +6,7 @@
 //! Limits      [`ServeOptions`]; requests of a client that lets more than `BLOCKED_BYTES_MAX` of answers pile up are
 //!             dropped until it reads.
 
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::Future;
@@ -19,14 +20,15 @@ use bytes::{Bytes, BytesMut};
 use quorate_protocols::rpc::{
     self, Doubt, Execution, Message, Refusal, ServerCommand, ServerConfig, ServerEvent, Verdict,
 };
-use quorate_protocols::{Input, Lane, Machine, Output, Outputs, ProcessId, Time, Wire};
+use quorate_protocols::{Input, Lane, Machine, Output, Outputs, ProcessId, Time};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::error::ServeError;
-use super::generated::Dispatched;
-use super::post::{self, Posted};
+use super::generated::{self, AnyService, Dispatched};
+use super::here::{Desk, Local};
+use super::post::{self, Posted, Way};
 use super::schema::Schema;
 use crate::node::{self, ChannelGuard, ChannelHandler, Identity, Node, NodeId, process_id_of};
 
@@ -38,8 +40,15 @@ pub trait Service: Send + Sync + 'static {
     /// The id of the codec that it uses.
     fn codec(&self) -> u8;
 
-    /// Decodes a request for the method with this id and begins to execute it. Must not block.
-    fn dispatch(&self, method: u32, request: Bytes) -> Dispatched;
+    /// Decodes a request for the method with this id and begins to execute it; `added` holds the arguments that were
+    /// added to the method later. Must not block.
+    fn dispatch(&self, method: u32, request: Bytes, added: Bytes) -> Dispatched;
+
+    /// What a generated client of the same process calls without messages.
+    #[doc(hidden)]
+    fn here(&self) -> AnyService {
+        Box::new(())
+    }
 }
 
 /// How a service is served.
@@ -93,12 +102,14 @@ impl Node {
         config.reply_bytes_max = options.reply_bytes_max;
         let core = Arc::new(Core {
             node: self.clone(),
+            desk: Arc::new(Desk::new(name, options.executing_max)),
             name: name.to_owned(),
             service: Box::new(service),
             epoch: Instant::now(),
             state: Mutex::new(State {
                 machine: rpc::Server::new(config),
                 outputs: Outputs::new(),
+                way: Way::default(),
                 head: BytesMut::new(),
                 running: BTreeMap::new(),
                 blocked: BTreeMap::new(),
@@ -130,11 +141,12 @@ impl Serving {
         let state = self.core.lock();
         ServeStats {
             requests: state.machine.stats(),
-            executing: state.machine.executing(),
+            executing: state.machine.executing() + self.core.desk.executing(),
+            executed_here: self.core.desk.executed(),
             clients: state.machine.clients(),
             kept_bytes: state.machine.kept_bytes(),
             spawned: state.totals.spawned,
-            panicked: state.totals.panicked,
+            panicked: state.totals.panicked + self.core.desk.panicked(),
             malformed: state.totals.malformed,
             shed: state.totals.shed,
         }
@@ -147,20 +159,25 @@ impl Serving {
     /// Dropping the future stops at once.
     pub async fn shutdown(mut self, deadline: Duration) -> usize {
         self.core.step(&mut self.core.lock(), Input::Command(ServerCommand::Drain));
+        self.core.desk.drain();
         let idle = async {
             loop {
                 let notified = self.core.idle.notified();
                 {
                     let state = self.core.lock();
                     if state.machine.executing() == 0 && state.blocked.is_empty() {
-                        return;
+                        break;
                     }
                 }
                 notified.await;
             }
         };
-        let _ = tokio::time::timeout(deadline, idle).await;
-        let left = self.core.lock().machine.executing() as usize;
+        let both = async {
+            idle.await;
+            self.core.desk.wait_idle().await;
+        };
+        let _ = tokio::time::timeout(deadline, both).await;
+        let left = self.core.lock().machine.executing() as usize + self.core.desk.executing() as usize;
         self.guard.take();
         left
     }
@@ -169,6 +186,7 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         self.guard.take();
+        self.core.desk.end();
         let mut state = self.core.lock();
         for (_, task) in std::mem::take(&mut state.running) {
             task.abort();
@@ -190,6 +208,8 @@ pub struct ServeStats {
     pub requests: rpc::ServerStats,
     /// Requests that execute now.
     pub executing: u32,
+    /// Requests of callers of the same node, which need no message.
+    pub executed_here: u64,
     /// Clients known now.
     pub clients: usize,
     /// Bytes of replies kept now.
@@ -206,6 +226,8 @@ pub struct ServeStats {
 
 struct Core {
     node: Node,
+    /// Where callers of this very node are served.
+    desk: Arc<Desk>,
     name: String,
     service: Box<dyn Service>,
     /// The zero of the machine's time.
@@ -218,6 +240,8 @@ struct Core {
 struct State {
     machine: rpc::Server,
     outputs: Outputs<rpc::Server>,
+    /// To whom was answered last: answers come in runs.
+    way: Way,
     head: BytesMut,
     /// The tasks of handlers that have to wait.
     running: BTreeMap<Execution, AbortHandle>,
@@ -309,13 +333,13 @@ impl Core {
 
     /// False when the connection is full.
     fn try_answer(&self, state: &mut State, to: ProcessId, lane: Lane, message: &Message) -> bool {
-        match post::answer(&self.node, to, lane, message, &mut state.head) {
+        match state.way.answer(&self.node, to, lane, message, &mut state.head) {
             Ok(Posted::TooLarge { size, limit }) => {
                 tracing::warn!(service = self.name, peer = %to, size, limit, "a reply exceeds the limit");
                 let Message::Reply { client, session, call, .. } = *message else { return true };
                 let verdict = Verdict::Doubtful(Doubt::ReplyUnsendable);
                 let message = Message::Reply { client, session, call, verdict };
-                post::answer(&self.node, to, lane, &message, &mut state.head).is_ok()
+                state.way.answer(&self.node, to, lane, &message, &mut state.head).is_ok()
             }
             Ok(_) => true,
             Err(post::Full) => false,
@@ -384,11 +408,15 @@ impl Core {
         let Some(schema) = self.service.schema().method(method) else {
             return Err(Verdict::Refused(Refusal::NoSuchMethod));
         };
-        if schema.signature != signature {
+        let (body, added) = if signature == schema.signature {
+            (body, Bytes::new())
+        } else if signature == schema.signature ^ generated::ADDED {
+            generated::split_added(body).ok_or(Verdict::Refused(Refusal::Malformed))?
+        } else {
             return Err(Verdict::Refused(Refusal::SignatureMismatch));
-        }
+        };
         // Users' `Deserialize` and the body of a handler up to its first await run in here.
-        match catch_unwind(AssertUnwindSafe(|| self.service.dispatch(method, body))) {
+        match catch_unwind(AssertUnwindSafe(|| self.service.dispatch(method, body, added))) {
             Ok(Dispatched::Running(future)) => Ok(Handler { method: schema.name, future }),
             Ok(Dispatched::Refused(refusal)) => Err(Verdict::Refused(refusal)),
             Err(_) => Err(self.panicked(execution, schema.name)),
@@ -445,6 +473,12 @@ struct Handler {
 struct Requests(Arc<Core>);
 
 impl ChannelHandler for Requests {
+    fn local(&self) -> Option<Box<dyn Any + Send>> {
+        let service = self.0.service.here();
+        let local = Local { desk: Arc::clone(&self.0.desk), codec: self.0.service.codec(), service };
+        Some(Box::new(local))
+    }
+
     fn poll_deliver(&self, _: &mut Context<'_>, from: Identity, frames: &mut Vec<Bytes>) -> Poll<()> {
         let core = &self.0;
         let mut state = core.lock();
@@ -458,14 +492,12 @@ impl ChannelHandler for Requests {
         let from = process_id_of(from);
         let mut orders = Vec::with_capacity(frames.len());
         for frame in frames.drain(..) {
-            match Message::from_bytes(frame) {
-                Ok(message) => {
-                    core.step_at(now, &mut state, Input::Received { from, message }, &mut orders);
-                }
-                Err(error) => {
-                    state.totals.malformed += 1;
-                    tracing::warn!(service = core.name, peer = %from, %error, "a damaged rpc message was dropped");
-                }
+            let read = post::each_message(frame, |message| {
+                core.step_at(now, &mut state, Input::Received { from, message }, &mut orders);
+            });
+            if let Err(error) = read {
+                state.totals.malformed += 1;
+                tracing::warn!(service = core.name, peer = %from, %error, "a damaged rpc message was dropped");
             }
         }
         drop(state);

@@ -12,6 +12,8 @@ pub trait Attributes {
     #[one_way]
     #[deadline = "1s"]
     async fn impatient(&self);
+    #[one_way]
+    async fn restoring(&self, list: &mut Vec<u64>);
     #[deadline = "soon"]
     async fn soon(&self);
     #[deadline = "0ms"]

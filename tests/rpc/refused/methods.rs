@@ -12,6 +12,8 @@ pub trait Methods {
     async fn pattern(&self, (a, b): (u32, u32));
     async extern "C" fn foreign(&self);
     async fn connect(&self);
+    async fn print(&self);
+    async fn print_start(&self);
     async fn seventeen(
         &self, a: u8, b: u8, c: u8, d: u8, e: u8, f: u8, g: u8, h: u8, i: u8, j: u8, k: u8, l: u8, m: u8, n: u8, o: u8,
         p: u8, q: u8,

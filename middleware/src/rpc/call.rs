@@ -1,0 +1,134 @@
+//! One call, as a future.
+//!
+//! Guarantee   the request leaves once, at the first poll or when [`Call::begin`] is told; the call ends once; dropping
+//!             it before that cancels it.
+
+use std::future::Future;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_protocols::Input;
+use quorate_protocols::rpc::{CallId, ClientCommand, Outcome};
+
+use super::calls::{Core, Waiter};
+use super::error::{CallError, NotSent};
+use super::schema::MethodSchema;
+
+/// A call that is to be made.
+pub(super) struct Request {
+    pub(super) method: &'static MethodSchema,
+    pub(super) body: Bytes,
+    /// See [`Encoded`](super::generated::Encoded).
+    pub(super) has_added: bool,
+    pub(super) deadline: Duration,
+}
+
+/// One call. It begins at the first poll, or when told to; dropping it cancels it, here and on the server.
+pub(super) struct Call<K: Deref<Target = Core>> {
+    core: K,
+    deadline: Duration,
+    progress: Progress,
+}
+
+enum Progress {
+    Wanted(Request),
+    Going {
+        token: u32,
+        call: CallId,
+    },
+    /// Ended before anybody asked.
+    Ended(Result<Bytes, CallError>),
+    Over,
+}
+
+pub(super) enum Started {
+    Going { token: u32, call: CallId },
+    Ended(Bytes),
+}
+
+impl<K: Deref<Target = Core>> Call<K> {
+    pub(super) fn new(core: K, request: Request) -> Self {
+        Self { core, deadline: request.deadline, progress: Progress::Wanted(request) }
+    }
+
+    /// Sends the request without waiting for anything.
+    pub(super) fn begin(&mut self) {
+        self.start(None);
+    }
+
+    fn start(&mut self, waker: Option<&Waker>) {
+        match std::mem::replace(&mut self.progress, Progress::Over) {
+            Progress::Wanted(request) => {
+                self.progress = match self.core.start(request, waker) {
+                    Ok(Started::Going { token, call }) => Progress::Going { token, call },
+                    Ok(Started::Ended(body)) => Progress::Ended(Ok(body)),
+                    Err(error) => Progress::Ended(Err(error)),
+                }
+            }
+            other => self.progress = other,
+        }
+    }
+}
+
+impl<K: Deref<Target = Core> + Unpin> Future for Call<K> {
+    type Output = Result<Bytes, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if matches!(self.progress, Progress::Wanted(_)) {
+            self.start(Some(cx.waker()));
+            if matches!(self.progress, Progress::Going { .. }) {
+                return Poll::Pending;
+            }
+        }
+        match std::mem::replace(&mut self.progress, Progress::Over) {
+            Progress::Going { token, call } => {
+                let mut state = self.core.lock();
+                if let Some(outcome) = state.take_outcome(token) {
+                    drop(state);
+                    return Poll::Ready(read(outcome, self.deadline));
+                }
+                if let Waiter::Calling(known) = &mut state.waiters[token as usize] {
+                    match known {
+                        Some(known) => known.clone_from(cx.waker()),
+                        None => *known = Some(cx.waker().clone()),
+                    }
+                }
+                drop(state);
+                self.progress = Progress::Going { token, call };
+                Poll::Pending
+            }
+            Progress::Ended(result) => Poll::Ready(result),
+            // Polled after it was ready: a caller's mistake that must not end in a panic.
+            Progress::Wanted(_) | Progress::Over => Poll::Pending,
+        }
+    }
+}
+
+impl<K: Deref<Target = Core>> Drop for Call<K> {
+    fn drop(&mut self) {
+        let Progress::Going { token, call } = self.progress else { return };
+        let mut state = self.core.lock();
+        if matches!(state.forget(token), Waiter::Calling(_)) {
+            let mut wakers = Vec::new();
+            self.core.step(&mut state, Input::Command(ClientCommand::Cancel(call)), &mut wakers);
+            drop(state);
+            wakers.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+/// What the caller is told of an outcome.
+pub(super) fn read(outcome: Outcome, deadline: Duration) -> Result<Bytes, CallError> {
+    match outcome {
+        Outcome::Replied(body) => Ok(body),
+        Outcome::TooManyCalls { limit } => Err(CallError::NotSent(NotSent::TooManyCalls { limit })),
+        Outcome::NotExecuted(refusal) => Err(CallError::NotExecuted(refusal)),
+        Outcome::MaybeExecuted(doubt) => Err(CallError::MaybeExecuted(doubt)),
+        Outcome::DeadlinePassed { sent } => Err(CallError::DeadlinePassed { deadline, sent }),
+        Outcome::Closed { sent: true } => Err(CallError::NodeShutDown),
+        Outcome::Closed { sent: false } => Err(CallError::NotSent(NotSent::NodeShutDown)),
+    }
+}
