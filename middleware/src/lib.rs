@@ -10,6 +10,7 @@
 //! | the same members and the same messages in several processes | [`group`] |
 //! | state that survives the death of a minority | [`replication`] |
 //! | a change in several processes, everywhere or nowhere | [`commit`] |
+//! | find who offers what, and tell others | [`naming`] |
 //! | identity, connections, limits, shutdown | [`node`] |
 //! | values as bytes | [`codec`] |
 //! | tests under every fault, thousands of times faster than real time | [`sim`] |
@@ -17,10 +18,14 @@
 //! The protocols under them are pure state machines, in `quorate_protocols`; transports and the journal are crates of
 //! their own. `docs/ARCHITECTURE.md` in the repository has the picture.
 
+// `#[service]` names what it needs by its public paths, here too.
+extern crate self as quorate;
+
 pub mod codec;
 pub mod commit;
 mod driver;
 pub mod group;
+pub mod naming;
 pub mod node;
 pub mod queue;
 pub mod replication;

@@ -37,7 +37,8 @@ const LAYERS: &[&[&str]] = &[
     &["node"],
     &["driver"],
     &["socket", "rpc", "queue", "stream", "group"],
-    &["naming", "coordination", "replication", "commit", "recovery"],
+    &["replication", "commit", "recovery"],
+    &["naming", "coordination"],
 ];
 
 /// Modules that stand apart: they use none of the layers and none of the layers uses them.

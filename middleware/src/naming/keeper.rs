@@ -1,0 +1,354 @@
+//! Keeps registered in the directory what its owner wants registered.
+//!
+//! Method      the owner's wishes are state, not messages: the keeper compares them with what it knows the directory to
+//!             have and makes one change at a time, each numbered within the session, until nothing differs. When the
+//!             session is lost nothing is known to be there, and the same comparison registers everything again.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::book::{Change, SESSION_ENTRIES_MAX, SessionId};
+use super::entry::Entry;
+use super::error::{NameError, NamesError};
+use super::line::Line;
+use super::names::Status;
+use super::service::DeskClient;
+
+/// How long the directory is asked to forget the session of a handle that goes; the lease does it otherwise.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+pub(super) struct Keeper {
+    pub(super) line: Line,
+    lease: Duration,
+    wishes: Mutex<Wishes>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct Wishes {
+    items: BTreeMap<u64, Item>,
+    next: u64,
+    is_closed: bool,
+}
+
+struct Item {
+    name: String,
+    /// `None` when it is to be withdrawn.
+    entry: Option<Entry>,
+    revision: u64,
+    /// What the directory has, as far as is known.
+    kept: Option<Kept>,
+    status: watch::Sender<Status>,
+}
+
+#[derive(Clone, Copy)]
+struct Kept {
+    revision: u64,
+    version: u64,
+}
+
+/// The lease that the directory gave.
+struct Session {
+    id: SessionId,
+    /// The number of the last change.
+    sequence: u64,
+    /// When the last request left that the directory took as a renewal: the lease runs at least from then.
+    renewed: Instant,
+}
+
+/// What is to be done next.
+enum Step {
+    Open,
+    Put { number: u64, name: String, entry: Entry, revision: u64 },
+    Remove { number: u64 },
+    Close,
+    Rest,
+    End,
+}
+
+impl Keeper {
+    pub(super) fn new(line: Line, lease: Duration) -> Self {
+        Self { line, lease, wishes: Mutex::default(), wake: Notify::new() }
+    }
+
+    /// Wants `entry` registered.
+    pub(super) fn add(
+        &self,
+        name: String,
+        entry: Entry,
+    ) -> Result<(u64, watch::Receiver<Status>), NamesError> {
+        let mut wishes = self.lock();
+        if wishes.is_closed {
+            return Err(NamesError::Closed);
+        }
+        if wishes.items.len() >= SESSION_ENTRIES_MAX {
+            return Err(NamesError::Refused(NameError::TooManyOfOne));
+        }
+        let (status, receiver) = watch::channel(Status::Pending);
+        let number = wishes.next;
+        wishes.next += 1;
+        wishes.items.insert(number, Item { name, entry: Some(entry), revision: 0, kept: None, status });
+        drop(wishes);
+        self.wake.notify_one();
+        Ok((number, receiver))
+    }
+
+    /// Wants another entry registered in its place.
+    pub(super) fn replace(&self, number: u64, entry: Entry) -> Result<(), NamesError> {
+        let mut wishes = self.lock();
+        let item = wishes.items.get_mut(&number).ok_or(NamesError::Closed)?;
+        entry.check(&item.name).map_err(NamesError::Refused)?;
+        item.entry = Some(entry);
+        item.revision += 1;
+        item.status.send_replace(Status::Pending);
+        drop(wishes);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Wants it registered no more. The status ends when it is out.
+    pub(super) fn remove(&self, number: u64) {
+        if let Some(item) = self.lock().items.get_mut(&number) {
+            item.entry = None;
+        }
+        self.wake.notify_one();
+    }
+
+    /// Wants nothing any more.
+    pub(super) fn close(&self) {
+        let mut wishes = self.lock();
+        wishes.is_closed = true;
+        wishes.items.clear();
+        drop(wishes);
+        self.wake.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Wishes> {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The keeper's task; ends some time after [`close`](Self::close), or with the node.
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut session = None;
+        loop {
+            let step = self.lock().step(session.is_some());
+            let done = match (step, &mut session) {
+                (Step::End, _) => return,
+                (Step::Rest, None) => {
+                    self.wake.notified().await;
+                    Ok(())
+                }
+                (Step::Rest, Some(session)) => self.rest(session).await,
+                (Step::Close, _) => {
+                    if let Some(Session { id, .. }) = session.take() {
+                        // Whether it succeeds or not: the lease ends it too.
+                        let _ = self.change(id, Change::Close, FAREWELL_MAX).await;
+                    }
+                    Ok(())
+                }
+                (Step::Open, _) => self.open().await.map(|opened| session = Some(opened)),
+                (Step::Put { number, name, entry, revision }, Some(session)) => {
+                    self.put(session, number, name, entry, revision).await
+                }
+                (Step::Remove { number }, Some(session)) => self.take_out(session, number).await,
+                (Step::Put { .. } | Step::Remove { .. }, None) => Ok(()),
+            };
+            match done {
+                Ok(()) => {}
+                Err(NamesError::Refused(NameError::SessionEnded)) => {
+                    tracing::info!("the lease in the directory has run out; everything is registered again");
+                    session = None;
+                    self.lock().all_is_lost();
+                }
+                Err(NamesError::Closed | NamesError::NoAddress) => {
+                    self.close();
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the directory does not take what is to be registered");
+                    if session.as_ref().is_some_and(|session| session.renewed.elapsed() >= self.lease) {
+                        self.lock().is_uncertain();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<Session, NamesError> {
+        let node = self.line.node();
+        let identity = node.identity();
+        let id = SessionId {
+            node: identity.node.0,
+            incarnation: identity.incarnation.0,
+            number: node.fresh_number(),
+        };
+        let renewed = Instant::now();
+        match self.change(id, Change::Open { lease: self.lease }, self.pace()).await {
+            Ok(_) => Ok(Session { id, sequence: 0, renewed }),
+            Err(error) => {
+                if let NamesError::Refused(error) = &error {
+                    self.lock().refuse_all(error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn put(
+        &self,
+        session: &mut Session,
+        number: u64,
+        name: String,
+        entry: Entry,
+        revision: u64,
+    ) -> Result<(), NamesError> {
+        session.sequence += 1;
+        let sent = Instant::now();
+        let change = Change::Put { sequence: session.sequence, number, name, entry };
+        match self.change(session.id, change, self.pace()).await {
+            Ok(version) => {
+                session.renewed = sent;
+                self.lock().is_kept(number, revision, version);
+                Ok(())
+            }
+            Err(NamesError::Refused(error)) if error != NameError::SessionEnded => {
+                self.lock().refuse(number, error);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn take_out(&self, session: &mut Session, number: u64) -> Result<(), NamesError> {
+        session.sequence += 1;
+        let sent = Instant::now();
+        let change = Change::Remove { sequence: session.sequence, number };
+        self.change(session.id, change, self.pace()).await?;
+        session.renewed = sent;
+        self.lock().items.remove(&number);
+        Ok(())
+    }
+
+    /// Waits for a wish or for the time to renew, and renews.
+    async fn rest(&self, session: &mut Session) -> Result<(), NamesError> {
+        tokio::select! {
+            () = self.wake.notified() => return Ok(()),
+            () = tokio::time::sleep_until(session.renewed + self.pace()) => {}
+        }
+        let sent = Instant::now();
+        let version = self.change(session.id, Change::Renew, self.pace()).await;
+        if version.is_ok() {
+            session.renewed = sent;
+            self.lock().is_certain();
+        }
+        version.map(|_| ())
+    }
+
+    async fn change(&self, session: SessionId, change: Change, limit: Duration) -> Result<u64, NamesError> {
+        let request = |client: DeskClient| {
+            let change = change.clone();
+            async move { client.change(session, change).await }
+        };
+        let seen = self.line.ask(limit, Duration::ZERO, request).await?;
+        self.line.saw(seen);
+        Ok(seen.version)
+    }
+
+    /// Three renewals a lease: two may be lost.
+    fn pace(&self) -> Duration {
+        self.lease / 3
+    }
+}
+
+impl Wishes {
+    fn step(&mut self, has_session: bool) -> Step {
+        if !has_session {
+            // What was never registered need not be taken out.
+            self.items.retain(|_, item| item.entry.is_some());
+        }
+        if self.items.is_empty() {
+            return match (has_session, self.is_closed) {
+                (true, _) => Step::Close,
+                (false, true) => Step::End,
+                (false, false) => Step::Rest,
+            };
+        }
+        if !has_session {
+            return Step::Open;
+        }
+        let step = self.items.iter().find_map(|(&number, item)| match &item.entry {
+            None => Some(Step::Remove { number }),
+            Some(_) if item.is_kept() => None,
+            Some(entry) => {
+                let (name, entry) = (item.name.clone(), entry.clone());
+                Some(Step::Put { number, name, entry, revision: item.revision })
+            }
+        });
+        step.unwrap_or(Step::Rest)
+    }
+
+    fn is_kept(&mut self, number: u64, revision: u64, version: u64) {
+        if let Some(item) = self.items.get_mut(&number) {
+            item.kept = Some(Kept { revision, version });
+        }
+        self.is_certain();
+    }
+
+    /// The lease runs: what is kept is registered.
+    fn is_certain(&mut self) {
+        for item in self.items.values_mut() {
+            if let Some(kept) = item.kept.filter(|_| item.is_kept()) {
+                item.tell(Status::Registered { version: kept.version });
+            }
+        }
+    }
+
+    /// The lease may have run out.
+    fn is_uncertain(&mut self) {
+        for item in self.items.values_mut() {
+            item.tell(Status::Pending);
+        }
+    }
+
+    /// The lease has run out.
+    fn all_is_lost(&mut self) {
+        for item in self.items.values_mut() {
+            item.kept = None;
+        }
+        self.is_uncertain();
+    }
+
+    fn refuse(&mut self, number: u64, error: NameError) {
+        let Some(item) = self.items.get_mut(&number) else { return };
+        item.tell(Status::Refused(error));
+        // What it was to replace goes with it.
+        item.entry = None;
+        if item.kept.is_none() {
+            self.items.remove(&number);
+        }
+    }
+
+    fn refuse_all(&mut self, error: &NameError) {
+        for item in std::mem::take(&mut self.items).into_values() {
+            item.tell(Status::Refused(error.clone()));
+        }
+    }
+}
+
+impl Item {
+    fn is_kept(&self) -> bool {
+        self.kept.is_some_and(|kept| kept.revision == self.revision)
+    }
+
+    fn tell(&self, status: Status) {
+        self.status.send_if_modified(|told| {
+            let is_news = *told != status;
+            *told = status;
+            is_news
+        });
+    }
+}

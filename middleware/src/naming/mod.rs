@@ -1,0 +1,151 @@
+//! Naming: a directory in which services are found, itself a replicated service.
+//!
+//! Purpose     who offers something registers it under a name, with attributes; who needs it looks it up, or follows
+//!             what becomes of it.
+//! Guarantee   what [`Names::register`] returned from is in the directory until it is withdrawn or its lease runs out,
+//!             also when a minority of the directory's replicas dies. A lease runs out only after its owner was not
+//!             heard for as long as the lease is; a replica that takes over, and a directory that had no quorum, count
+//!             anew. One handle never sees an older state of the directory after a newer one; what an owner registered
+//!             it sees itself. [`Names::lookup_latest`] sees everything that was acknowledged to anybody before.
+//! Method      the directory is a replicated state machine ([`Directory`], one a replica) that is served by RPC; a handle
+//!             ([`Names`]) asks any replica and goes on to the next when one does not answer. Registrations are *soft
+//!             state*: their owner keeps what it wants registered and makes the directory agree, also with a directory
+//!             that was started anew and has lost everything.
+//! Limits      flat names of [`NAME_BYTES_MAX`] bytes; entries of [`ENTRY_BYTES_MAX`]; 1,024 entries a handle; 16,384
+//!             entries and leases a directory; leases of 1 s to 1 h; an answer carries the first 256 matches, by name.
+//!             Every node that may call the directory may register any name: keep it on networks that you trust, or
+//!             behind `tls://` or `quic://` and [`NodeBuilder::admit`](crate::node::NodeBuilder::admit).
+//! Source      van Steen & Tanenbaum, naming (flat and attribute-based naming, directory services); leases: Gray &
+//!             Cheriton 1989.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use quorate::Node;
+//! use quorate::naming::{Directory, Entry, Names, Query};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let host = Node::builder().listen("tcp://127.0.0.1:0").start().await?;
+//! let _directory = Directory::found(&host).await?;
+//!
+//! let node = Node::builder().listen("tcp://127.0.0.1:0").start().await?;
+//! let names = Names::connect(&node, &host.addresses()).await?;
+//! let printer = Entry::at(&node.addresses()).with("room", "12");
+//! let _registration = names.register("printer", printer).await?;
+//!
+//! let found = names.lookup(&Query::named("printer").with("room", "12")).await?;
+//! assert_eq!(found[0].addresses, node.addresses());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod book;
+mod entry;
+mod error;
+mod keeper;
+mod leases;
+mod line;
+mod names;
+mod service;
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+
+pub use entry::{ENTRY_BYTES_MAX, Entry, Found, NAME_BYTES_MAX, Query};
+pub use error::{DirectoryError, NameError, NamesError};
+pub use names::{Names, NamesOptions, Registration, Status, Watch};
+
+use crate::group::{Builder, Events, Group, LeaveError, Total};
+use crate::node::{Address, Node};
+use crate::replication::Replicated;
+use crate::rpc::Serving;
+
+type Replica = Replicated<book::Book, Group<Total>>;
+
+/// One replica of a directory, in this process. Dropping it ends the replica at once, as a crash would;
+/// [`leave`](Self::leave) is kinder to the others.
+pub struct Directory {
+    replica: Replica,
+    leases: AbortHandle,
+    serving: Option<Serving>,
+}
+
+impl Directory {
+    /// Founds a directory with this replica alone. Two directories that were founded know nothing of each other.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    pub async fn found(node: &Node) -> Result<Self, DirectoryError> {
+        let (group, events) = Builder::total(service::SERVICE).create(node).await?;
+        Self::start(node, group, events).await
+    }
+
+    /// Adds a replica to the directory that the nodes at `contacts` serve; any one of them that lives will do. Returns
+    /// when this replica has the state. A directory of three survives the death of one, of five of two.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    /// # Cancel safety
+    /// Dropping the future leaves the group as a crash would.
+    pub async fn join(node: &Node, contacts: &[Address]) -> Result<Self, DirectoryError> {
+        let (group, events) = Builder::total(service::SERVICE).join(node, contacts).await?;
+        Self::start(node, group, events).await
+    }
+
+    async fn start(node: &Node, group: Group<Total>, events: Events) -> Result<Self, DirectoryError> {
+        let identity = node.identity();
+        // A life that no earlier directory of this node had, nor one of another node.
+        let life = identity.node.0 ^ identity.incarnation.0.rotate_left(32) ^ u64::from(node.fresh_number());
+        let replica = Replicated::start(group, events, book::Book::new(life));
+        if !replica.wait_state().await {
+            return Err(DirectoryError::NoState);
+        }
+        let serving =
+            node.serve_with(service::SERVICE, service::DeskServer::new(replica.clone()), service::options())?;
+        let leases = tokio::spawn(leases::watch(replica.clone())).abort_handle();
+        Ok(Self { replica, leases, serving: Some(serving) })
+    }
+
+    /// How many entries this replica's state has.
+    pub fn len(&self) -> usize {
+        self.replica.read(book::Book::len)
+    }
+
+    /// True when nothing is registered, as far as this replica knows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where the replica stands: its view, whether it has a quorum, whether it has ended.
+    pub fn watch(&self) -> tokio::sync::watch::Receiver<crate::replication::Progress> {
+        self.replica.watch()
+    }
+
+    /// Stops answering and leaves the group in good order; the others go on without this replica. Whoever waits for an
+    /// answer asks the next one.
+    ///
+    /// # Errors
+    /// [`LeaveError`]; the replica has ended all the same.
+    /// # Cancel safety
+    /// Dropping the future ends the replica at once.
+    pub async fn leave(mut self, deadline: Duration) -> Result<(), LeaveError> {
+        drop(self.serving.take());
+        self.replica.leave(deadline).await
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // The task holds the replica.
+        self.leases.abort();
+    }
+}
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Directory").field("me", &self.replica.me()).field("entries", &self.len()).finish()
+    }
+}
