@@ -18,6 +18,7 @@ use quorate_transports::mem::Mem;
 use quorate_transports::quic::Quic;
 use quorate_transports::tcp::Tcp;
 use quorate_transports::tls::Tls;
+use quorate_transports::udp::Udp;
 use quorate_transports::{LinkError, TransportError, TrustError};
 use tokio::sync::Notify;
 
@@ -62,6 +63,7 @@ fn media() -> Vec<Medium> {
             Box::new(move |node| node.transport(Tls::new(certificates.clone()))),
         ),
         medium("quic", "quic://127.0.0.1:0", Box::new(move |node| node.transport(Quic::new(others.clone())))),
+        medium("udp", "udp://127.0.0.1:0", Box::new(|node| node.transport(Udp::new()))),
         #[cfg(unix)]
         medium(
             "unix",

@@ -13,11 +13,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate::node::{Channel, ChannelHandler, Limits, NodeBuilder, PeerEvent, Transport};
+use quorate::node::{Channel, ChannelGuard, ChannelHandler, Limits, NodeBuilder, PeerEvent, Transport};
 use quorate::{Identity, Lane, Node, NodeId};
 use quorate_transports::quic::Quic;
 use quorate_transports::tcp::Tcp;
 use quorate_transports::tls::Tls;
+use quorate_transports::udp::Udp;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -148,6 +149,109 @@ fn t03_a_link_down_is_found_by_silence_and_after_it_is_up_the_nodes_meet_again()
         survives_a_link_that_goes_down(Tcp::new, "tcp://127.0.0.1:0").await;
         survives_a_link_that_goes_down(|| Tls::new(certificates.clone()), "tls://127.0.0.1:0").await;
         survives_a_link_that_goes_down(|| Quic::new(certificates.clone()), "quic://127.0.0.1:0").await;
+        survives_a_link_that_goes_down(Udp::new, "udp://127.0.0.1:0").await;
+    });
+}
+
+/// Gives the interface three addresses: the second dials the first, or later the third does.
+fn add_addresses() {
+    for address in ["10.1.0.1/32", "10.1.0.2/32", "10.1.0.3/32"] {
+        ip(&["addr", "add", address, "dev", "lo"]);
+    }
+    dial_from("10.1.0.2");
+}
+
+/// From now on whoever dials 10.1.0.1 does it from this address, and so does whoever has dialled it without binding to one.
+fn dial_from(address: &str) {
+    ip(&["route", "replace", "local", "10.1.0.1", "dev", "lo", "table", "local", "src", address]);
+}
+
+/// Two nodes of which the first one has dialled the second one at 10.1.0.1.
+struct Two {
+    one: Node,
+    two: Node,
+    here: Arc<Seen>,
+    there: Arc<Seen>,
+    _open: [ChannelGuard; 2],
+}
+
+impl Two {
+    async fn start<T: Transport>(make: impl Fn() -> T, place: &str) -> Self {
+        let one = builder(1, make(), &place.replace("10.1.0.1", "127.0.0.1")).start().await.unwrap();
+        let two = builder(2, make(), place).start().await.unwrap();
+        let (here, there) = (Arc::new(Seen::default()), Arc::new(Seen::default()));
+        let open = [one.open(CHANNEL, here.clone()).unwrap(), two.open(CHANNEL, there.clone()).unwrap()];
+        soon(one.connect(&two.addresses()[0])).await.unwrap();
+        let two = Self { one, two, here, there, _open: open };
+        two.meet().await;
+        two
+    }
+
+    async fn meet(&self) {
+        self.here.next(Told::Up).await;
+        self.there.next(Told::Up).await;
+    }
+
+    async fn part(&self) {
+        self.here.next(Told::Down).await;
+        self.there.next(Told::Down).await;
+    }
+
+    /// A message in each direction.
+    async fn talk(&self, text: &'static str) {
+        self.one.send(NodeId(2), Lane::Ordinary, CHANNEL, &[], text.into()).unwrap();
+        self.there.next(Told::Frame(text.into())).await;
+        self.two.send(NodeId(1), Lane::Ordinary, CHANNEL, &[], text.into()).unwrap();
+        self.here.next(Told::Frame(text.into())).await;
+    }
+}
+
+#[test]
+fn t03_a_path_that_is_cut_in_one_direction_is_found_and_after_it_heals_the_nodes_meet_again() {
+    let test = "t03_a_path_that_is_cut_in_one_direction_is_found_and_after_it_heals_the_nodes_meet_again";
+    in_namespace(test, async {
+        add_addresses();
+        // So that a rule can come before the table of local addresses.
+        ip(&["rule", "add", "pref", "5", "lookup", "local"]);
+        ip(&["rule", "del", "pref", "0"]);
+        let cut = ["from", "10.1.0.1", "to", "10.1.0.2", "blackhole"];
+        let change = |verb| ip(&[&["rule", verb, "pref", "1"], &cut[..]].concat());
+        async fn over<T: Transport>(make: impl Fn() -> T, place: &str, change: impl Fn(&'static str)) {
+            let nodes = Two::start(make, place).await;
+            nodes.talk("before").await;
+            // What the first one says still arrives; it hears nothing.
+            change("add");
+            nodes.part().await;
+            change("del");
+            nodes.meet().await;
+            nodes.talk("after").await;
+        }
+        over(Tcp::new, "tcp://10.1.0.1:0", change).await;
+        over(Udp::new, "udp://10.1.0.1:0", change).await;
+    });
+}
+
+#[test]
+fn t03_a_changed_address_is_survived_over_udp_and_over_tcp_the_nodes_meet_again() {
+    let test = "t03_a_changed_address_is_survived_over_udp_and_over_tcp_the_nodes_meet_again";
+    in_namespace(test, async {
+        add_addresses();
+        let nodes = Two::start(Udp::new, "udp://10.1.0.1:0").await;
+        nodes.talk("from the old address").await;
+        dial_from("10.1.0.3");
+        ip(&["addr", "del", "10.1.0.2/32", "dev", "lo"]);
+        nodes.talk("from the new address").await;
+        // It is the same connection.
+        assert_eq!(nodes.one.peer_stats(NodeId(2)).unwrap().connections, 1);
+        drop(nodes);
+        let nodes = Two::start(Tcp::new, "tcp://10.1.0.1:0").await;
+        nodes.talk("from the new address").await;
+        ip(&["addr", "add", "10.1.0.2/32", "dev", "lo"]);
+        dial_from("10.1.0.2");
+        ip(&["addr", "del", "10.1.0.3/32", "dev", "lo"]);
+        nodes.part().await;
+        nodes.meet().await;
+        nodes.talk("from the old address").await;
     });
 }
 

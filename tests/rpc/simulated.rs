@@ -331,8 +331,7 @@ impl Scenario for Calls {
                     );
                 }
             }
-            Event::Client(ClientEvent::Bound(_) | ClientEvent::Rejected(_))
-            | Event::Server(ServerEvent::SeatWanted { .. }) => {}
+            Event::Client(ClientEvent::Bound(_) | ClientEvent::Rejected(_)) => {}
         }
         Ok(())
     }

@@ -10,18 +10,20 @@ use quorate_transports::mem::Mem;
 pub(crate) enum Over {
     Mem(Mem),
     Tcp,
+    Udp,
 }
 
 impl Over {
-    pub(crate) fn all() -> [Self; 2] {
-        [Self::Mem(Mem::new()), Self::Tcp]
+    pub(crate) fn all() -> [Self; 3] {
+        [Self::Mem(Mem::new()), Self::Tcp, Self::Udp]
     }
 
     /// Where a node may listen that takes any free place.
-    pub(crate) fn anywhere(&self) -> &'static str {
+    fn anywhere(&self) -> &'static str {
         match self {
             Self::Mem(_) => "mem://",
             Self::Tcp => "tcp://127.0.0.1:0",
+            Self::Udp => "udp://127.0.0.1:0",
         }
     }
 
@@ -29,7 +31,8 @@ impl Over {
         let builder = Node::builder().id(id).seed(id);
         match self {
             Self::Mem(world) => builder.transport(world.clone()),
-            Self::Tcp => builder,
+            // In every node's registry.
+            Self::Tcp | Self::Udp => builder,
         }
     }
 

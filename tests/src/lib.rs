@@ -32,8 +32,8 @@ impl fmt::Debug for Net {
 }
 
 /// Every network that carries whole nodes in one process.
-pub fn nets() -> [Net; 2] {
-    [Net { mem: Mem::new(), listen: "mem://" }, Net { mem: Mem::new(), listen: "tcp://127.0.0.1:0" }]
+pub fn nets() -> [Net; 3] {
+    ["mem://", "tcp://127.0.0.1:0", "udp://127.0.0.1:0"].map(|listen| Net { mem: Mem::new(), listen })
 }
 
 /// The result of `future`, which must come before a test may be said to hang.

@@ -15,12 +15,11 @@ use quorate_protocols::rpc::{CallId, ClientCommand, Outcome};
 
 use super::calls::{Core, Waiter};
 use super::error::{CallError, NotSent};
-use super::schema::{MethodSchema, Semantics};
+use super::schema::MethodSchema;
 
 /// A call that is to be made.
 pub(super) struct Request {
     pub(super) method: &'static MethodSchema,
-    pub(super) semantics: Semantics,
     pub(super) body: Bytes,
     /// See [`Encoded`](super::generated::Encoded).
     pub(super) has_added: bool,

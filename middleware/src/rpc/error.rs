@@ -77,13 +77,7 @@ impl CallError {
         match self {
             Self::NotSent(reason) => matches!(reason, NotSent::TooManyCalls { .. } | NotSent::NoRoom { .. }),
             Self::NotExecuted(refusal) => {
-                matches!(
-                    refusal,
-                    Refusal::Overloaded
-                        | Refusal::ShuttingDown
-                        | Refusal::DeadlinePassed
-                        | Refusal::JournalFailed
-                )
+                matches!(refusal, Refusal::Overloaded | Refusal::ShuttingDown | Refusal::DeadlinePassed)
             }
             Self::DeadlinePassed { sent, .. } => !*sent,
             Self::MaybeExecuted(_) | Self::NodeShutDown | Self::BadReply(_) => false,
@@ -225,14 +219,5 @@ pub enum ServeError {
     NameTaken {
         /// The name.
         name: String,
-    },
-    /// A method is declared `#[exactly_once]`, for which the service needs a durable state: use
-    /// [`serve_durable`](crate::node::Node::serve_durable).
-    #[error("method {method:?} of {name:?} is exactly-once: serve it with a durable state")]
-    NeedsDurable {
-        /// The name.
-        name: String,
-        /// The method.
-        method: &'static str,
     },
 }

@@ -71,7 +71,8 @@ impl PairSender {
     /// A future that is dropped before it is ready has sent nothing.
     #[inline]
     pub async fn send(&self, body: impl Into<Body<'_>>) -> Result<(), SendError> {
-        self.owner.core.send(Target::Next, Class::Ordinary, &[], &body.into()).await
+        self.owner.core.send(Target::Next, Class::Ordinary, &[], &body.into()).await?;
+        Ok(())
     }
 }
 

@@ -21,10 +21,7 @@ pub trait Attributes {
     #[deadline("1s")]
     async fn called(&self);
     #[exactly_once]
-    #[idempotent]
-    async fn once_or_more(&self);
-    #[at_least_once]
-    async fn at_least_once(&self);
+    async fn exactly_once(&self);
     #[streaming]
     async fn streaming(&self);
 }

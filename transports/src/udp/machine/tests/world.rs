@@ -1,0 +1,553 @@
+//! Two endpoints and the path between them, under virtual time.
+
+use std::collections::BTreeMap;
+use std::io::IoSlice;
+
+use super::plan::{Ending, Habit, Plan, SILENCE_MAX};
+use crate::fault::model::{Chance, LinkModel, Network, Rng, TraceHash};
+use crate::udp::machine::endpoint::{Endpoint, Place};
+use crate::udp::machine::packet::{self, HELLO_BYTES};
+use crate::udp::machine::plant::{Plant, Planted};
+use crate::udp::machine::{Broken, MILLI, Nanos, Read};
+
+impl Place for u16 {
+    fn bytes(&self) -> [u8; 18] {
+        let mut bytes = [0; 18];
+        bytes[..2].copy_from_slice(&self.to_le_bytes());
+        bytes
+    }
+}
+
+/// What a run without a failure shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Summary {
+    pub(super) trace: u64,
+    pub(super) packets: u64,
+    pub(super) ended_at: Nanos,
+}
+
+/// Runs a seed to its end; the error says which promise was broken.
+pub(super) fn run(seed: u64, bug: Option<Planted>) -> Result<Summary, String> {
+    let mut rng = Rng::labelled(seed, 1);
+    let plan = Plan::drawn(&mut rng);
+    World::new(seed, plan, bug).run()
+}
+
+struct World {
+    now: Nanos,
+    serial: u64,
+    queue: BTreeMap<(Nanos, u64), Event>,
+    network: Network<u16>,
+    rng: Rng,
+    plan: Plan,
+    ends: [End; 2],
+    /// Every address that the dialler had.
+    proved: Vec<u16>,
+    is_healed: bool,
+    /// Bytes to and from addresses at which nobody is.
+    fooled: BTreeMap<u16, [u64; 2]>,
+    /// Packets that a stranger saw, for later.
+    seen: Vec<(u16, u16, Vec<u8>)>,
+    packets: u64,
+    packets_since_cut: u64,
+    trace: TraceHash,
+    failure: Option<String>,
+}
+
+enum Event {
+    Arrives { from: u16, to: u16, datagram: Vec<u8> },
+    Wake(usize),
+    App(usize),
+    Cut(u8),
+    Heal(u8),
+    HealAll,
+    Move,
+    Drop(usize),
+}
+
+struct End {
+    endpoint: Endpoint<u16>,
+    place: u16,
+    /// The link, once it is dialled or accepted, and as long as the application holds it.
+    id: Option<u64>,
+    dialling: Option<u64>,
+    habit: Habit,
+    /// What the other one writes.
+    expected: u64,
+    written: u64,
+    read: u64,
+    is_finished: bool,
+    is_delivered: bool,
+    has_end: bool,
+    broken: Option<Broken>,
+    is_dropped: bool,
+    wake_at: Option<Nanos>,
+    app_at: Option<Nanos>,
+}
+
+impl World {
+    fn new(seed: u64, plan: Plan, bug: Option<Planted>) -> Self {
+        let end = |index: usize| {
+            let secret = [seed ^ 0x51, index as u64];
+            let mut endpoint = Endpoint::new(plan.limits.clone(), secret, index == LISTENER);
+            endpoint.plant = Plant { bug };
+            End {
+                endpoint,
+                place: [DIALLER_PLACE, LISTENER_PLACE][index],
+                id: None,
+                dialling: None,
+                habit: plan.habits[index].clone(),
+                expected: plan.habits[1 - index].bytes,
+                written: 0,
+                read: 0,
+                is_finished: false,
+                is_delivered: false,
+                has_end: false,
+                broken: None,
+                is_dropped: false,
+                wake_at: None,
+                app_at: None,
+            }
+        };
+        let ends = [end(DIALLER), end(LISTENER)];
+        let mut world = Self {
+            now: 0,
+            serial: 0,
+            queue: BTreeMap::new(),
+            network: Network::new(LinkModel::LOCAL),
+            rng: Rng::labelled(seed, 2),
+            plan,
+            ends,
+            proved: vec![DIALLER_PLACE],
+            is_healed: false,
+            fooled: BTreeMap::new(),
+            seen: Vec::new(),
+            packets: 0,
+            packets_since_cut: 0,
+            trace: TraceHash::new(),
+            failure: None,
+        };
+        world.join(DIALLER_PLACE);
+        for (from, until, ways) in world.plan.cuts.clone() {
+            world.at(from, Event::Cut(ways));
+            world.at(until, Event::Heal(ways));
+        }
+        for at in world.plan.moves.clone() {
+            world.at(at, Event::Move);
+        }
+        world.at(world.plan.healed_at, Event::HealAll);
+        match world.plan.ending {
+            Ending::Whole => {}
+            Ending::Cut { at, ways } => world.at(at, Event::Cut(ways)),
+            Ending::Dropped { at, by } => world.at(at, Event::Drop(by)),
+        }
+        world.ends[DIALLER].dialling = Some(world.ends[DIALLER].endpoint.dial(0, LISTENER_PLACE));
+        world
+    }
+
+    /// The path of the plan from and to this place of the dialler.
+    fn join(&mut self, place: u16) {
+        self.network.set_link(place, LISTENER_PLACE, self.plan.ways[0]);
+        self.network.set_link(LISTENER_PLACE, place, self.plan.ways[1]);
+    }
+
+    fn at(&mut self, at: Nanos, event: Event) {
+        self.serial += 1;
+        self.queue.insert((at.max(self.now), self.serial), event);
+    }
+
+    fn run(mut self) -> Result<Summary, String> {
+        self.pump(DIALLER);
+        let mut events = 0;
+        while let Some(((at, _), event)) = self.queue.pop_first() {
+            self.now = at;
+            events += 1;
+            if events > EVENTS_MAX {
+                return Err(self.describe("a storm of events"));
+            }
+            if self.now > END {
+                break;
+            }
+            self.step(event);
+            if let Some(failure) = self.failure.take() {
+                return Err(self.describe(&failure));
+            }
+            if self.is_done() {
+                break;
+            }
+        }
+        self.check_end().map_err(|failure| self.describe(&failure))?;
+        Ok(Summary { trace: self.trace.value(), packets: self.packets, ended_at: self.now })
+    }
+
+    fn describe(&self, failure: &str) -> String {
+        let end = |end: &End| {
+            format!(
+                "wrote {}/{}, read {}/{}, delivered {}, end {}, broken {:?}, held {:?}",
+                end.written,
+                end.habit.bytes,
+                end.read,
+                end.expected,
+                end.is_delivered,
+                end.has_end,
+                end.broken,
+                end.endpoint.held()
+            )
+        };
+        format!(
+            "{failure}, at {} ms after {} packets; {:?}\ndialler: {}\nlistener: {}",
+            self.now / MILLI,
+            self.packets,
+            self.plan.ending,
+            end(&self.ends[0]),
+            end(&self.ends[1])
+        )
+    }
+
+    fn step(&mut self, event: Event) {
+        match event {
+            Event::Arrives { from, to, datagram } => {
+                let Some(index) = self.ends.iter().position(|end| end.place == to) else { return };
+                if !self.proved.contains(&from) && from != LISTENER_PLACE {
+                    self.fooled.entry(from).or_default()[1] += datagram.len() as u64;
+                }
+                self.trace.word(self.now);
+                self.trace.bytes(&datagram);
+                self.ends[index].endpoint.handle(self.now, from, &datagram);
+                self.pump(index);
+            }
+            Event::Wake(index) => {
+                self.ends[index].wake_at = None;
+                self.pump(index);
+            }
+            Event::App(index) => {
+                self.ends[index].app_at = None;
+                self.app(index);
+                self.pump(index);
+            }
+            Event::Cut(ways) => {
+                for place in self.proved.clone() {
+                    if ways & 1 != 0 {
+                        self.network.cut_one_way(place, LISTENER_PLACE);
+                    }
+                    if ways & 2 != 0 {
+                        self.network.cut_one_way(LISTENER_PLACE, place);
+                    }
+                }
+                self.packets_since_cut = 0;
+            }
+            Event::Heal(ways) => {
+                for place in self.proved.clone() {
+                    if ways & 1 != 0 {
+                        self.network.heal_one_way(place, LISTENER_PLACE);
+                    }
+                    if ways & 2 != 0 {
+                        self.network.heal_one_way(LISTENER_PLACE, place);
+                    }
+                }
+            }
+            Event::HealAll => {
+                self.is_healed = true;
+                self.network.reset_links();
+            }
+            Event::Move => {
+                let place = DIALLER_PLACE + self.proved.len() as u16;
+                self.proved.push(place);
+                self.ends[DIALLER].place = place;
+                self.join(place);
+            }
+            Event::Drop(by) => {
+                if let Some(id) = self.ends[by].id.or(self.ends[by].dialling) {
+                    self.release(by, id);
+                    self.pump(by);
+                } else {
+                    // Not accepted yet.
+                    self.at(self.now + 10 * MILLI, Event::Drop(by));
+                }
+            }
+        }
+    }
+
+    fn release(&mut self, index: usize, id: u64) {
+        let end = &mut self.ends[index];
+        if !end.is_dropped {
+            end.is_dropped = true;
+            end.endpoint.drop_sender(self.now, id);
+            end.endpoint.drop_receiver(self.now, id);
+        }
+    }
+
+    /// Lets an endpoint do all that it wants to do now.
+    fn pump(&mut self, index: usize) {
+        let now = self.now;
+        for round in 0.. {
+            self.ends[index].endpoint.on_time(now);
+            loop {
+                let mut bytes = Vec::new();
+                let segments = 1 + self.rng.below(8) as usize;
+                let Some(transmit) = self.ends[index].endpoint.transmit(now, segments, &mut bytes) else {
+                    break;
+                };
+                if bytes.len() > segments * transmit.segment_bytes {
+                    self.failure = Some("more segments than asked for".to_owned());
+                }
+                for datagram in bytes.chunks(transmit.segment_bytes) {
+                    self.send(index, transmit.to, datagram);
+                }
+            }
+            let mut has_news = false;
+            while self.ends[index].endpoint.pop_news().is_some() {
+                has_news = true;
+            }
+            if has_news {
+                self.app(index);
+            } else if self.ends[index].endpoint.deadline().is_none_or(|at| at > now) {
+                break;
+            }
+            if round > ROUNDS_MAX {
+                self.failure = Some("it spins".to_owned());
+                return;
+            }
+        }
+        let (connections, incoming, outgoing) = self.ends[index].endpoint.held();
+        // One that is dialled, and at most as many again as a dialler asks for when it does not hear the welcome.
+        if connections > 1 + self.proved.len() || incoming > self.plan.limits.receive_bytes_max {
+            self.failure = Some(format!("{connections} connections hold {incoming} bytes"));
+        }
+        if outgoing > self.plan.limits.send_bytes_max {
+            self.failure = Some(format!("{outgoing} bytes wait to be sent"));
+        }
+        let end = &mut self.ends[index];
+        if let Some(at) = end.endpoint.deadline()
+            && end.wake_at.is_none_or(|wake_at| at < wake_at)
+        {
+            end.wake_at = Some(at);
+            self.at(at, Event::Wake(index));
+        }
+    }
+
+    fn send(&mut self, index: usize, to: u16, datagram: &[u8]) {
+        let from = self.ends[index].place;
+        self.packets += 1;
+        self.packets_since_cut += 1;
+        if !self.proved.contains(&to) && to != LISTENER_PLACE {
+            let [sent, received] = self.fooled.entry(to).or_default();
+            *sent += datagram.len() as u64;
+            if sent > received {
+                self.failure = Some(format!("{sent} bytes to a place that sent {received}"));
+            }
+        }
+        self.travel(from, to, datagram);
+        let mischief = self.plan.mischief;
+        if !self.is_healed && self.rng.chance(mischief) {
+            self.make_mischief(from, to, datagram);
+        }
+    }
+
+    fn travel(&mut self, from: u16, to: u16, datagram: &[u8]) {
+        let fate = self.network.fate(self.now, from, to, datagram.len(), &mut self.rng);
+        for delivery in fate.iter() {
+            let mut datagram = datagram.to_vec();
+            if let Some(corruption) = delivery.corruption {
+                corruption.apply(&mut datagram);
+            }
+            self.at(self.now + delivery.delay_nanos, Event::Arrives { from, to, datagram });
+        }
+    }
+
+    /// What a stranger does that sees some packets, and can send from addresses which are not its own.
+    fn make_mischief(&mut self, from: u16, to: u16, datagram: &[u8]) {
+        self.seen.push((from, to, datagram.to_vec()));
+        let this_to = to;
+        let (from, to, copy) = self.rng.pick(&self.seen).cloned().unwrap_or_default();
+        let mut garbage: Vec<u8> = (0..self.rng.between(0, 60)).map(|_| self.rng.next_u64() as u8).collect();
+        match self.rng.below(6) {
+            // An old packet, from where it came from.
+            0 => self.travel(from, to, &copy),
+            // This very packet, from elsewhere, and faster than itself.
+            1 if datagram.len() < HELLO_BYTES || datagram[0] != 1 => self.at(
+                self.now,
+                Event::Arrives { from: STRANGER_PLACE, to: this_to, datagram: datagram.to_vec() },
+            ),
+            // The right receiver, the wrong sender: who knows one half must not reset anything.
+            2 => {
+                let mut forged = Vec::new();
+                let id = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| copy[at + byte]));
+                packet::put_reset(&mut forged, id(5), id(13) ^ 1, packet::Reason::Unknown);
+                self.at(self.now, Event::Arrives { from, to, datagram: forged });
+            }
+            // A hello from where nobody is.
+            3 => {
+                let mut hello = Vec::new();
+                let (id, place) = (self.rng.next_u64(), STRANGER_PLACE + self.rng.below(50) as u16);
+                let cookie = packet::Cookie { stamp: self.now.max(1), proof: self.rng.next_u64() };
+                packet::put_hello(&mut hello, id, self.rng.chance(Chance::percent(50)).then_some(cookie), 9);
+                self.at(self.now, Event::Arrives { from: place, to: LISTENER_PLACE, datagram: hello });
+            }
+            4 => {
+                // The beginning of something that looks like a packet.
+                garbage.splice(0..0, copy[..copy.len().min(40)].iter().copied());
+                self.at(self.now, Event::Arrives { from, to, datagram: garbage });
+            }
+            _ => self.at(self.now, Event::Arrives { from: STRANGER_PLACE, to, datagram: garbage }),
+        }
+    }
+
+    /// Lets an application do what it can do now.
+    fn app(&mut self, index: usize) {
+        let now = self.now;
+        let end = &mut self.ends[index];
+        if let Some(id) = end.dialling {
+            match end.endpoint.dialled(id) {
+                Some(Ok(())) => (end.id, end.dialling) = (Some(id), None),
+                Some(Err(broken)) => {
+                    (end.broken, end.dialling) = (Some(broken), None);
+                    return self.release(index, id);
+                }
+                None => {}
+            }
+        }
+        while let Some((id, _)) = end.endpoint.accept() {
+            if end.id.is_some() {
+                self.failure = Some("a second connection was accepted".to_owned());
+                return;
+            }
+            end.id = Some(id);
+        }
+        let Some(id) = end.id.filter(|_| !end.is_dropped) else { return };
+        if end.app_at.is_some() {
+            return;
+        }
+        let mut pause = None;
+        // Reading.
+        while !end.has_end {
+            let (mut at, mut is_right) = (end.read, true);
+            let count = self.rng.between(1, end.habit.read_max) as usize;
+            let read = end.endpoint.read(now, id, count, |bytes| {
+                for &got in bytes {
+                    is_right &= got == byte(1 - index, at);
+                    at += 1;
+                }
+            });
+            if !is_right || at > end.expected {
+                self.failure = Some(format!("wrong bytes between {} and {at} for {index}", end.read));
+                return;
+            }
+            match read {
+                Ok(Read::Bytes(count)) => {
+                    end.read += count as u64;
+                    if end.habit.read_pause > 0 {
+                        pause = Some(end.habit.read_pause);
+                        break;
+                    }
+                }
+                Ok(Read::Nothing) => break,
+                Ok(Read::End) => {
+                    end.has_end = true;
+                    if end.read != end.expected {
+                        self.failure = Some(format!("{index} found the end after {} bytes", end.read));
+                        return;
+                    }
+                }
+                Err(broken) => {
+                    end.broken = Some(broken);
+                    break;
+                }
+            }
+        }
+        // Writing.
+        while end.broken.is_none() && !end.is_finished {
+            let count = self.rng.between(1, end.habit.write_max).min(end.habit.bytes - end.written);
+            let bytes: Vec<u8> = (end.written..end.written + count).map(|at| byte(index, at)).collect();
+            let (front, back) = bytes.split_at(bytes.len() / 3);
+            if count > 0 {
+                match end.endpoint.write(now, id, &[IoSlice::new(front), IoSlice::new(back)]) {
+                    Ok(0) => break,
+                    Ok(taken) => end.written += taken as u64,
+                    Err(broken) => {
+                        end.broken = Some(broken);
+                        break;
+                    }
+                }
+            }
+            end.is_finished = end.written == end.habit.bytes;
+            if end.habit.write_pause > 0 && !end.is_finished {
+                pause = Some(pause.map_or(end.habit.write_pause, |p: Nanos| p.min(end.habit.write_pause)));
+                break;
+            }
+        }
+        if end.is_finished && !end.is_delivered && end.broken.is_none() {
+            match end.endpoint.finish(now, id) {
+                Ok(delivered) => end.is_delivered = delivered,
+                Err(broken) => end.broken = Some(broken),
+            }
+        }
+        let is_done = end.has_end && end.is_delivered || end.broken.is_some();
+        if let Some(pause) = pause {
+            end.app_at = Some(now + pause);
+            self.at(now + pause, Event::App(index));
+        } else if is_done {
+            self.release(index, id);
+        }
+    }
+
+    /// Nothing is left to happen: both applications are done, and the endpoints have forgotten them.
+    fn is_done(&self) -> bool {
+        self.is_healed && self.ends.iter().all(|end| end.is_dropped && end.endpoint.held().0 == 0)
+    }
+
+    fn check_end(&self) -> Result<(), String> {
+        let [one, two] = &self.ends;
+        match self.plan.ending {
+            Ending::Whole => {
+                // Whoever has everything may be gone to where the last acknowledgement does not come from.
+                let may_doubt = |end: &End| end.broken.is_some() && !self.plan.moves.is_empty();
+                let is_well = |end: &End| end.has_end && (end.is_delivered || may_doubt(end));
+                if !(is_well(one) && is_well(two)) {
+                    return Err("not everything arrived although the path has healed".to_owned());
+                }
+            }
+            Ending::Cut { .. } => {
+                // Whoever was not done before is told.
+                for end in &self.ends {
+                    if !(end.is_dropped || end.id.is_none()) {
+                        return Err("a silent peer is not missed".to_owned());
+                    }
+                }
+                let per_end = PACKETS_PER_CUT_MAX + 4 * SILENCE_MAX / (1_000 * MILLI);
+                if self.packets_since_cut > 2 * per_end && one.broken.is_some() {
+                    return Err(format!("{} packets into a cut path", self.packets_since_cut));
+                }
+            }
+            Ending::Dropped { .. } => {
+                if self.ends.iter().any(|end| end.id.is_some() && !end.is_dropped) {
+                    return Err("a dropped link is not missed".to_owned());
+                }
+            }
+        }
+        if self.ends.iter().any(|end| end.endpoint.held().0 > 0) {
+            return Err("an ended connection is remembered for ever".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// The byte that an end writes at an offset.
+fn byte(end: usize, offset: u64) -> u8 {
+    let mixed = (offset + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(end as u32 * 7 + 3);
+    (mixed >> 32) as u8
+}
+
+const DIALLER: usize = 0;
+const LISTENER: usize = 1;
+const LISTENER_PLACE: u16 = 1_000;
+const DIALLER_PLACE: u16 = 1;
+/// The first of the addresses at which nobody is.
+const STRANGER_PLACE: u16 = 5_000;
+/// Ten times what the busiest seed needs.
+const EVENTS_MAX: u64 = 200_000;
+/// Rounds of timers, packets and news at one moment.
+const ROUNDS_MAX: u32 = 100;
+const END: Nanos = 120_000 * MILLI;
+/// What a window, the probes of a cut path and the signs of life come to.
+const PACKETS_PER_CUT_MAX: u64 = 120;
