@@ -1,10 +1,11 @@
 //! What a good engineer writes without a library: a batching tokio loop one way, blocking reads and writes for round
-//! trips, channels inside a process.
+//! trips, channels inside a process: between two threads with a runtime each, and between two tasks of one.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
@@ -13,6 +14,8 @@ use crate::worker::{
 };
 
 pub const NAME: &str = "by hand";
+pub const TWO_THREADS: &str = "tokio mpsc, 2 threads";
+pub const ONE_THREAD: &str = "tokio mpsc, 1 thread";
 
 /// A write is gathered up to this size, a read takes up to twice as much.
 const BATCH_BYTES: usize = 64 << 10;
@@ -25,8 +28,7 @@ pub fn run(task: &Task) -> Outcome<()> {
         (Side::Client, Kind::OneWay) => runtime()?.block_on(send(task)),
         (Side::Server, Kind::RoundTrip | Kind::Calls(_)) => echo(),
         (Side::Client, Kind::RoundTrip | Kind::Calls(_)) => ask(task),
-        (Side::Both, Kind::OneWay) => channel_one_way(task),
-        (Side::Both, Kind::RoundTrip | Kind::Calls(_)) => channel_round_trip(task),
+        (Side::Both, _) => channel(task),
     }
 }
 
@@ -116,55 +118,62 @@ fn ask(task: &Task) -> Outcome<()> {
     trips.say()
 }
 
-fn channel_one_way(task: &Task) -> Outcome<()> {
-    let (sender, mut receiver) = mpsc::channel::<bytes::Bytes>(CHANNEL_MESSAGES);
-    let (payload, time) = (bytes::Bytes::from(task.payload()), task.time);
-    let sending = std::thread::spawn(move || -> Outcome<()> {
-        runtime()?.block_on(async {
-            let end = Instant::now() + time;
-            while Instant::now() < end {
-                for _ in 0..BURST {
-                    sender.send(payload.clone()).await?;
-                }
-            }
-            Ok(sender.send(bytes::Bytes::from_static(&[0; END_BYTES])).await?)
-        })
-    });
-    let mut count = Count::default();
-    runtime()?.block_on(async {
-        while let Some(message) = receiver.recv().await {
-            if count.take(&message) {
-                break;
-            }
-        }
-    });
-    count.say()?;
-    sending.join().map_err(|_| "the sender panicked")?
+/// One runtime, or one for each side in a thread of its own.
+fn channel(task: &Task) -> Outcome<()> {
+    let (there, asked) = mpsc::channel::<Bytes>(CHANNEL_MESSAGES);
+    let (back, answered) = mpsc::channel::<Bytes>(CHANNEL_MESSAGES);
+    let one_thread = task.rival == ONE_THREAD;
+    let driving = drive_channel(task.clone(), there, answered);
+    let serving = serve_channel(task.kind, asked, back);
+    if one_thread {
+        return runtime()?.block_on(async {
+            let driving = tokio::spawn(driving);
+            serving.await?;
+            driving.await?
+        });
+    }
+    let driving = std::thread::spawn(move || runtime()?.block_on(driving));
+    runtime()?.block_on(serving)?;
+    driving.join().map_err(|_| "the sender panicked")?
 }
 
-fn channel_round_trip(task: &Task) -> Outcome<()> {
-    let (there, mut asked) = mpsc::channel::<bytes::Bytes>(CHANNEL_MESSAGES);
-    let (back, mut answered) = mpsc::channel::<bytes::Bytes>(CHANNEL_MESSAGES);
-    let echoing = std::thread::spawn(move || -> Outcome<()> {
-        runtime()?.block_on(async {
-            while let Some(message) = asked.recv().await {
-                back.send(message).await?;
+async fn drive_channel(
+    task: Task,
+    there: mpsc::Sender<Bytes>,
+    mut answered: mpsc::Receiver<Bytes>,
+) -> Outcome<()> {
+    let payload = Bytes::from(task.payload());
+    if task.kind == Kind::OneWay {
+        let end = Instant::now() + task.time;
+        while Instant::now() < end {
+            for _ in 0..BURST {
+                there.send(payload.clone()).await?;
             }
-            Ok(())
-        })
-    });
-    let payload = bytes::Bytes::from(task.payload());
-    let mut trips = Trips::new(task)?;
-    runtime()?.block_on(async {
-        while trips.goes_on() {
-            let start = Instant::now();
-            there.send(payload.clone()).await?;
-            answered.recv().await.ok_or("the echo has gone")?;
-            trips.took(start)?;
         }
-        drop(there);
-        Outcome::Ok(())
-    })?;
-    trips.say()?;
-    echoing.join().map_err(|_| "the echo panicked")?
+        return Ok(there.send(Bytes::from_static(&[0; END_BYTES])).await?);
+    }
+    let mut trips = Trips::new(&task)?;
+    while trips.goes_on() {
+        let start = Instant::now();
+        there.send(payload.clone()).await?;
+        answered.recv().await.ok_or("the echo has gone")?;
+        trips.took(start)?;
+    }
+    trips.say()
+}
+
+async fn serve_channel(
+    kind: Kind,
+    mut asked: mpsc::Receiver<Bytes>,
+    back: mpsc::Sender<Bytes>,
+) -> Outcome<()> {
+    let mut count = Count::default();
+    while let Some(message) = asked.recv().await {
+        if kind != Kind::OneWay {
+            back.send(message).await?;
+        } else if count.take(&message) {
+            return count.say();
+        }
+    }
+    Ok(())
 }

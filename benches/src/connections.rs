@@ -42,7 +42,11 @@ pub struct Crowd {
 const PASSING_PER_SECOND: f64 = 1_000.0;
 
 pub fn run(settings: &Settings) -> Outcome<()> {
-    let (standing, passing) = if settings.quick { (1_000, 10_000) } else { (9_000, 60_000) };
+    let (wanted, passing) = if settings.quick { (1_000, 10_000) } else { (10_000, 60_000) };
+    let standing = wanted.min(files_max(wanted + SPARE_FILES)?.saturating_sub(SPARE_FILES));
+    if standing < wanted {
+        println!("the system lets a process hold {standing} of {wanted} connections (ulimit -Hn)");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let mut limits = Limits::default();
@@ -75,6 +79,23 @@ pub fn run(settings: &Settings) -> Outcome<()> {
         node.shutdown(Duration::from_secs(5)).await;
         Ok(())
     })
+}
+
+/// Lets this process, and those that it starts, have `wanted` files open, or as many as it may let itself have.
+#[cfg(unix)]
+fn files_max(wanted: u64) -> Outcome<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let allowed = maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    if current.is_some_and(|current| current < allowed) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum })?;
+    }
+    Ok(allowed)
+}
+
+#[cfg(not(unix))]
+fn files_max(wanted: u64) -> Outcome<u64> {
+    Ok(wanted)
 }
 
 /// A crowd that has done what it came for; it goes when this is dropped.
@@ -177,4 +198,6 @@ pub fn resident_bytes() -> Outcome<f64> {
 const NODE: u64 = 1;
 const FIRST_CLIENT: u64 = 1_000;
 const PASSING_AT_ONCE: u64 = 64;
+/// Files that a process needs beside its connections.
+const SPARE_FILES: u64 = 200;
 const DONE: &str = "done";

@@ -58,8 +58,8 @@ pub fn contest(settings: &Settings, asked: &[Asked]) -> Outcome<()> {
     let rounds = settings.rounds.unwrap_or(if settings.quick { 3 } else { 7 });
     let time = Duration::from_millis(if settings.quick { 300 } else { 1_000 });
     let rivals = rivals(settings.build_peers)?;
-    let versions: Vec<String> =
-        rivals.iter().map(|rival| format!("{} {}", rival.name, rival.version)).collect();
+    let peers = rivals.iter().filter(|rival| rival.is_peer);
+    let versions: Vec<String> = peers.map(|rival| format!("{} {}", rival.name, rival.version)).collect();
     println!("{rounds} rounds of {:.1} s each; {}\n", time.as_secs_f64(), versions.join(", "));
 
     let mut tables = Vec::new();
@@ -112,7 +112,17 @@ fn rivals(build_peers: bool) -> Outcome<Vec<Rival>> {
         program: me.clone(),
         is_peer: false,
     };
-    let mut rivals = vec![own(by_hand::NAME), own(inline_loop::NAME), own(ours::NAME)];
+    let names = [
+        by_hand::NAME,
+        inline_loop::NAME,
+        ours::NAME,
+        ours::MANY,
+        by_hand::TWO_THREADS,
+        ours::TWO_THREADS,
+        by_hand::ONE_THREAD,
+        ours::ONE_THREAD,
+    ];
+    let mut rivals = names.map(own).to_vec();
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| folder.join("target"), PathBuf::from);
     let program = target.join("release").join("peers");
     if let Ok(listed) = Command::new(&program).arg("list").output() {
@@ -136,7 +146,11 @@ impl Rival {
         let Kind::Calls(calls) = question.kind else {
             return match self.name.as_str() {
                 TARPC | TONIC | inline_loop::NAME => false,
-                "zmq.rs" | "zenoh" => question.is_apart,
+                "zmq.rs" | "zenoh" | by_hand::NAME | ours::NAME => question.is_apart,
+                ours::MANY => question.is_apart && question.kind == Kind::OneWay,
+                by_hand::TWO_THREADS | by_hand::ONE_THREAD | ours::TWO_THREADS | ours::ONE_THREAD => {
+                    !question.is_apart
+                }
                 _ => true,
             };
         };

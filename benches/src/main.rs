@@ -96,9 +96,9 @@ fn main() -> Outcome<()> {
         Command::Worker { arguments } => {
             let task = Task::from_arguments(arguments.into_iter())?;
             match task.rival.as_str() {
-                by_hand::NAME => by_hand::run(&task),
+                by_hand::NAME | by_hand::TWO_THREADS | by_hand::ONE_THREAD => by_hand::run(&task),
                 inline_loop::NAME => inline_loop::run(&task),
-                ours::NAME => match task.kind {
+                ours::NAME | ours::MANY | ours::TWO_THREADS | ours::ONE_THREAD => match task.kind {
                     Kind::Calls(calls) => rpc::work(&task, calls),
                     Kind::OneWay | Kind::RoundTrip => ours::run(&task),
                 },

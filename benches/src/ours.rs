@@ -1,11 +1,10 @@
 //! quorate's sockets: push and pull, requester and replier; between processes over TCP, inside one over memory.
 
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate::node::{Address, Node};
-use quorate::socket::{Options, Pull, Push, Replier, Requester};
+use quorate::socket::{Body, Options, Pull, Push, Replier, Requester};
 use quorate_transports::mem::Mem;
 use tokio::sync::oneshot;
 
@@ -14,8 +13,14 @@ use crate::worker::{
 };
 
 pub const NAME: &str = "quorate";
+/// A burst of messages handed over in one call, as the loop by hand gathers them.
+pub const MANY: &str = "quorate, send_many";
+pub const TWO_THREADS: &str = "quorate, 2 threads";
+pub const ONE_THREAD: &str = "quorate, 1 thread";
 
 const SOCKET: &str = "bench";
+/// From here on the library does not copy what is handed over as `Bytes`.
+const UNCOPIED_BYTES: usize = 8 << 10;
 
 pub fn run(task: &Task) -> Outcome<()> {
     match task.side {
@@ -35,23 +40,33 @@ fn runtime() -> Outcome<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
-/// Each side a node in a thread and a runtime of its own, as it is in a program with several runtimes.
+/// Each side a node: in a thread and a runtime of its own, or both in one, as tasks.
 fn both(task: &Task) -> Outcome<()> {
     let memory = Mem::new();
-    let (place, told) = mpsc::channel();
-    let (client_memory, client_task) = (memory.clone(), task.clone());
-    let client = std::thread::spawn(move || -> Outcome<()> {
-        let address = told.recv()?;
-        runtime()?.block_on(async {
-            let node = Node::builder().id(2).transport(client_memory).start().await?;
-            drive(&node, &client_task, &address).await
-        })
-    });
-    runtime()?.block_on(async {
-        let node = Node::builder().id(1).transport(memory).listen("mem://bench").start().await?;
-        serve(&node, task, |address| Ok(place.send(address.clone())?)).await
-    })?;
-    client.join().map_err(|_| "the client panicked")?
+    let (place, told) = oneshot::channel();
+    let driving = drive_within(memory.clone(), task.clone(), told);
+    let serving = serve_within(memory, task.clone(), place);
+    if task.rival == ONE_THREAD {
+        return runtime()?.block_on(async {
+            let driving = tokio::spawn(driving);
+            serving.await?;
+            driving.await?
+        });
+    }
+    let driving = std::thread::spawn(move || runtime()?.block_on(driving));
+    runtime()?.block_on(serving)?;
+    driving.join().map_err(|_| "the client panicked")?
+}
+
+async fn serve_within(memory: Mem, task: Task, place: oneshot::Sender<Address>) -> Outcome<()> {
+    let node = Node::builder().id(1).transport(memory).listen("mem://bench").start().await?;
+    let tell = |address: &Address| place.send(address.clone()).map_err(|_| "the client has gone".into());
+    serve(&node, &task, tell).await
+}
+
+async fn drive_within(memory: Mem, task: Task, told: oneshot::Receiver<Address>) -> Outcome<()> {
+    let node = Node::builder().id(2).transport(memory).start().await?;
+    drive(&node, &task, &told.await?).await
 }
 
 async fn serve(node: &Node, task: &Task, tell: impl FnOnce(&Address) -> Outcome<()>) -> Outcome<()> {
@@ -87,14 +102,19 @@ async fn serve(node: &Node, task: &Task, tell: impl FnOnce(&Address) -> Outcome<
 }
 
 async fn drive(node: &Node, task: &Task, address: &Address) -> Outcome<()> {
-    // Handed over as it is kept: a large one is not copied.
-    let payload = Bytes::from(task.payload());
+    // Large ones are handed over as they are kept, and not copied; small ones are cheaper to copy than to share.
+    let kept = Bytes::from(task.payload());
+    let payload = || if task.bytes < UNCOPIED_BYTES { Body::Slice(&kept) } else { Body::Owned(kept.clone()) };
     if task.kind == Kind::OneWay {
         let push = Push::connect(node, address.clone(), SOCKET, Options::default()).await?;
         let end = Instant::now() + task.time;
         while Instant::now() < end {
-            for _ in 0..BURST {
-                push.send(payload.clone()).await?;
+            if task.rival == MANY {
+                push.send_many((0..BURST).map(|_| payload())).await?;
+            } else {
+                for _ in 0..BURST {
+                    push.send(payload()).await?;
+                }
             }
         }
         push.send(&[0; END_BYTES]).await?;
@@ -110,7 +130,7 @@ async fn drive(node: &Node, task: &Task, address: &Address) -> Outcome<()> {
     let mut trips = Trips::new(task)?;
     while trips.goes_on() {
         let start = Instant::now();
-        requester.request(payload.clone()).await?;
+        requester.request(payload()).await?;
         trips.took(start)?;
     }
     requester.request(&[0; END_BYTES]).await?;

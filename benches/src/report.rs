@@ -24,20 +24,24 @@ impl Table {
     }
 
     pub fn print(&self) {
-        let ours = self.rows.iter().find(|(rival, _)| rival.name == crate::ours::NAME);
+        // Where there are several rows of ours, the one that is set up as the peers are.
+        let ours = self
+            .rows
+            .iter()
+            .find(|(rival, _)| [crate::ours::NAME, crate::ours::TWO_THREADS].contains(&&*rival.name));
         let ours = ours.map_or(f64::NAN, |(_, runs)| spread(runs, self.main_figure()).median);
         println!("{}", self.name);
         match is_rate(self.kind) {
             true => {
                 let what = if self.kind == Kind::OneWay { "messages/s" } else { "calls/s" };
                 println!(
-                    "{:<20} {:>12} {:>25} {:>9} {:>10} {:>11}",
+                    "{:<22} {:>12} {:>25} {:>9} {:>10} {:>11}",
                     "", what, "least and greatest", "MiB/s", "CPU us", "quorate is"
                 );
                 for (rival, runs) in &self.rows {
                     let rate = spread(runs, "rate");
                     println!(
-                        "{:<20} {:>12.0} {:>12.0} {:>12.0} {:>9.0} {:>10.3} {:>10.2}x",
+                        "{:<22} {:>12.0} {:>12.0} {:>12.0} {:>9.0} {:>10.3} {:>10.2}x",
                         rival.name,
                         rate.median,
                         rate.least,
@@ -50,13 +54,13 @@ impl Table {
             }
             false => {
                 println!(
-                    "{:<20} {:>9} {:>19} {:>9} {:>9} {:>10} {:>11}",
+                    "{:<22} {:>9} {:>19} {:>9} {:>9} {:>10} {:>11}",
                     "", "p50 us", "least and greatest", "p99 us", "p99.9 us", "CPU us", "quorate is"
                 );
                 for (rival, runs) in &self.rows {
                     let p50 = spread(runs, "p50");
                     println!(
-                        "{:<20} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>10.2} {:>10.2}x",
+                        "{:<22} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>10.2} {:>10.2}x",
                         rival.name,
                         p50.median,
                         p50.least,
@@ -104,7 +108,7 @@ impl Table {
         for (place, ((rival, _), spread)) in self.rows.iter().zip(&spreads).enumerate() {
             let (top, x) = (34 + BAR * place, |value: f64| LEFT as f64 + value / most * WIDTH);
             let (text, middle) = (top + 15, top + 10);
-            let colour = if rival.name == crate::ours::NAME { "#1a7f5a" } else { "#9fb4c7" };
+            let colour = if rival.name.starts_with(crate::ours::NAME) { "#1a7f5a" } else { "#9fb4c7" };
             // Writing to a string cannot fail.
             let _ = write!(
                 svg,
@@ -151,10 +155,16 @@ struct Spread {
 }
 
 fn spread(runs: &[Figures], figure: &str) -> Spread {
-    let mut values: Vec<f64> = runs.iter().filter_map(|run| run.get(figure).copied()).collect();
+    let values = runs.iter().filter_map(|run| run.get(figure).copied()).collect();
+    let [least, median, greatest] = spread_of(values);
+    Spread { least, median, greatest }
+}
+
+/// The least of them, their median and the greatest.
+pub fn spread_of(mut values: Vec<f64>) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
     let at = |place: usize| values.get(place).copied().unwrap_or(f64::NAN);
-    Spread { least: at(0), median: at(values.len() / 2), greatest: at(values.len().saturating_sub(1)) }
+    [at(0), at(values.len() / 2), at(values.len().saturating_sub(1))]
 }
 
 fn readable(value: f64) -> String {

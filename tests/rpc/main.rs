@@ -3,7 +3,9 @@
 mod bank;
 mod binding;
 mod calls;
+mod exactly_once;
 mod failures;
+mod killed;
 mod processes;
 mod refused;
 mod simulated;

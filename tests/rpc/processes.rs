@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -56,11 +56,7 @@ impl Ledger for Lines {
 /// The program of the server. Does nothing unless the test below starts it.
 #[tokio::test]
 async fn server_that_is_killed() {
-    let (Ok(directory), Ok(address)) = (std::env::var(DIRECTORY_VARIABLE), std::env::var(ADDRESS_VARIABLE))
-    else {
-        return;
-    };
-    let directory = Path::new(&directory);
+    let Some((directory, address)) = place() else { return };
     let lines = std::fs::File::options().create(true).append(true).open(directory.join(LINES_FILE)).unwrap();
     let node = Node::builder()
         .id(1)
@@ -74,10 +70,15 @@ async fn server_that_is_killed() {
     std::future::pending::<()>().await;
 }
 
-/// Starts a life of the server; returns when it serves.
-async fn start(directory: &Path, address: &str) -> (Child, String) {
+/// Where a program of these tests lives, if it was started as one.
+pub(crate) fn place() -> Option<(PathBuf, String)> {
+    Some((std::env::var(DIRECTORY_VARIABLE).ok()?.into(), std::env::var(ADDRESS_VARIABLE).ok()?))
+}
+
+/// Starts a life of a program of these tests; returns when it says that it serves.
+pub(crate) async fn start(program: &str, directory: &Path, address: &str) -> (Child, String) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "processes::server_that_is_killed", "--nocapture", "--test-threads=1"])
+        .args(["--exact", program, "--nocapture", "--test-threads=1"])
         .env(DIRECTORY_VARIABLE, directory)
         .env(ADDRESS_VARIABLE, address)
         .stdout(Stdio::piped())
@@ -108,7 +109,7 @@ struct Told {
 #[tokio::test]
 async fn r08_a_server_that_is_killed_again_and_again_executes_nothing_twice() {
     let directory = tempfile::tempdir().unwrap();
-    let (mut server, address) = start(directory.path(), "tcp://127.0.0.1:0").await;
+    let (mut server, address) = start(SERVER, directory.path(), "tcp://127.0.0.1:0").await;
     let node = Node::builder().id(2).start().await.unwrap();
     let ledger = LedgerClient::connect(&node, "ledger", &address).await.unwrap();
 
@@ -168,7 +169,7 @@ async fn r08_a_server_that_is_killed_again_and_again_executes_nothing_twice() {
             Some(_) => drop(soon("the crash", server.wait()).await.unwrap()),
             None => server.kill().await.unwrap(),
         }
-        (server, _) = start(directory.path(), &address).await;
+        (server, _) = start(SERVER, directory.path(), &address).await;
         if let Some(crashing) = crashing {
             let error = soon("the doubt", crashing).await.unwrap().unwrap_err();
             assert_eq!(error, CallError::MaybeExecuted(Doubt::SessionLost));
@@ -215,6 +216,7 @@ const REPLIES_A_LIFE: usize = 500;
 /// The entries of the calls that crash their server; no caller counts so far.
 const CRASHING: u64 = 1_000_000_000;
 const LINES_FILE: &str = "lines";
-const READY: &str = "ready ";
+pub(crate) const READY: &str = "ready ";
+const SERVER: &str = "processes::server_that_is_killed";
 const DIRECTORY_VARIABLE: &str = "QUORATE_TEST_RPC_DIRECTORY";
 const ADDRESS_VARIABLE: &str = "QUORATE_TEST_RPC_ADDRESS";

@@ -331,7 +331,8 @@ impl Scenario for Calls {
                     );
                 }
             }
-            Event::Client(ClientEvent::Bound(_) | ClientEvent::Rejected(_)) => {}
+            Event::Client(ClientEvent::Bound(_) | ClientEvent::Rejected(_))
+            | Event::Server(ServerEvent::SeatWanted { .. }) => {}
         }
         Ok(())
     }

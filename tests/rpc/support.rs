@@ -19,7 +19,7 @@ impl Over {
     }
 
     /// Where a node may listen that takes any free place.
-    fn anywhere(&self) -> &'static str {
+    pub(crate) fn anywhere(&self) -> &'static str {
         match self {
             Self::Mem(_) => "mem://",
             Self::Tcp => "tcp://127.0.0.1:0",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate::socket::{
     Dealer, Options, Pair, Publisher, Pull, Push, Replier, RequestOptions, Requester, Respondent, Router,
-    Subscriber, Surveyor,
+    SendError, Subscriber, Surveyor, WhenFull,
 };
 
 use crate::support::{nets, within};
@@ -63,6 +63,38 @@ async fn s03_work_is_pushed_in_turn_and_pulled_whole_and_in_order() {
         let figures: Vec<_> = push.links().iter().map(|link| link.sent).collect();
         assert_eq!(figures, [COUNT / 3; 3]);
         assert!(within(push.close(LONG)).await.is_nothing());
+    }
+}
+
+#[tokio::test]
+async fn s03_many_messages_of_one_call_arrive_in_order_and_a_refusal_says_how_many_went() {
+    for net in nets() {
+        let (here, there) = (net.node(1).await, net.node(2).await);
+        let address = &here.addresses()[0];
+        let mut pull = Pull::bind(&here, "work", Options::default()).unwrap();
+        let push = Push::connect(&there, address, "work", Options::default()).await.unwrap();
+        const COUNT: u64 = 5_000;
+        let body = |n: u64| [&n.to_le_bytes()[..], &vec![n as u8; n as usize % 3_000]].concat();
+        let sending = async { push.send_many((0..COUNT).map(body)).await.unwrap() };
+        let receiving = async {
+            for n in 0..COUNT {
+                assert_eq!(pull.receive().await.unwrap().body, body(n));
+            }
+        };
+        within(async { tokio::join!(sending, receiving) }).await;
+        assert_eq!(push.stats().sent, COUNT);
+
+        let mut small = Options::default();
+        small.window_messages = 10;
+        let mut pull = Pull::bind(&here, "few", small).unwrap();
+        let mut options = Options::default();
+        options.when_full = Some(WhenFull::DropNewest);
+        let push = Push::connect(&there, address, "few", options).await.unwrap();
+        let refused = within(push.send_many((0..30).map(body))).await.unwrap_err();
+        assert_eq!((refused.sent, refused.source), (10, SendError::Full));
+        for n in 0..10 {
+            assert_eq!(within(pull.receive()).await.unwrap().body, body(n));
+        }
     }
 }
 

@@ -84,7 +84,12 @@ impl Outbox {
             return;
         };
         for part in parts {
-            self.tail.put_slice(part);
+            match part {
+                // Most begin with a length, and many have an empty part: no call of a function for these.
+                [] => {}
+                [a, b, c, d] => self.tail.put_slice(&[*a, *b, *c, *d]),
+                part => self.tail.put_slice(part),
+            }
         }
         self.tail[start..start + HEADER_BYTES].copy_from_slice(&((length + added) as u32).to_le_bytes());
         self.bytes += added;
@@ -287,6 +292,8 @@ pub struct Inbox {
     whole: VecDeque<Bytes>,
     whole_bytes: usize,
     read_bytes: usize,
+    /// The size of the last frame when that was a large one, or 0.
+    large_bytes: usize,
     /// The buffer grew for a large frame; it is given back when the frame is taken.
     is_grown: bool,
     frame_bytes_max: usize,
@@ -300,6 +307,7 @@ impl Inbox {
             whole: VecDeque::new(),
             whole_bytes: 0,
             read_bytes: READ_BYTES_MIN,
+            large_bytes: 0,
             is_grown: false,
             frame_bytes_max: frame_bytes_max.min(u32::MAX as usize),
         }
@@ -318,6 +326,7 @@ impl Inbox {
             return Ok(self.next_whole());
         }
         let Some(length) = self.whole_length()? else { return Ok(None) };
+        self.expect_after(length);
         self.buffer.advance(HEADER_BYTES);
         Ok(Some(self.buffer.split_to(length).freeze()))
     }
@@ -333,6 +342,7 @@ impl Inbox {
             return Ok(self.next_whole().map(|frame| take(&frame)));
         }
         let Some(length) = self.whole_length()? else { return Ok(None) };
+        self.expect_after(length);
         let result = take(&self.buffer[HEADER_BYTES..HEADER_BYTES + length]);
         self.buffer.advance(HEADER_BYTES + length);
         Ok(Some(result))
@@ -357,21 +367,18 @@ impl Inbox {
     /// [`filled`](Self::filled).
     pub fn room(&mut self) -> &mut BytesMut {
         // A frame that is partly here asks for its rest, but never more at once than one read: a peer that announces
-        // a large frame and sends nothing costs nothing.
-        if self.is_grown && self.buffer.is_empty() {
-            self.buffer = BytesMut::new();
-            self.is_grown = false;
-        }
-        let wanted = match self.buffer.get(..HEADER_BYTES) {
-            Some(header) => {
-                (HEADER_BYTES + length_at(header)).saturating_sub(self.buffer.len()).clamp(1, READ_BYTES_MAX)
-            }
-            None => 1,
+        // a large frame and sends nothing costs nothing. Behind a large frame another one is expected.
+        let frame = match self.buffer.get(..HEADER_BYTES) {
+            Some(header) => HEADER_BYTES + length_at(header),
+            None => self.large_bytes,
         };
-        let wanted = wanted.max(self.read_bytes);
+        let rest = frame.saturating_sub(self.buffer.len()).clamp(1, READ_BYTES_MAX);
+        let is_large = frame >= LARGE_BYTES_MIN;
+        let wanted = if is_large { rest } else { rest.max(self.read_bytes) };
         let spare = self.buffer.capacity() - self.buffer.len();
-        // Prefer the room that is there while it is worth a read, and reuse the buffer when nobody else holds it.
-        if spare < wanted && !self.buffer.try_reclaim(wanted) && spare < wanted / 2 {
+        // Prefer the room that is there while it is worth a read, and reuse the buffer when nobody else holds it. A
+        // large frame gets a buffer in which all of it has room: what came with the one before would be copied.
+        if spare < wanted && !self.buffer.try_reclaim(wanted) && (is_large || spare < wanted / 2) {
             self.buffer.reserve(wanted);
             self.is_grown |= self.buffer.capacity() > 2 * READ_BYTES_MAX;
         }
@@ -418,6 +425,12 @@ impl Inbox {
         self.whole_bytes += frame.len();
         self.whole.push_back(frame);
         Ok(())
+    }
+
+    #[inline]
+    fn expect_after(&mut self, length: usize) {
+        let frame = HEADER_BYTES + length;
+        self.large_bytes = if frame >= LARGE_BYTES_MIN { frame } else { 0 };
     }
 
     fn next_whole(&mut self) -> Option<Bytes> {
@@ -468,6 +481,8 @@ pub const CHAIN_BYTES_MIN: usize = 8 * 1024;
 pub const READ_BYTES_MIN: usize = 8 * 1024;
 /// The largest read. Larger ones gained nothing on loopback and fall out of the L2 cache.
 pub const READ_BYTES_MAX: usize = 128 * 1024;
+/// Frames from here on are read each into a buffer of its own size, so that no part of one is copied into the next.
+const LARGE_BYTES_MIN: usize = 32 * 1024;
 
 /// The length in a prefix; `bytes` is at least as long as one.
 #[inline]
@@ -527,6 +542,25 @@ mod tests {
         assert_eq!(inbox.next_frame(), Ok(None));
         assert!(inbox.room().capacity() <= 2 * READ_BYTES_MAX);
         assert_eq!(inbox.check_end(), Err(FrameError::Truncated { got: 4, size: 4 + u32::MAX as usize }));
+    }
+
+    #[test]
+    fn t01_a_large_frame_behind_another_stays_where_it_was_read_to() {
+        const LENGTH: usize = 65_000;
+        let mut inbox = Inbox::new(LENGTH);
+        let frame = [&(LENGTH as u32).to_le_bytes()[..], &[7; LENGTH]].concat();
+        inbox.room().put_slice(&frame);
+        let first = inbox.next_frame().unwrap().unwrap();
+        // What the medium has: the next frame in pieces, as large as there is room for.
+        let place = inbox.room().as_ptr();
+        for piece in frame.chunks(10_000) {
+            let room = inbox.room();
+            assert!(room.capacity() - room.len() >= piece.len());
+            room.put_slice(piece);
+            inbox.filled(piece.len());
+        }
+        let second = inbox.next_frame().unwrap().unwrap();
+        assert_eq!((&first, second.as_ptr()), (&second, place.wrapping_add(HEADER_BYTES)));
     }
 
     proptest! {

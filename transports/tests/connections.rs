@@ -306,6 +306,25 @@ async fn t08_a_slow_reader_bounds_the_senders_memory_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn t08_whoever_sends_without_a_pause_is_told_to_let_the_driver_write() {
+    for place in places() {
+        let config = ConnectionConfig::default();
+        let p = soon(pair(&place, MemConfig::default(), &config, Collector::default())).await;
+        p.ours.send(Lane::Ordinary, &[b"first"], Bytes::new()).unwrap();
+        soon(p.their_inbox.wait_for(1)).await;
+        // Nothing else runs in this thread meanwhile.
+        let mut count = 0;
+        while !p.ours.is_crowded() {
+            p.ours.send(Lane::Ordinary, &[&[7; 1_000]], Bytes::new()).unwrap();
+            count += 1;
+        }
+        assert!((32..64).contains(&count), "{place}: told after {count}");
+        soon(p.their_inbox.wait_for(1 + count)).await;
+        assert!(!p.ours.is_crowded(), "{place}");
+    }
+}
+
+#[tokio::test]
 async fn t08_urgent_overtakes_bulk_that_was_queued_before() {
     // A link that holds one chunk, so that the lanes decide and not the medium.
     let mut mem = MemConfig::default();

@@ -184,6 +184,11 @@ impl Journal {
         self.handle.shared.catalog.lock().durable
     }
 
+    /// Most bytes of one append, each record counted with its overhead; see [`Config::segment_bytes`].
+    pub fn append_bytes_max(&self) -> u64 {
+        self.handle.shared.append_bytes_max
+    }
+
     /// The first position that is still in the log.
     pub fn first(&self) -> Position {
         self.handle.shared.catalog.lock().first()

@@ -34,6 +34,7 @@ fn client(service: &Service) -> TokenStream {
     let Service { visibility, name, .. } = service;
     let client = format_ident!("{name}Client");
     let schema = schema(service);
+    let exactly_once = service.methods.iter().any(|method| method.kind == Kind::ExactlyOnce);
     let about = format!("Calls a [`{name}`] that another process serves.");
     let details = "Cheap to clone; clones share one session with the server. A call is sent when its future is \
                    first polled; dropping the future cancels the call.";
@@ -92,8 +93,9 @@ fn client(service: &Service) -> TokenStream {
                 node: &::quorate::node::Node,
                 name: &str,
                 address: impl ::quorate::rpc::IntoPlace,
-                options: ::quorate::rpc::ClientOptions,
+                mut options: ::quorate::rpc::ClientOptions,
             ) -> ::core::result::Result<Self, ::quorate::rpc::BindError> {
+                options.exactly_once |= #exactly_once;
                 let client = ::quorate::rpc::Client::connect(node, name, address, options).await?;
                 let here = client.service_here();
                 ::core::result::Result::Ok(Self { client, here })
@@ -104,6 +106,14 @@ fn client(service: &Service) -> TokenStream {
             pub fn with_deadline(&self, deadline: ::core::time::Duration) -> Self {
                 let here = ::core::clone::Clone::clone(&self.here);
                 Self { client: self.client.with_deadline(deadline), here }
+            }
+
+            /// The same client with other semantics for its calls than its methods declare; see
+            /// [`Client::with_semantics`](::quorate::rpc::Client::with_semantics).
+            #[must_use]
+            pub fn with_semantics(&self, semantics: ::quorate::rpc::Semantics) -> Self {
+                let here = ::core::clone::Clone::clone(&self.here);
+                Self { client: self.client.with_semantics(semantics), here }
             }
 
             /// The untyped client below: whom it is bound to, its totals.
@@ -241,6 +251,7 @@ fn schema(service: &Service) -> TokenStream {
             Kind::AtMostOnce => (quote!(AtMostOnce), "at most once"),
             Kind::Idempotent => (quote!(Idempotent), "idempotent"),
             Kind::OneWay => (quote!(OneWay), "one way"),
+            Kind::ExactlyOnce => (quote!(ExactlyOnce), "exactly once"),
         };
         let deadline = method.deadline.map_or_else(
             || quote!(::core::option::Option::None),

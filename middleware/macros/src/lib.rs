@@ -55,6 +55,8 @@ use syn::parse_macro_input;
 /// # Attributes of a method
 /// - `#[idempotent]`: repeating it does no harm. It is repeated after a server's restart too, and no reply is kept.
 ///   Without it a call is executed *at most once*.
+/// - `#[exactly_once]`: it takes effect once and is answered, over crashes of the server too. The service keeps its
+///   effects in a `quorate::rpc::Durable` state and is served with `node.serve_durable`.
 /// - `#[one_way]`: no reply; the method must return nothing.
 /// - `#[deadline = "2s"]`: how long a caller waits at most (`us`, `ms`, `s`, `min`), unless the client was given a
 ///   deadline by `with_deadline`.

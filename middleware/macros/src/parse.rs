@@ -91,6 +91,7 @@ pub(crate) enum Kind {
     AtMostOnce,
     Idempotent,
     OneWay,
+    ExactlyOnce,
 }
 
 impl Kind {
@@ -101,6 +102,7 @@ impl Kind {
             Self::AtMostOnce => "",
             Self::Idempotent => " idempotent",
             Self::OneWay => " one way",
+            Self::ExactlyOnce => " exactly once",
         }
     }
 }
@@ -327,26 +329,29 @@ fn attributes(
             continue;
         };
         match name.as_str() {
-            "idempotent" | "one_way" => {
+            "idempotent" | "one_way" | "exactly_once" => {
                 if !matches!(attribute.meta, Meta::Path(_)) {
                     errors.add(attribute, &format!("`#[{name}]` takes no arguments"));
                 }
                 if kind != Kind::AtMostOnce {
                     errors.add(
                         attribute,
-                        "a method is either `#[idempotent]` or `#[one_way]`, and says so once",
+                        "a method is either `#[idempotent]`, `#[exactly_once]` or `#[one_way]`, and says so once",
                     );
                 }
-                kind = if name == "one_way" { Kind::OneWay } else { Kind::Idempotent };
+                kind = match name.as_str() {
+                    "one_way" => Kind::OneWay,
+                    "exactly_once" => Kind::ExactlyOnce,
+                    _ => Kind::Idempotent,
+                };
             }
             "deadline" => match duration(attribute) {
                 Ok(_) if deadline.is_some() => errors.add(attribute, "a method has one deadline"),
                 Ok(value) => deadline = Some(value),
                 Err(message) => errors.add(attribute, message),
             },
-            "exactly_once" | "at_least_once" | "streaming" => {
-                errors.add(attribute, &format!("`#[{name}]` is not supported yet"));
-            }
+            "at_least_once" => errors.add(attribute, "what may be executed again says `#[idempotent]`"),
+            "streaming" => errors.add(attribute, "`#[streaming]` is not supported yet"),
             "cfg" | "cfg_attr" => {
                 errors
                     .add(attribute, "both sides must see the same methods: put `#[cfg]` on the whole trait");
@@ -422,4 +427,5 @@ impl Errors {
 const ARGUMENTS_MAX: usize = 16;
 
 /// The methods that every generated client has of its own.
-const RESERVED: [&str; 6] = ["connect", "connect_with", "connect_here", "with_deadline", "server", "clone"];
+const RESERVED: [&str; 7] =
+    ["connect", "connect_with", "connect_here", "with_deadline", "with_semantics", "server", "clone"];

@@ -41,6 +41,16 @@ pub enum Planted {
     RpcForgetsRefusals,
     /// RPC client: a call that may have been executed is sent again to a restarted server.
     RpcReissuesAfterRestart,
+    /// RPC completion records: an answer leaves before its record is durable.
+    RpcAnswersBeforeRecord,
+    /// RPC completion records: what a request changed and what it was answered are two records.
+    RpcRecordsEffectApart,
+    /// RPC completion records: answers are dropped that the client has not acknowledged.
+    RpcTrimsUnacknowledged,
+    /// RPC completion records: a new life does not take up the answers of the last one.
+    RpcForgetsAnswers,
+    /// RPC client: an exactly-once call is sent again although the server has forgotten this client's records.
+    RpcReissuesUnderNewSeat,
     /// Two-phase commit: a yes vote leaves before its record is durable.
     CommitVoteBeforePersist,
     /// Two-phase commit: the decision leaves before its record is durable.

@@ -75,7 +75,7 @@ fn words(output: &Output<Client>) -> String {
 }
 
 const fn bound(session: u64) -> Message {
-    Message::Bound { client: 3, session, slots: 100 }
+    Message::Bound { client: 3, session, slots: 100, seat: 0 }
 }
 
 fn reply(session: u64, call: CallId) -> Message {
@@ -188,7 +188,7 @@ impl Service {
     fn new(config: ServerConfig) -> Self {
         let mut service = Self { server: Server::new(config), session: 0 };
         let mut out = Outputs::new();
-        let message = Message::Bind { client: 3, codec: 1 };
+        let message = Message::Bind { client: 3, codec: 1, exactly_once: false };
         service.server.handle(Time::ZERO, Input::Received { from: CLIENT, message }, &mut out);
         for output in out.drain() {
             if let Output::Send { message: Message::Bound { session, .. }, .. } = output {
@@ -216,6 +216,7 @@ impl Service {
                     words.push(match &event {
                         ServerEvent::Execute { execution, .. } => format!("execute({})", execution.call),
                         ServerEvent::Abort(execution) => format!("abort({})", execution.call),
+                        ServerEvent::SeatWanted { client, .. } => format!("seat for {client}"),
                     });
                     events.push(event);
                 }
@@ -336,11 +337,11 @@ fn r08_a_new_life_of_the_client_ends_what_runs_for_the_old_one() {
     let mut service = Service::new(ServerConfig::new(1, 7));
     service.request(id(1, 0), 0, Semantics::AtMostOnce);
     let from = ProcessId { incarnation: 2, ..CLIENT };
-    let message = Message::Bind { client: 3, codec: 1 };
+    let message = Message::Bind { client: 3, codec: 1, exactly_once: false };
     let (words, _) = service.handle(Input::Received { from, message });
     assert!(words.starts_with("abort(1@0) Bound"), "{words}");
     assert_eq!(service.server.clients(), 1);
-    let message = Message::Bind { client: 3, codec: 1 };
+    let message = Message::Bind { client: 3, codec: 1, exactly_once: false };
     assert_eq!(
         service.handle(Input::Received { from: CLIENT, message }).0,
         "",
@@ -354,7 +355,7 @@ fn an_unknown_session_is_told_so_and_another_codec_is_refused() {
     service.session += 1;
     let lost = format!("Lost {{ client: 3, session: {} }}", service.session);
     assert_eq!(service.request(id(1, 0), 0, Semantics::AtMostOnce).0, lost);
-    let message = Message::Bind { client: 4, codec: 2 };
+    let message = Message::Bind { client: 4, codec: 2, exactly_once: false };
     let (words, _) = service.handle(Input::Received { from: CLIENT, message });
     assert_eq!(words, "Rejected { client: 4, reason: CodecMismatch }");
 }
@@ -363,7 +364,7 @@ fn an_unknown_session_is_told_so_and_another_codec_is_refused() {
 fn every_message_survives_its_layout_and_damage_is_refused() {
     let call = id(u64::MAX, 77);
     let messages = [
-        Message::Bind { client: 3, codec: 1 },
+        Message::Bind { client: 3, codec: 1, exactly_once: false },
         bound(9),
         Message::Rejected { client: 1, reason: Rejection::NoSuchService },
         Message::Request {
@@ -429,9 +430,10 @@ fn any_message() -> impl Strategy<Value = Message> {
     // 0 stands for the session that the other side knows; it is filled in when the message is used.
     let session = 0..3u64;
     prop_oneof![
-        2 => (0..4u32, 1..3u8).prop_map(|(client, codec)| Message::Bind { client, codec }),
+        2 => (0..4u32, 1..3u8, any::<bool>())
+            .prop_map(|(client, codec, exactly_once)| Message::Bind { client, codec, exactly_once }),
         1 => (0..4u32, session.clone(), 0..4u32)
-            .prop_map(|(client, session, slots)| Message::Bound { client, session, slots }),
+            .prop_map(|(client, session, slots)| Message::Bound { client, session, slots, seat: session }),
         1 => (0..4u32).prop_map(|client| Message::Rejected { client, reason: Rejection::NoSuchService }),
         8 => (session.clone(), call.clone(), prop_oneof![0..4u32, Just(u32::MAX)], semantics, 0..3u64).prop_map(
             |(session, call, behind, semantics, budget)| Message::Request {
@@ -495,6 +497,7 @@ proptest! {
                         running.push(execution);
                     }
                     ServerEvent::Abort(execution) => running.retain(|other| *other != execution),
+                    ServerEvent::SeatWanted { .. } => {}
                 }
             }
             prop_assert_eq!(service.server.executing() as usize, running.len());

@@ -681,17 +681,21 @@ pub(super) fn send_on(
     parts: &[&[u8]],
     body: Bytes,
 ) -> Result<(), SendError> {
-    let header = channel.0.to_le_bytes();
-    let sent = if parts.len() < PARTS_INLINE {
-        let mut all: [&[u8]; PARTS_INLINE] = [&[]; PARTS_INLINE];
-        all[0] = &header;
-        all[1..=parts.len()].copy_from_slice(parts);
-        connection.send(lane, &all[..=parts.len()], body)
-    } else {
-        let all: Vec<&[u8]> = std::iter::once(&header[..]).chain(parts.iter().copied()).collect();
-        connection.send(lane, &all, body)
-    };
+    let sent = behind(&channel.0.to_le_bytes(), parts, |parts| connection.send(lane, parts, body));
     sent.map_err(|error| translate(error, to))
+}
+
+/// Does something with `parts` behind the channel's header.
+pub(super) fn behind<T>(header: &[u8], parts: &[&[u8]], act: impl FnOnce(&[&[u8]]) -> T) -> T {
+    if parts.len() < PARTS_INLINE {
+        let mut all: [&[u8]; PARTS_INLINE] = [&[]; PARTS_INLINE];
+        all[0] = header;
+        all[1..=parts.len()].copy_from_slice(parts);
+        act(&all[..=parts.len()])
+    } else {
+        let all: Vec<&[u8]> = std::iter::once(header).chain(parts.iter().copied()).collect();
+        act(&all)
+    }
 }
 
 /// What a connection's refusal means to the node's user.

@@ -40,7 +40,7 @@ pub use channel::{Channel, ChannelGuard, ChannelHandler, PeerEvent};
 pub use convert::{identity_of, lane_of, process_id_of};
 pub use error::{ChannelTaken, ConnectError, SendError, StartError};
 pub use inner::{NodeStats, PeerStats};
-pub use outlet::Outlet;
+pub use outlet::{Outlet, OutletBatch};
 pub use quorate_transports::connection::{CodecId, ConnectionConfig, ConnectionStats, Lane, LaneStats};
 pub use quorate_transports::{Address, Credentials, Identity, Incarnation, NodeId, Transport};
 

@@ -7,12 +7,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_transports::Identity;
-use quorate_transports::connection::{Connection, JOINED_PARTS_MAX, Lane};
+use quorate_transports::connection::{Batch, Connection, Lane};
+use quorate_transports::{Identity, NodeId};
 
-use super::channel::Channel;
+use super::channel::{CHANNEL_BYTES, Channel};
 use super::error::SendError;
-use super::inner::{Inner, send_on, translate};
+use super::inner::{Inner, behind, send_on, translate};
 
 /// Sends to one life of a peer over the connection that stood when it was asked for. Cheap to clone.
 #[derive(Clone)]
@@ -47,10 +47,8 @@ impl Outlet {
         send_on(&self.connection, self.to.node, lane, channel, parts, body)
     }
 
-    /// Queues `item`, joined to the last message in the lane when that was begun by this function under the same
-    /// `stamp` and waits still; else as a new message made of `head` and `item`. What is sent faster than it leaves
-    /// so travels as few large messages, and a lone one leaves at once. The receiver must tell items apart by
-    /// itself. `head` and `item` have at most 7 parts together.
+    /// Queues `item`, joined to the last message where [`OutletBatch::join`] may, or else as a new message made of
+    /// `head` and `item`.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -63,9 +61,31 @@ impl Outlet {
         head: &[u8],
         item: &[&[u8]],
     ) -> Result<(), SendError> {
-        debug_assert!(item.len() + 2 <= JOINED_PARTS_MAX);
-        let sent = self.connection.send_joined(lane, stamp, &[&channel.0.to_le_bytes(), head], item);
-        sent.map_err(|error| translate(error, self.to.node))
+        let mut batch = self.batch(lane, channel)?;
+        if batch.join(stamp, item) {
+            return Ok(());
+        }
+        behind(head, item, |parts| batch.push_joinable(stamp, parts))
+    }
+
+    /// Begins to queue messages for a channel of the peer. It holds the connection's lock until it is dropped: be
+    /// quick.
+    ///
+    /// # Errors
+    /// [`SendError::Unreachable`].
+    #[inline]
+    pub fn batch(&self, lane: Lane, channel: Channel) -> Result<OutletBatch<'_>, SendError> {
+        match self.connection.batch(lane) {
+            Ok(batch) => Ok(OutletBatch { batch, to: self.to.node, channel: channel.0.to_le_bytes() }),
+            Err(error) => Err(translate(error, self.to.node)),
+        }
+    }
+
+    /// True while so much waits that whoever sends on should let the connection's task run first. See
+    /// [`Connection::is_crowded`].
+    #[inline]
+    pub fn is_crowded(&self) -> bool {
+        self.connection.is_crowded()
     }
 
     /// Waits until a message of any permitted size would be taken. Others may be faster.
@@ -76,6 +96,45 @@ impl Outlet {
     /// Dropping the future has no effect.
     pub async fn ready(&self, lane: Lane) -> Result<(), SendError> {
         self.connection.ready(lane).await.map_err(|error| translate(error, self.to.node))
+    }
+}
+
+/// Messages for one channel of a peer, queued under one lock; they leave when it is dropped.
+#[derive(Debug)]
+pub struct OutletBatch<'a> {
+    batch: Batch<'a>,
+    to: NodeId,
+    channel: [u8; CHANNEL_BYTES],
+}
+
+impl OutletBatch<'_> {
+    /// As [`Outlet::send`].
+    ///
+    /// # Errors
+    /// As [`Outlet::send`].
+    pub fn push(&mut self, parts: &[&[u8]], body: Bytes) -> Result<(), SendError> {
+        let channel = self.channel;
+        behind(&channel, parts, |parts| self.batch.push(parts, body))
+            .map_err(|error| translate(error, self.to))
+    }
+
+    /// Appends `item` to the last message in the lane when that was begun by [`push_joinable`](Self::push_joinable)
+    /// under the same `stamp` and waits still. False otherwise: then begin another message with it. What is sent
+    /// faster than it leaves so travels as few large messages, and a lone one leaves at once. The receiver must tell
+    /// items apart by itself.
+    #[inline]
+    pub fn join(&mut self, stamp: u64, item: &[&[u8]]) -> bool {
+        self.batch.join(stamp, item)
+    }
+
+    /// As [`push`](Self::push), of a message that others of the same `stamp` may be joined to.
+    ///
+    /// # Errors
+    /// As [`Outlet::send`].
+    pub fn push_joinable(&mut self, stamp: u64, parts: &[&[u8]]) -> Result<(), SendError> {
+        let channel = self.channel;
+        let pushed = behind(&channel, parts, |parts| self.batch.push_joinable(stamp, parts));
+        pushed.map_err(|error| translate(error, self.to))
     }
 }
 

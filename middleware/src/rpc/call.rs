@@ -15,11 +15,12 @@ use quorate_protocols::rpc::{CallId, ClientCommand, Outcome};
 
 use super::calls::{Core, Waiter};
 use super::error::{CallError, NotSent};
-use super::schema::MethodSchema;
+use super::schema::{MethodSchema, Semantics};
 
 /// A call that is to be made.
 pub(super) struct Request {
     pub(super) method: &'static MethodSchema,
+    pub(super) semantics: Semantics,
     pub(super) body: Bytes,
     /// See [`Encoded`](super::generated::Encoded).
     pub(super) has_added: bool,

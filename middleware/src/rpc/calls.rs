@@ -104,6 +104,7 @@ impl Core {
         config.calls_max = options.calls_max;
         config.retry_min = options.retry_min;
         config.retry_max = options.retry_max;
+        config.exactly_once = options.exactly_once;
         let core = Arc::new(Self {
             node: node.clone(),
             server: server.node,
@@ -170,7 +171,7 @@ impl Core {
 
     /// Begins a call; it is on its way when this returns, or waits for the server to come back.
     pub(super) fn start(&self, request: Request, waker: Option<&Waker>) -> Result<Started, CallError> {
-        let Request { method, body, has_added, deadline } = request;
+        let Request { method, semantics, body, has_added, deadline } = request;
         let mut state = self.lock();
         let token = state.free.pop().unwrap_or_else(|| {
             state.waiters.push(Waiter::Free);
@@ -183,7 +184,7 @@ impl Core {
             token,
             method: method.id,
             signature: if has_added { method.signature ^ generated::ADDED } else { method.signature },
-            semantics: method.semantics,
+            semantics,
             deadline: now + deadline,
             body,
         };

@@ -20,7 +20,7 @@ use super::error::{BindError, CallError, NotSent};
 use super::generated::{self, Boxed, Encoded};
 use super::here::{Desk, HereCall, Local};
 use super::post;
-use super::schema::MethodSchema;
+use super::schema::{MethodSchema, Semantics};
 use crate::codec::{Codec, decode_frame};
 use crate::node::{Address, Identity, Node, NodeId};
 
@@ -118,6 +118,9 @@ pub struct ClientOptions {
     pub retry_min: Duration,
     /// The longest wait before a request is sent again. Default 5 s.
     pub retry_max: Duration,
+    /// Whether calls will be made exactly once: the service then remembers this client. A generated client sets it when
+    /// a method of its trait says so. Default no.
+    pub exactly_once: bool,
 }
 
 impl Default for ClientOptions {
@@ -130,6 +133,7 @@ impl Default for ClientOptions {
             calls_max: machine.calls_max,
             retry_min: machine.retry_min,
             retry_max: machine.retry_max,
+            exactly_once: false,
         }
     }
 }
@@ -144,6 +148,7 @@ pub struct Client<C> {
     /// The service, when this very node serves it.
     here: Option<Arc<Local>>,
     deadline: Option<Duration>,
+    semantics: Option<Semantics>,
     codec: PhantomData<fn() -> C>,
 }
 
@@ -206,7 +211,8 @@ impl<C: Codec> Client<C> {
         match answer {
             Ok(Ok(())) => {
                 let here = core.service_here().filter(|local| local.codec == C::ID);
-                Ok(Self { core, here: here.map(Arc::new), deadline: None, codec: PhantomData })
+                let here = here.map(Arc::new);
+                Ok(Self { core, here, deadline: None, semantics: None, codec: PhantomData })
             }
             Ok(Err(reason)) => Err(asked.rejected(identity, reason)),
             Err(_) => Err(asked.no_answer(identity, limit)),
@@ -217,6 +223,17 @@ impl<C: Codec> Client<C> {
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { deadline: Some(deadline), ..self.clone() }
+    }
+
+    /// The same binding with other semantics for its calls than their methods declare. A one-way method stays one, and no
+    /// other becomes one. Calls within a node are made without messages and need none of this.
+    ///
+    /// It is the caller's responsibility that the service bears it: an at-most-once method that is called as
+    /// [`Idempotent`](Semantics::Idempotent) may be executed several times. [`ExactlyOnce`](Semantics::ExactlyOnce)
+    /// needs [`ClientOptions::exactly_once`] and a service with a durable state.
+    #[must_use]
+    pub fn with_semantics(&self, semantics: Semantics) -> Self {
+        Self { semantics: Some(semantics), ..self.clone() }
     }
 
     /// The node that the client is bound to.
@@ -240,7 +257,11 @@ impl<C: Codec> Client<C> {
 
     fn request(&self, method: &'static MethodSchema, encoded: Encoded) -> Request {
         let Encoded { body, has_added } = encoded;
-        Request { method, body, has_added, deadline: self.deadline(method) }
+        let semantics = match (method.semantics, self.semantics) {
+            (Semantics::OneWay, _) | (_, None | Some(Semantics::OneWay)) => method.semantics,
+            (_, Some(chosen)) => chosen,
+        };
+        Request { method, semantics, body, has_added, deadline: self.deadline(method) }
     }
 }
 
@@ -344,6 +365,7 @@ impl<C> Clone for Client<C> {
             core: Arc::clone(&self.core),
             here: self.here.clone(),
             deadline: self.deadline,
+            semantics: self.semantics,
             codec: PhantomData,
         }
     }

@@ -77,7 +77,13 @@ impl CallError {
         match self {
             Self::NotSent(reason) => matches!(reason, NotSent::TooManyCalls { .. } | NotSent::NoRoom { .. }),
             Self::NotExecuted(refusal) => {
-                matches!(refusal, Refusal::Overloaded | Refusal::ShuttingDown | Refusal::DeadlinePassed)
+                matches!(
+                    refusal,
+                    Refusal::Overloaded
+                        | Refusal::ShuttingDown
+                        | Refusal::DeadlinePassed
+                        | Refusal::JournalFailed
+                )
             }
             Self::DeadlinePassed { sent, .. } => !*sent,
             Self::MaybeExecuted(_) | Self::NodeShutDown | Self::BadReply(_) => false,
@@ -219,5 +225,14 @@ pub enum ServeError {
     NameTaken {
         /// The name.
         name: String,
+    },
+    /// A method is declared `#[exactly_once]`, for which the service needs a durable state: use
+    /// [`serve_durable`](crate::node::Node::serve_durable).
+    #[error("method {method:?} of {name:?} is exactly-once: serve it with a durable state")]
+    NeedsDurable {
+        /// The name.
+        name: String,
+        /// The method.
+        method: &'static str,
     },
 }

@@ -51,6 +51,7 @@ mod calls;
 mod client;
 mod deferred;
 mod error;
+mod exactly_once;
 #[doc(hidden)]
 pub mod generated;
 mod here;
@@ -61,6 +62,9 @@ mod server;
 pub use client::{Client, ClientOptions, Here, IntoPlace, Patience, Place};
 pub use deferred::Deferred;
 pub use error::{BindError, CallError, NotSent, RpcError, ServeError};
-pub use quorate_protocols::rpc::{ClientStats, Doubt, Refusal, Rejection, ServerStats};
+pub use exactly_once::{
+    Committed, Durable, DurableConfig, DurableOpenError, DurableStats, NotDurable, State, Transaction,
+};
+pub use quorate_protocols::rpc::{ClientStats, CompletionStats, Doubt, Refusal, Rejection, ServerStats};
 pub use schema::{ArgumentSchema, MethodSchema, Schema, Semantics};
 pub use server::{ServeOptions, ServeStats, Service, Serving};

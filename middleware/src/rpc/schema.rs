@@ -84,6 +84,7 @@ impl fmt::Display for MethodSchema {
             Semantics::AtMostOnce => {}
             Semantics::Idempotent => f.write_str(" idempotent")?,
             Semantics::OneWay => f.write_str(" one way")?,
+            Semantics::ExactlyOnce => f.write_str(" exactly once")?,
         }
         if let Some(deadline) = self.deadline {
             write!(f, " deadline {deadline:?}")?;

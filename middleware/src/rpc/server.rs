@@ -26,10 +26,11 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::error::ServeError;
+use super::exactly_once::{Durable, Keeper, State as DurableState, Task};
 use super::generated::{self, AnyService, Dispatched};
 use super::here::{Desk, Local};
 use super::post::{self, Posted, Way};
-use super::schema::Schema;
+use super::schema::{MethodSchema, Schema, Semantics};
 use crate::node::{self, ChannelGuard, ChannelHandler, Identity, Node, NodeId, process_id_of};
 
 /// Something that other processes can call; `#[service]` makes it of a trait.
@@ -96,15 +97,46 @@ impl Node {
         service: impl Service,
         options: ServeOptions,
     ) -> Result<Serving, ServeError> {
+        let once = |method: &&MethodSchema| method.semantics == Semantics::ExactlyOnce;
+        if let Some(method) = service.schema().methods.iter().find(once) {
+            return Err(ServeError::NeedsDurable { name: name.to_owned(), method: method.name });
+        }
+        self.serve_kept(name, service, options, None)
+    }
+
+    /// Serves a service whose exactly-once methods keep their effects in `durable`; the service itself holds a clone
+    /// of it. Callers of the same node use messages, too: their answers are recorded like all others.
+    ///
+    /// # Errors
+    /// [`ServeError::NameTaken`].
+    pub fn serve_durable<S: DurableState>(
+        &self,
+        name: &str,
+        service: impl Service,
+        options: ServeOptions,
+        durable: &Durable<S>,
+    ) -> Result<Serving, ServeError> {
+        self.serve_kept(name, service, options, Some(durable.keeper()))
+    }
+
+    fn serve_kept(
+        &self,
+        name: &str,
+        service: impl Service,
+        options: ServeOptions,
+        keeper: Option<Arc<dyn Keeper>>,
+    ) -> Result<Serving, ServeError> {
         let mut config = ServerConfig::new(service.codec(), post::seed(self.identity(), self.fresh_number()));
         config.executing_max = options.executing_max;
         config.clients_max = options.clients_max;
         config.reply_bytes_max = options.reply_bytes_max;
+        config.exactly_once = keeper.is_some();
         let core = Arc::new(Core {
             node: self.clone(),
             desk: Arc::new(Desk::new(name, options.executing_max)),
             name: name.to_owned(),
             service: Box::new(service),
+            keeper,
             epoch: Instant::now(),
             state: Mutex::new(State {
                 machine: rpc::Server::new(config),
@@ -230,6 +262,8 @@ struct Core {
     desk: Arc<Desk>,
     name: String,
     service: Box<dyn Service>,
+    /// Keeps the effects of exactly-once calls.
+    keeper: Option<Arc<dyn Keeper>>,
     /// The zero of the machine's time.
     epoch: Instant,
     state: Mutex<State>,
@@ -271,6 +305,8 @@ struct Order {
     signature: u32,
     deadline: Time,
     body: Bytes,
+    acknowledged: u64,
+    unless: Option<Refusal>,
 }
 
 impl Core {
@@ -301,8 +337,26 @@ impl Core {
                         self.answer(state, *to, lane, message.clone());
                     }
                 }
-                Output::Event(ServerEvent::Execute { execution, method, signature, deadline, body }) => {
-                    orders.push(Order { execution, method, signature, deadline, body });
+                Output::Event(ServerEvent::Execute {
+                    execution,
+                    method,
+                    signature,
+                    deadline,
+                    body,
+                    acknowledged,
+                    unless,
+                }) => {
+                    orders.push(Order { execution, method, signature, deadline, body, acknowledged, unless });
+                }
+                Output::Event(ServerEvent::SeatWanted { from, client }) => {
+                    if let Some(keeper) = &self.keeper {
+                        let seat = Arc::clone(keeper).seat(from, client);
+                        let core = Arc::clone(self);
+                        tokio::spawn(async move {
+                            let command = ServerCommand::Seated { from, client, seat: seat.await };
+                            core.step(&mut core.lock(), Input::Command(command));
+                        });
+                    }
                 }
                 Output::Event(ServerEvent::Abort(execution)) => {
                     if let Some(task) = state.running.remove(&execution) {
@@ -404,7 +458,7 @@ impl Core {
     }
 
     fn begin(&self, order: Order) -> Result<Handler, Verdict> {
-        let Order { execution, method, signature, body, .. } = order;
+        let Order { execution, method, signature, body, acknowledged, unless, .. } = order;
         let Some(schema) = self.service.schema().method(method) else {
             return Err(Verdict::Refused(Refusal::NoSuchMethod));
         };
@@ -417,7 +471,17 @@ impl Core {
         };
         // Users' `Deserialize` and the body of a handler up to its first await run in here.
         match catch_unwind(AssertUnwindSafe(|| self.service.dispatch(method, body, added))) {
-            Ok(Dispatched::Running(future)) => Ok(Handler { method: schema.name, future }),
+            Ok(Dispatched::Running(future)) => {
+                let is_kept = execution.seat != 0 || schema.semantics == Semantics::ExactlyOnce;
+                let future = match &self.keeper {
+                    Some(keeper) if is_kept => {
+                        let request = execution.request();
+                        Arc::clone(keeper).execute(Task { request, acknowledged, unless, handler: future })
+                    }
+                    _ => future,
+                };
+                Ok(Handler { method: schema.name, future })
+            }
             Ok(Dispatched::Refused(refusal)) => Err(Verdict::Refused(refusal)),
             Err(_) => Err(self.panicked(execution, schema.name)),
         }
@@ -474,6 +538,9 @@ struct Requests(Arc<Core>);
 
 impl ChannelHandler for Requests {
     fn local(&self) -> Option<Box<dyn Any + Send>> {
+        if self.0.keeper.is_some() {
+            return None;
+        }
         let service = self.0.service.here();
         let local = Local { desk: Arc::clone(&self.0.desk), codec: self.0.service.codec(), service };
         Some(Box::new(local))

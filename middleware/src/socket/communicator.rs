@@ -440,7 +440,7 @@ impl Communicator {
         let link = self.link(to)?;
         let head = head(kind, self.mail.rank, tag, id);
         let sent = self.owner.core.send(Target::One(link), Class::Ordinary, &head, body).await;
-        sent.map(drop).map_err(|error| failed(error, to))
+        sent.map_err(|error| failed(error, to))
     }
 
     async fn ask(&self, to: u32, kind: u8, tag: u32, body: Body<'_>) -> Result<Bytes, PassError> {

@@ -132,6 +132,17 @@ impl SendError {
     }
 }
 
+/// Why not all of several messages were sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{sent} messages were sent, the next one was not")]
+pub struct SendManyError {
+    /// How many were sent: the first ones.
+    pub sent: u64,
+    /// Why the next one was not; nothing of it and of those after it left.
+    #[source]
+    pub source: SendError,
+}
+
 /// Why nothing was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

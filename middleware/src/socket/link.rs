@@ -10,7 +10,7 @@ use super::body::Body;
 use super::flow::{Amount, Inflow, Outflow};
 use super::wire::{self, Class, DataHead, ITEM_OVERHEAD};
 use super::{Left, Remote};
-use crate::node::{Channel, Identity, Lane, Outlet, SendError as NodeSendError};
+use crate::node::{Channel, Identity, Lane, Outlet, OutletBatch, SendError as NodeSendError};
 
 /// One link with a socket of another node, or of this one.
 pub(super) struct Link {
@@ -144,36 +144,55 @@ impl Link {
         head: &[u8],
         body: &Body<'_>,
     ) -> Result<(), Refused> {
-        let flow = &self.out[class as usize];
-        if !flow.may_send() {
-            return Err(Refused::Credit);
+        match self.begin(class, lane).and_then(|mut run| run.push(head, body)) {
+            Ok(()) => Ok(()),
+            Err(stop) => Err(self.refused(stop)),
         }
-        let Some(outlet) = &self.outlet else { return Err(Refused::Broken) };
-        let length = head.len() + body.len();
-        let Ok(length_field) = u32::try_from(length) else {
-            return Err(Refused::TooLarge { size: length, limit: u32::MAX as usize });
-        };
-        let length_field = length_field.to_le_bytes();
-        let data = DataHead { class, to: self.theirs, at: flow.sent }.encode();
-        let sent = match body {
-            Body::Owned(bytes) if bytes.len() >= UNCOPIED_BYTES_MIN => {
-                outlet.send(lane, self.channel, &[&data, &length_field, head], bytes.clone())
+    }
+
+    /// Encodes `first` and then more of `rest` straight into the connection's lane, under one lock: how many, and the
+    /// one that did not go.
+    pub(super) fn push_run<'b>(
+        &mut self,
+        class: Class,
+        lane: Lane,
+        first: Body<'b>,
+        rest: &mut impl Iterator<Item = Body<'b>>,
+    ) -> (u64, Option<Body<'b>>) {
+        let Ok(mut run) = self.begin(class, lane) else { return (0, Some(first)) };
+        let mut next = first;
+        for sent in 0..RUN_MAX {
+            if run.push(&[], &next).is_err() {
+                return (sent, Some(next));
             }
-            body => {
-                let stamp = u64::from(self.number) << 1 | class as u64;
-                outlet.send_joined(lane, self.channel, stamp, &data, &[&length_field, head, body.as_slice()])
+            match rest.next() {
+                Some(body) => next = body,
+                None => return (sent + 1, None),
             }
-        };
-        match sent {
-            Ok(()) => {
-                self.out[class as usize].on_sent(ITEM_OVERHEAD + length);
-                Ok(())
-            }
-            Err(NodeSendError::Full { .. }) => Err(Refused::Lane(outlet.clone())),
-            Err(NodeSendError::TooLarge { size, limit }) => Err(Refused::TooLarge { size, limit }),
-            Err(_) => {
+        }
+        (RUN_MAX, Some(next))
+    }
+
+    #[inline]
+    fn begin(&mut self, class: Class, lane: Lane) -> Result<Run<'_>, Stop> {
+        let flow = &mut self.out[class as usize];
+        if !flow.may_send() {
+            return Err(Stop::Credit);
+        }
+        let Some(outlet) = &self.outlet else { return Err(Stop::Broken) };
+        let batch = outlet.batch(lane, self.channel).map_err(Stop::Node)?;
+        Ok(Run { batch, flow, class, to: self.theirs, stamp: u64::from(self.number) << 1 | class as u64 })
+    }
+
+    #[cold]
+    fn refused(&mut self, stop: Stop) -> Refused {
+        match (stop, &self.outlet) {
+            (Stop::Credit, _) => Refused::Credit,
+            (Stop::Node(NodeSendError::Full { .. }), Some(outlet)) => Refused::Lane(outlet.clone()),
+            (Stop::Node(NodeSendError::TooLarge { size, limit }), _) => Refused::TooLarge { size, limit },
+            (Stop::Broken | Stop::Node(_), _) => {
                 self.outlet = None;
-                Err(Refused::Broken)
+                Refused::Broken
             }
         }
     }
@@ -243,5 +262,50 @@ impl Link {
     }
 }
 
+/// Messages of one link that are queued under one lock of its connection.
+struct Run<'a> {
+    batch: OutletBatch<'a>,
+    flow: &'a mut Outflow,
+    class: Class,
+    to: u32,
+    stamp: u64,
+}
+
+/// Why a run ends before its messages do.
+enum Stop {
+    Credit,
+    Broken,
+    Node(NodeSendError),
+}
+
+impl Run<'_> {
+    #[inline]
+    fn push(&mut self, head: &[u8], body: &Body<'_>) -> Result<(), Stop> {
+        if !self.flow.may_send() {
+            return Err(Stop::Credit);
+        }
+        let length = head.len() + body.len();
+        let Ok(length_field) = u32::try_from(length) else {
+            return Err(Stop::Node(NodeSendError::TooLarge { size: length, limit: u32::MAX as usize }));
+        };
+        let length_field = length_field.to_le_bytes();
+        let is_kept = matches!(body, Body::Owned(bytes) if bytes.len() >= UNCOPIED_BYTES_MIN);
+        if is_kept || !self.batch.join(self.stamp, &[&length_field, head, body.as_slice()]) {
+            let data = DataHead { class: self.class, to: self.to, at: self.flow.sent }.encode();
+            let begun = match body {
+                Body::Owned(bytes) if is_kept => {
+                    self.batch.push(&[&data, &length_field, head], bytes.clone())
+                }
+                body => self.batch.push_joinable(self.stamp, &[&data, &length_field, head, body.as_slice()]),
+            };
+            begun.map_err(Stop::Node)?;
+        }
+        self.flow.on_sent(ITEM_OVERHEAD + length);
+        Ok(())
+    }
+}
+
+/// Messages that are queued under one lock.
+const RUN_MAX: u64 = 64;
 /// Bodies from here on are not copied into the lane.
 const UNCOPIED_BYTES_MIN: usize = 8 * 1024;

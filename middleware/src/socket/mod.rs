@@ -62,7 +62,7 @@ use bytes::Bytes;
 pub use body::Body;
 pub use communicator::{CollectiveError, Communicator, Letter, PassError, Receiving, Sending};
 pub use config::{Options, WhenFull};
-pub use error::{BindError, ConnectError, ReceiveError, RequestError, SendError};
+pub use error::{BindError, ConnectError, ReceiveError, RequestError, SendError, SendManyError};
 pub use pair::{Pair, PairReceiver, PairSender};
 pub use pipeline::{Pull, Push};
 pub use publish::{Published, Publisher, Subscriber};

@@ -71,8 +71,7 @@ impl PairSender {
     /// A future that is dropped before it is ready has sent nothing.
     #[inline]
     pub async fn send(&self, body: impl Into<Body<'_>>) -> Result<(), SendError> {
-        self.owner.core.send(Target::Next, Class::Ordinary, &[], &body.into()).await?;
-        Ok(())
+        self.owner.core.send(Target::Next, Class::Ordinary, &[], &body.into()).await
     }
 }
 

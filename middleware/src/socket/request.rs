@@ -324,8 +324,7 @@ impl Asked {
     pub async fn reply(self, body: impl Into<Body<'_>>) -> Result<(), SendError> {
         let head = self.id.to_le_bytes();
         let to = Target::One(self.from.link);
-        self.owner.core.send(to, Class::Ordinary, &head, &body.into()).await?;
-        Ok(())
+        self.owner.core.send(to, Class::Ordinary, &head, &body.into()).await
     }
 }
 

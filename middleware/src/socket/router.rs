@@ -72,7 +72,7 @@ impl DealerSender {
     /// A future that is dropped before it is ready has sent nothing.
     #[inline]
     pub async fn send(&self, body: impl Into<Body<'_>>) -> Result<Remote, SendError> {
-        self.owner.core.send(Target::Next, Class::Ordinary, &[], &body.into()).await
+        self.owner.core.send_slowly(Target::Next, Class::Ordinary, &[], &body.into()).await
     }
 }
 
@@ -161,8 +161,7 @@ impl RouterSender {
     /// A future that is dropped before it is ready has sent nothing.
     #[inline]
     pub async fn send_to(&self, to: Remote, body: impl Into<Body<'_>>) -> Result<(), SendError> {
-        self.owner.core.send(Target::One(to.link), Class::Ordinary, &[], &body.into()).await?;
-        Ok(())
+        self.owner.core.send(Target::One(to.link), Class::Ordinary, &[], &body.into()).await
     }
 
     /// Sends one message on the link `to` if it has room now.

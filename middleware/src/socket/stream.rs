@@ -312,7 +312,7 @@ impl ConnectedReceiver {
 
 impl End {
     async fn send(&self, class: Class, body: &Body<'_>) -> Result<(), SendError> {
-        self.owner.core.send(Target::One(self.remote.link), class, &[], body).await.map(drop)
+        self.owner.core.send(Target::One(self.remote.link), class, &[], body).await
     }
 
     fn is_urgent_waiting(&self) -> bool {

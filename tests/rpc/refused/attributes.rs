@@ -21,7 +21,10 @@ pub trait Attributes {
     #[deadline("1s")]
     async fn called(&self);
     #[exactly_once]
-    async fn exactly_once(&self);
+    #[idempotent]
+    async fn once_or_more(&self);
+    #[at_least_once]
+    async fn at_least_once(&self);
     #[streaming]
     async fn streaming(&self);
 }

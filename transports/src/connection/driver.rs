@@ -11,6 +11,7 @@
 use std::fmt;
 use std::io::ErrorKind;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -21,7 +22,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::assembly::{Assembly, Budget, GOODBYE, PING, PONG, ProtocolError, Received};
 use super::handshake::Established;
-use super::lanes::{Lane, LaneQueues, LaneStats, SendError};
+use super::lanes::{CROWD_BYTES, Lane, LaneQueues, LaneStats, SendError};
+use super::look::Looks;
 use super::{ConnectionConfig, FRAME_BYTES_MAX};
 use crate::error::LinkError;
 use crate::frame::{FrameError, Inbox, Outbox};
@@ -49,41 +51,28 @@ impl Connection {
     /// # Errors
     /// [`SendError`]; nothing was queued.
     pub fn send(&self, lane: Lane, parts: &[&[u8]], body: Bytes) -> Result<(), SendError> {
-        let waker = {
-            let mut state = self.shared.state();
-            if state.phase != Phase::Open {
-                return Err(SendError::Closed);
-            }
-            state.queues.push(lane, parts, body)?;
-            if state.wants_sends { state.waker.take() } else { None }
-        };
-        wake(waker);
-        Ok(())
+        self.batch(lane)?.push(parts, body)
     }
 
-    /// Queues one item, joined to the lane's last message when that is of the same `stamp` and has not left: see
-    /// [`LaneQueues::push_joined`]. Never blocks.
+    /// Begins to queue messages in a lane. It holds the connection's lock until it is dropped: be quick.
     ///
     /// # Errors
-    /// [`SendError`]; nothing was queued.
+    /// [`SendError::Closed`].
     #[inline]
-    pub fn send_joined(
-        &self,
-        lane: Lane,
-        stamp: u64,
-        head: &[&[u8]],
-        item: &[&[u8]],
-    ) -> Result<(), SendError> {
-        let waker = {
-            let mut state = self.shared.state();
-            if state.phase != Phase::Open {
-                return Err(SendError::Closed);
-            }
-            state.queues.push_joined(lane, stamp, head, item)?;
-            if state.wants_sends { state.waker.take() } else { None }
-        };
-        wake(waker);
-        Ok(())
+    pub fn batch(&self, lane: Lane) -> Result<Batch<'_>, SendError> {
+        let state = self.shared.state();
+        if state.phase != Phase::Open {
+            return Err(SendError::Closed);
+        }
+        Ok(Batch { shared: &self.shared, state: Some(state), lane })
+    }
+
+    /// True while nearly a chunk or more waits in a lane for the driver, which has been woken and has not run yet. A task
+    /// that sends without a pause should then let others run: where the driver has the same thread, it would
+    /// otherwise write nothing before a limit is reached, long after all of it has left the processor's cache.
+    #[inline]
+    pub fn is_crowded(&self) -> bool {
+        self.shared.is_crowded.load(Ordering::Relaxed)
     }
 
     /// Waits until the lane takes a message of any permitted size. Others may be faster: send may still say
@@ -159,6 +148,58 @@ impl Connection {
     /// Totals since the connection began.
     pub fn stats(&self) -> ConnectionStats {
         self.shared.state().stats()
+    }
+}
+
+/// Messages for one lane of a connection, queued under one lock; the driver is woken when it is dropped.
+pub struct Batch<'a> {
+    shared: &'a Shared,
+    /// Present until it is dropped.
+    state: Option<MutexGuard<'a, State>>,
+    lane: Lane,
+}
+
+impl Batch<'_> {
+    /// As [`Connection::send`].
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was queued.
+    #[inline]
+    pub fn push(&mut self, parts: &[&[u8]], body: Bytes) -> Result<(), SendError> {
+        let state = self.state.as_mut().ok_or(SendError::Closed)?;
+        state.queues.push(self.lane, parts, body)
+    }
+
+    /// See [`LaneQueues::join`].
+    #[inline]
+    pub fn join(&mut self, stamp: u64, item: &[&[u8]]) -> bool {
+        self.state.as_mut().is_some_and(|state| state.queues.join(self.lane, stamp, item))
+    }
+
+    /// See [`LaneQueues::push_joinable`].
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was queued.
+    pub fn push_joinable(&mut self, stamp: u64, parts: &[&[u8]]) -> Result<(), SendError> {
+        let state = self.state.as_mut().ok_or(SendError::Closed)?;
+        state.queues.push_joinable(self.lane, stamp, parts)
+    }
+}
+
+impl Drop for Batch<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(mut state) = self.state.take() {
+            let waker = self.shared.after_push(&mut state, self.lane);
+            drop(state);
+            wake(waker);
+        }
+    }
+}
+
+impl fmt::Debug for Batch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "batch for {} in lane {}", self.shared.peer, self.lane)
     }
 }
 
@@ -254,6 +295,7 @@ impl Established {
             phase: Phase::Open,
             is_aborted: false,
             wants_sends: false,
+            is_woken: true,
             waker: None,
             in_hand: Left::default(),
             stats: ConnectionStats::default(),
@@ -263,6 +305,7 @@ impl Established {
             message_bytes_max,
             state: Mutex::new(state),
             room: Default::default(),
+            is_crowded: AtomicBool::new(false),
         });
         let heartbeat = config.heartbeat.max(Duration::from_millis(1));
         // Two, or the part of a heartbeat before the first tick could count as silence.
@@ -278,6 +321,7 @@ impl Established {
             breach: None,
             current: Outbox::new(FRAME_BYTES_MAX),
             current_messages: 0,
+            has_more: false,
             is_unflushed: false,
             reading: Half::Open,
             writing: Half::Open,
@@ -289,6 +333,7 @@ impl Established {
             ping: Ping::default(),
             pong: None,
             stats: ConnectionStats::default(),
+            looks: Looks::new(config.looks_max),
             is_over: false,
         };
         (Connection { shared }, driver)
@@ -309,6 +354,8 @@ pub struct Driver<D> {
     /// What is being written.
     current: Outbox,
     current_messages: usize,
+    /// More was queued when that was taken out.
+    has_more: bool,
     /// The link took no more, perhaps because it has not passed on what it took.
     is_unflushed: bool,
     reading: Half,
@@ -323,7 +370,16 @@ pub struct Driver<D> {
     /// The peer's last ping that was not answered yet.
     pong: Option<u64>,
     stats: ConnectionStats,
+    looks: Looks,
     is_over: bool,
+}
+
+/// What one direction did when it was polled.
+#[derive(Clone, Copy)]
+struct Step {
+    has_moved: bool,
+    /// It has nothing more to do before it is woken, or before something is queued.
+    waits: bool,
 }
 
 /// One direction as seen from here.
@@ -357,21 +413,28 @@ impl<D: Deliver> Future for Driver<D> {
 impl<D: Deliver> Driver<D> {
     /// Moves what can be moved; returns when it has to wait and will be woken.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        self.shared.state().wake_up()?;
+        self.shared.wake_up()?;
         self.poll_tick(cx)?;
+        let (mut has_moved, mut reads) = (false, true);
         for _ in 0..ROUNDS_PER_TURN {
             let wrote = self.poll_write(cx)?;
-            let read = self.poll_read(cx)?;
+            let read = if reads { self.poll_read(cx)? } else { Step { has_moved: false, waits: true } };
             if self.reading == Half::Over && self.writing == Half::Over {
                 return Err(End::Closed);
             }
-            if !wrote && !read && self.park(cx)? {
+            has_moved |= wrote.has_moved || read.has_moved;
+            // What was read may be answered, which parking looks at; or it was what our end of the stream waits for.
+            let may_park = wrote.waits && read.waits && (!read.has_moved || self.writing == Half::Open);
+            if may_park && self.park(cx)? {
+                self.looks.before_sleep(cx, has_moved);
                 return Ok(());
             }
+            // Only a long write makes it worth asking again whether something came: the link wakes us if so.
+            reads = !read.waits || !wrote.waits;
         }
         // Others in this thread want to live too.
         cx.waker().wake_by_ref();
-        self.publish();
+        self.publish().is_woken = true;
         Ok(())
     }
 
@@ -400,25 +463,25 @@ impl<D: Deliver> Driver<D> {
         Ok(())
     }
 
-    /// Writes until nothing waits or the link takes no more; true when something went out.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let mut progress = false;
+    /// Writes until nothing waits or the link takes no more.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Step, End> {
+        let mut step = Step { has_moved: false, waits: true };
         for _ in 0..SEGMENTS_PER_ROUND {
             if self.writing == Half::Over {
-                break;
+                return Ok(step);
             }
             if self.current.is_empty() && !self.is_unflushed && !self.fill() {
                 // The end of the stream tells the peer that everything up to its goodbye was delivered here.
                 let owes_delivery = self.reading == Half::Open || !self.messages.is_empty();
                 if self.writing == Half::Open || owes_delivery {
-                    break;
+                    return Ok(step);
                 }
                 match self.link.sender.poll_close(cx) {
-                    Poll::Pending => break,
+                    Poll::Pending => return Ok(step),
                     Poll::Ready(closed) => closed.map_err(End::Link)?,
                 }
                 self.writing = Half::Over;
-                return Ok(true);
+                return Ok(Step { has_moved: true, ..step });
             }
             let before = self.current.bytes();
             let sent = self.link.sender.poll_send(cx, &mut self.current);
@@ -428,17 +491,21 @@ impl<D: Deliver> Driver<D> {
             // After a goodbye the peer is silent or about to be: then it lives while it takes what is left.
             self.is_alive |= moved > 0 && (self.writing, self.reading) != (Half::Open, Half::Open);
             match sent {
-                Poll::Pending => break,
+                Poll::Pending => return Ok(step),
                 Poll::Ready(Err(error)) => return Err(End::Link(error)),
                 Poll::Ready(Ok(())) => {
                     self.stats.batches_sent += 1;
                     self.stats.messages_sent += self.current_messages as u64;
                     self.current_messages = 0;
-                    progress = true;
+                    step.has_moved = true;
+                    // The common case: what comes next is found when the driver parks.
+                    if !self.has_more && self.writing == Half::Open {
+                        return Ok(step);
+                    }
                 }
             }
         }
-        Ok(progress)
+        Ok(Step { waits: false, ..step })
     }
 
     /// Fills the empty `current`; false when there is nothing to write.
@@ -446,6 +513,7 @@ impl<D: Deliver> Driver<D> {
         let (relieved, is_last) = {
             let mut state = self.shared.state();
             let popped = state.queues.pop(&mut self.current);
+            self.has_more = !state.queues.is_empty();
             self.current_messages = popped.unwrap_or(0);
             state.in_hand = Left { messages: self.current_messages, bytes: self.current.bytes() };
             // Nothing can be queued behind the goodbye: sends look at the phase under this lock.
@@ -480,9 +548,9 @@ impl<D: Deliver> Driver<D> {
         debug_assert!(pushed.is_ok(), "a control frame is small");
     }
 
-    /// Reads and delivers until nothing comes or the user takes no more; true when something came.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let mut progress = false;
+    /// Reads and delivers until nothing comes or the user takes no more.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Step, End> {
+        let mut step = Step { has_moved: false, waits: true };
         for _ in 0..READS_PER_ROUND {
             self.decode();
             if !self.messages.is_empty() {
@@ -491,26 +559,26 @@ impl<D: Deliver> Driver<D> {
                     self.messages.clear();
                 }
                 if delivered.is_pending() {
-                    break;
+                    return Ok(step);
                 }
-                progress = true;
+                step.has_moved = true;
             }
             if let Some(breach) = self.breach.take() {
                 return Err(breach);
             }
             if self.reading == Half::Over {
-                break;
+                return Ok(step);
             }
             match self.link.receiver.poll_receive(cx, &mut self.inbox) {
-                Poll::Pending => break,
+                Poll::Pending => return Ok(step),
                 Poll::Ready(Ok(true)) => {
                     self.stats.batches_received += 1;
                     self.is_alive = true;
-                    progress = true;
+                    step.has_moved = true;
                 }
                 Poll::Ready(Ok(false)) if self.reading == Half::Goodbye => {
                     self.reading = Half::Over;
-                    return Ok(true);
+                    return Ok(Step { has_moved: true, ..step });
                 }
                 // An end without a goodbye is a break: a process that dies closes its sockets cleanly too.
                 Poll::Ready(Ok(false)) => {
@@ -523,7 +591,7 @@ impl<D: Deliver> Driver<D> {
                 }
             }
         }
-        Ok(progress)
+        Ok(Step { waits: false, ..step })
     }
 
     /// Takes the frames out of the inbox.
@@ -571,9 +639,7 @@ impl<D: Deliver> Driver<D> {
 
     /// Waits for a wake-up unless something came in the meantime; false when there is something to do.
     fn park(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let mut state = self.shared.state();
-        state.stats = self.stats;
-        state.in_hand = Left { messages: self.current_messages, bytes: self.current.bytes() };
+        let mut state = self.publish();
         if state.is_aborted {
             return Err(End::Aborted);
         }
@@ -589,14 +655,15 @@ impl<D: Deliver> Driver<D> {
         Ok(true)
     }
 
-    fn publish(&self) {
+    fn publish(&self) -> MutexGuard<'_, State> {
         let mut state = self.shared.state();
         state.stats = self.stats;
         state.in_hand = Left { messages: self.current_messages, bytes: self.current.bytes() };
+        state
     }
 
     fn finish(&mut self, end: End) -> Ended {
-        self.publish();
+        drop(self.publish());
         self.is_over = true;
         let left = self.shared.end();
         Ended { end, left, stats: self.shared.state().stats() }
@@ -617,6 +684,8 @@ struct Shared {
     message_bytes_max: usize,
     state: Mutex<State>,
     room: [Notify; Lane::COUNT],
+    /// Written under the lock of `state`.
+    is_crowded: AtomicBool,
 }
 
 impl Shared {
@@ -624,6 +693,30 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held half-changed, so a poisoned lock is a sound one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something may have been queued; the waker to be woken for it.
+    #[inline]
+    fn after_push(&self, state: &mut State, lane: Lane) -> Option<Waker> {
+        if state.wants_sends && !state.queues.is_empty() {
+            state.wants_sends = false;
+            state.is_woken = true;
+            return state.waker.take();
+        }
+        if state.is_woken && state.queues.bytes(lane) >= CROWD_BYTES {
+            self.is_crowded.store(true, Ordering::Relaxed);
+        }
+        None
+    }
+
+    /// The driver runs.
+    fn wake_up(&self) -> Result<(), End> {
+        let mut state = self.state();
+        state.wants_sends = false;
+        state.is_woken = false;
+        state.waker = None;
+        self.is_crowded.store(false, Ordering::Relaxed);
+        if state.is_aborted { Err(End::Aborted) } else { Ok(()) }
     }
 
     /// Refuses further sends and frees what waits.
@@ -651,6 +744,8 @@ struct State {
     is_aborted: bool,
     /// The parked driver has nothing to write.
     wants_sends: bool,
+    /// A sender has woken the driver, which has not run since; true before its first turn.
+    is_woken: bool,
     /// Present while the driver is parked.
     waker: Option<Waker>,
     /// What the driver has taken out and not written, as of its last look at the lock.
@@ -674,12 +769,6 @@ impl State {
             *figures = LaneStats { messages_received, bytes_received, ..self.queues.stats(lane) };
         }
         stats
-    }
-
-    fn wake_up(&mut self) -> Result<(), End> {
-        self.wants_sends = false;
-        self.waker = None;
-        if self.is_aborted { Err(End::Aborted) } else { Ok(()) }
     }
 
     fn begin_closing(&mut self) {

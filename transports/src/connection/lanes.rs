@@ -157,58 +157,41 @@ impl LaneQueues {
         Ok(())
     }
 
-    /// Queues `item`: as a continuation of the lane's last message when that was begun by this function under the same
-    /// `stamp`, nothing of it has left and both together have at most [`JOINED_BYTES_MAX`] bytes; else as a new
-    /// message made of `head` and `item`. True when it was joined.
+    /// Appends `item` to the lane's last message when that was begun by [`push_joinable`](Self::push_joinable) under the
+    /// same `stamp`, nothing of it has left, and both together have at most [`JOINED_BYTES_MAX`] bytes. False, and
+    /// nothing done, otherwise: then begin another message with it.
     ///
     /// So what is queued faster than it leaves travels as few large messages, and what is not, leaves at once. The
     /// receiver must be able to tell items apart.
-    ///
-    /// # Errors
-    /// [`SendError::TooLarge`], [`SendError::Full`]; nothing was queued.
     #[inline]
-    pub fn push_joined(
-        &mut self,
-        lane: Lane,
-        stamp: u64,
-        head: &[&[u8]],
-        item: &[&[u8]],
-    ) -> Result<bool, SendError> {
+    pub fn join(&mut self, lane: Lane, stamp: u64, item: &[&[u8]]) -> bool {
         let queue = &mut self.lanes[lane as usize];
         let size: usize = item.iter().map(|part| part.len()).sum();
-        if let Some(open) = &mut queue.open
-            && open.stamp == stamp
-            && open.length + size <= JOINED_BYTES_MAX
-            && queue.bytes + size <= queue.bytes_max
-            && let Some(segment) = queue.segments.back_mut()
-            && segment.outbox.bytes() + size <= SEGMENT_BYTES_MAX
+        let Some(open) = &mut queue.open else { return false };
+        if open.stamp != stamp
+            || open.length + size > JOINED_BYTES_MAX
+            || queue.bytes + size > queue.bytes_max
         {
-            segment.outbox.extend_last(open.length, item);
-            open.length += size;
-            queue.bytes += size;
-            queue.bytes_queued += size as u64;
-            return Ok(true);
+            return false;
         }
-        self.begin_joined(lane, stamp, head, item)?;
-        Ok(false)
+        let Some(segment) = queue.segments.back_mut() else { return false };
+        if segment.outbox.bytes() + size > SEGMENT_BYTES_MAX {
+            return false;
+        }
+        segment.outbox.extend_last(open.length, item);
+        open.length += size;
+        queue.bytes += size;
+        queue.bytes_queued += size as u64;
+        true
     }
 
-    /// Queues the first item of a joined message.
-    fn begin_joined(
-        &mut self,
-        lane: Lane,
-        stamp: u64,
-        head: &[&[u8]],
-        item: &[&[u8]],
-    ) -> Result<(), SendError> {
-        let size: usize = item.iter().map(|part| part.len()).sum();
-        let mut parts: [&[u8]; JOINED_PARTS_MAX] = [&[]; JOINED_PARTS_MAX];
-        debug_assert!(head.len() + item.len() <= JOINED_PARTS_MAX);
-        for (slot, part) in parts.iter_mut().zip(head.iter().chain(item)) {
-            *slot = part;
-        }
-        self.push(lane, &parts, Bytes::new())?;
-        let length = 1 + size + head.iter().map(|part| part.len()).sum::<usize>();
+    /// Queues a message made of `parts` that items of the same `stamp` may be joined to.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_joinable(&mut self, lane: Lane, stamp: u64, parts: &[&[u8]]) -> Result<(), SendError> {
+        self.push(lane, parts, Bytes::new())?;
+        let length = 1 + parts.iter().map(|part| part.len()).sum::<usize>();
         if length <= JOINED_BYTES_MAX {
             self.lanes[lane as usize].open = Some(OpenFrame { stamp, length });
         }
@@ -381,8 +364,9 @@ const FRAME_OVERHEAD: usize = HEADER_BYTES + 1;
 /// The largest message that items are joined to, in bytes. Twice as much gained nothing, and a reader copies the part of
 /// a message that came with one read to where the rest comes with the next.
 pub const JOINED_BYTES_MAX: usize = 16 * 1024;
-/// Parts of a joined message's head and first item together.
-pub const JOINED_PARTS_MAX: usize = 8;
+/// A little less than a segment: whoever has queued so much and then waits leaves no rest that would be a write of its
+/// own.
+pub(super) const CROWD_BYTES: usize = 60 * 1024;
 /// A segment is what a turn hands over: one full frame, or many small ones.
 const SEGMENT_BYTES_MAX: usize = FRAME_BYTES_MAX + HEADER_BYTES;
 /// Segments of several lanes leave in one write while they are together no larger than this.
@@ -458,7 +442,11 @@ mod tests {
     fn t08_items_join_a_message_that_has_not_left_and_only_their_own() {
         let mut queues = LaneQueues::new(LIMIT, [LIMIT; 4]);
         let push = |queues: &mut LaneQueues, stamp, item: &[u8]| {
-            queues.push_joined(Lane::Ordinary, stamp, &[b"<"], &[item]).unwrap()
+            let is_joined = queues.join(Lane::Ordinary, stamp, &[item]);
+            if !is_joined {
+                queues.push_joinable(Lane::Ordinary, stamp, &[b"<", item]).unwrap();
+            }
+            is_joined
         };
         let messages = |queues: &mut LaneQueues| {
             let mut current = Outbox::new(FRAME_BYTES_MAX);

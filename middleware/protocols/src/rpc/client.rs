@@ -109,6 +109,8 @@ pub struct ClientConfig {
     pub number: u32,
     /// The id of the codec.
     pub codec: u8,
+    /// Whether there will be exactly-once calls: the server then gives this client a seat in its records. Default no.
+    pub exactly_once: bool,
     /// Outstanding calls, at most. Too small: bursts fail; too large: memory, some 150 bytes each. Default 16,384.
     pub calls_max: u32,
     /// How long to wait for a reply before the first retransmission. Below the usual time of a call it only costs
@@ -128,6 +130,7 @@ impl ClientConfig {
         Self {
             number,
             codec,
+            exactly_once: false,
             calls_max: 16_384,
             retry_min: Duration::from_millis(200),
             retry_max: Duration::from_secs(5),
@@ -172,6 +175,8 @@ struct Session {
     server: ProcessId,
     id: u64,
     slots: u32,
+    /// Where the server's records know us, in all its lives; 0 when it keeps none.
+    seat: u64,
 }
 
 struct Call {
@@ -185,6 +190,8 @@ struct Call {
     sent: u32,
     /// Whether it was sent in any session.
     sent_ever: bool,
+    /// The seat under which an exactly-once call was first sent; 0 before.
+    seat: u64,
     deadline: Time,
     due: Time,
     before: u32,
@@ -274,6 +281,7 @@ impl Client {
             semantics,
             sent: 0,
             sent_ever: false,
+            seat: 0,
             deadline,
             due: deadline,
             before,
@@ -311,6 +319,23 @@ impl Client {
             let sent = call.sent_ever;
             self.end(slot, Outcome::DeadlinePassed { sent }, out);
             return;
+        }
+        if call.semantics == Semantics::ExactlyOnce {
+            if session.seat == 0 {
+                let outcome = match call.sent_ever {
+                    true => Outcome::MaybeExecuted(Doubt::RecordForgotten),
+                    false => Outcome::NotExecuted(Refusal::NoJournal),
+                };
+                self.end(slot, outcome, out);
+                return;
+            }
+            let ignored = self.config.plant.has(Planted::RpcReissuesUnderNewSeat);
+            if call.seat != 0 && call.seat != session.seat && !ignored {
+                // The records that would tell are gone: sent again, it might take effect a second time.
+                self.end(slot, Outcome::MaybeExecuted(Doubt::RecordForgotten), out);
+                return;
+            }
+            call.seat = session.seat;
         }
         if call.sent > 0 {
             self.stats.retransmissions += 1;
@@ -423,19 +448,24 @@ impl Client {
         if let Binding::Seeking { due, attempts, .. } = &mut self.binding {
             *attempts = attempts.saturating_add(1);
             *due = now + backoff(&self.config, &mut self.mix, *attempts);
-            let message = Message::Bind { client: self.config.number, codec: self.config.codec };
+            let message = Message::Bind {
+                client: self.config.number,
+                codec: self.config.codec,
+                exactly_once: self.config.exactly_once,
+            };
             out.send(self.address(), Lane::Urgent, message);
         }
     }
 
-    /// The server no longer knows what it was asked in the session: only idempotent calls may be asked again.
+    /// The server no longer knows what it was asked in the session: only idempotent calls may be asked again, and those
+    /// that it has in its records if they were executed.
     fn lose_session(&mut self, out: &mut Outputs<Self>) {
         self.each(|client, slot| {
             let call = &mut client.calls[slot as usize];
             if call.sent == 0 {
                 return;
             }
-            if call.semantics == Semantics::Idempotent
+            if matches!(call.semantics, Semantics::Idempotent | Semantics::ExactlyOnce)
                 || client.config.plant.has(Planted::RpcReissuesAfterRestart)
             {
                 call.sent = 0;
@@ -455,8 +485,8 @@ impl Client {
             return;
         }
         match message {
-            Message::Bound { session, slots, .. } => {
-                self.on_bound(now, Session { server: from, id: session, slots }, out)
+            Message::Bound { session, slots, seat, .. } => {
+                self.on_bound(now, Session { server: from, id: session, slots, seat }, out)
             }
             Message::Rejected { reason, .. } => match self.binding {
                 Binding::Seeking { .. } => out.event(ClientEvent::Rejected(reason)),
@@ -486,7 +516,10 @@ impl Client {
                 if self.session().is_some_and(|known| known.id == session)
                     && let Some(slot) = self.find(call)
                 {
-                    self.calls[slot as usize].due = now + self.config.retry_max;
+                    let due = now + self.config.retry_max;
+                    self.calls[slot as usize].due = due;
+                    // It may come earlier: without a session the call waited for nothing but its deadline.
+                    self.wake_by(due);
                 }
             }
             Message::Lost { session, .. } => {

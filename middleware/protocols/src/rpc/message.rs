@@ -45,6 +45,8 @@ pub enum Message {
         client: u32,
         /// How it encodes arguments.
         codec: u8,
+        /// Whether it will make exactly-once calls, for which it needs a seat.
+        exactly_once: bool,
     },
     /// Server: call under this session.
     Bound {
@@ -54,6 +56,8 @@ pub enum Message {
         session: u64,
         /// Slots that the client may use.
         slots: u32,
+        /// Names the client in the service's completion records, in all lives of the service; 0 when it has none.
+        seat: u64,
     },
     /// Server: you cannot call.
     Rejected {
@@ -145,6 +149,8 @@ pub enum Semantics {
     Idempotent,
     /// Never twice, perhaps not at all, and nobody waits for an answer.
     OneWay,
+    /// Once, and its answer is kept with its effect over crashes of the server: it is sent until it is answered.
+    ExactlyOnce,
 }
 
 /// What became of a request, as the server knows it.
@@ -173,6 +179,12 @@ codes! {
         ShuttingDown = 5, "the service is shutting down";
         /// The caller's deadline had passed when the server came to it.
         DeadlinePassed = 6, "the deadline passed before the server began";
+        /// An exactly-once call of a service that keeps no completion records.
+        NoJournal = 7, "the service keeps no records of exactly-once calls";
+        /// The service's journal has failed; it can promise nothing until it is opened again.
+        JournalFailed = 8, "the service's journal has failed";
+        /// What the call changes and answers cannot be encoded, or exceeds what the journal takes at once.
+        Unrecordable = 9, "its record cannot be encoded or exceeds what the service's journal takes";
     }
 }
 
@@ -189,6 +201,10 @@ codes! {
         ReplyUnsendable = 4, "executed, but the result could not be encoded or exceeds the frame limit";
         /// The server stopped working on it: cancelled, or its deadline passed.
         Abandoned = 5, "the server abandoned it";
+        /// An exactly-once call of a client whose completion records are gone: it was away for longer than its lease.
+        RecordForgotten = 6, "the server no longer keeps this client's records";
+        /// The journal failed while the call was being recorded.
+        JournalFailed = 7, "the service's journal failed while it was being recorded";
     }
 }
 
@@ -224,16 +240,18 @@ impl Message {
     /// Appends everything before the body to `out` and gives the body, so that it need not be copied.
     pub fn encode_head(&self, out: &mut BytesMut) -> Bytes {
         match self {
-            Self::Bind { client, codec } => {
+            Self::Bind { client, codec, exactly_once } => {
                 out.put_u8(BIND);
                 out.put_u32_le(*client);
                 out.put_u8(*codec);
+                out.put_u8(u8::from(*exactly_once));
             }
-            Self::Bound { client, session, slots } => {
+            Self::Bound { client, session, slots, seat } => {
                 out.put_u8(BOUND);
                 out.put_u32_le(*client);
                 out.put_u64_le(*session);
                 out.put_u32_le(*slots);
+                out.put_u64_le(*seat);
             }
             Self::Rejected { client, reason } => {
                 out.put_u8(REJECTED);
@@ -290,10 +308,23 @@ impl Wire for Message {
         let kind = take_u8(input, "message kind")?;
         let client = take_u32(input, "client number")?;
         Ok(match kind {
-            BIND => Self::Bind { client, codec: take_u8(input, "codec")? },
-            BOUND => {
-                Self::Bound { client, session: take_u64(input, "session")?, slots: take_u32(input, "slots")? }
-            }
+            BIND => Self::Bind {
+                client,
+                codec: take_u8(input, "codec")?,
+                exactly_once: match take_u8(input, "wish for a seat")? {
+                    0 => false,
+                    1 => true,
+                    other => {
+                        return Err(WireError::Invalid { what: "wish for a seat", value: other.into() });
+                    }
+                },
+            },
+            BOUND => Self::Bound {
+                client,
+                session: take_u64(input, "session")?,
+                slots: take_u32(input, "slots")?,
+                seat: take_u64(input, "seat")?,
+            },
             REJECTED => Self::Rejected { client, reason: Rejection::take(input)? },
             REQUEST => Self::Request {
                 client,
@@ -306,6 +337,7 @@ impl Wire for Message {
                     0 => Semantics::AtMostOnce,
                     1 => Semantics::Idempotent,
                     2 => Semantics::OneWay,
+                    3 => Semantics::ExactlyOnce,
                     other => return Err(WireError::Invalid { what: "semantics", value: other.into() }),
                 },
                 budget: Duration::from_micros(take_u64(input, "budget")?),
@@ -336,11 +368,15 @@ fn put_call(out: &mut BytesMut, kind: u8, client: u32, session: u64, call: CallI
     out.put_u8(kind);
     out.put_u32_le(client);
     out.put_u64_le(session);
+    put_call_id(out, call);
+}
+
+pub(super) fn put_call_id(out: &mut BytesMut, call: CallId) {
     out.put_u64_le(call.sequence);
     out.put_u32_le(call.slot);
 }
 
-fn take_call(input: &mut Bytes) -> Result<CallId, WireError> {
+pub(super) fn take_call(input: &mut Bytes) -> Result<CallId, WireError> {
     Ok(CallId { sequence: take_u64(input, "sequence number")?, slot: take_u32(input, "slot")? })
 }
 

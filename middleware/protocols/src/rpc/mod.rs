@@ -1,11 +1,13 @@
 //! Remote procedure call: who is called, how often a request travels, how often it is executed.
 //!
-//! Purpose     two machines. [`Client`] is the table of outstanding calls: ids, deadlines, retransmission, what is
-//!             known when no answer comes. [`Server`] is the duplicate filter with its cached replies.
+//! Purpose     two machines and a table. [`Client`] is the table of outstanding calls: ids, deadlines, retransmission, what
+//!             is known when no answer comes. [`Server`] is the duplicate filter with its cached replies.
+//!             [`Completions`] are the durable records behind exactly-once calls.
 //! Guarantee   a request is executed *at most once*, whatever is lost, repeated, delayed or overtaken, also when
-//!             either side crashes and comes back; unless its method is declared idempotent, then it may be executed
-//!             again. A call ends exactly once, at the latest at its deadline, and its outcome never claims more
-//!             than is known.
+//!             either side crashes and comes back. An idempotent one may be executed again (*at least once* as long as
+//!             its caller waits). An exactly-once one takes effect once, and is answered however often the server
+//!             crashes meanwhile, as long as its caller lives and waits. A call ends exactly once, at the latest at
+//!             its deadline, and its outcome never claims more than is known.
 //! Method      a client binds and gets a *session*; a session has *slots*; a call takes a free slot and the next
 //!             *sequence number*. The server keeps, per slot, the newest sequence number and its reply. A newer
 //!             number in a slot says that the client has done with the older one, so that the table is bounded by
@@ -18,10 +20,12 @@
 //! Limits      [`ClientConfig`], [`ServerConfig`]: calls, slots, clients, executions, bytes of cached replies.
 
 mod client;
+mod completions;
 mod message;
 mod server;
 
 pub use client::{Client, ClientCommand, ClientConfig, ClientEvent, ClientStats, Outcome};
+pub use completions::{Begun, CompletionRecord, CompletionStats, Completions, CompletionsConfig, Request};
 pub use message::{CallId, Doubt, Message, Refusal, Rejection, Semantics, Verdict};
 pub use server::{Execution, Server, ServerCommand, ServerConfig, ServerEvent, ServerStats};
 

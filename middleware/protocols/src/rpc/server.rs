@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Mix;
+use super::completions::Request;
 use super::message::{CallId, Doubt, Message, Refusal, Rejection, Semantics, Verdict};
 use crate::machine::{Input, Lane, Machine, Outputs, ProcessId, Violation};
 use crate::planted::{Plant, Planted};
@@ -30,6 +31,12 @@ pub struct Server {
 /// One client: which process in which life, and its number there.
 type ClientKey = (ProcessId, u32);
 
+/// What a client that binds says of itself.
+struct Wish {
+    codec: u8,
+    exactly_once: bool,
+}
+
 /// What the local user asks of the server machine.
 #[derive(Debug, Clone)]
 pub enum ServerCommand {
@@ -39,6 +46,15 @@ pub enum ServerCommand {
         execution: Execution,
         /// What became of it.
         verdict: Verdict,
+    },
+    /// Answers [`ServerEvent::SeatWanted`], when the seat is durable; `None` when no more clients can have one.
+    Seated {
+        /// Whose process.
+        from: ProcessId,
+        /// The client's number within it.
+        client: u32,
+        /// Its seat, not 0.
+        seat: Option<u64>,
     },
     /// Take no new requests or clients; what executes goes on.
     Drain,
@@ -59,6 +75,18 @@ pub enum ServerEvent {
         deadline: Time,
         /// The encoded arguments.
         body: Bytes,
+        /// The client has done with all its calls below this number.
+        acknowledged: u64,
+        /// Only of exactly-once calls: the reason to refuse it, if the records do not say that it took effect.
+        unless: Option<Refusal>,
+    },
+    /// A client that wants to make exactly-once calls binds, perhaps not for the first time: give it its seat by
+    /// [`ServerCommand::Seated`].
+    SeatWanted {
+        /// Whose process.
+        from: ProcessId,
+        /// The client's number within it.
+        client: u32,
     },
     /// Stop executing: nobody waits for it any more. No completion is expected.
     Abort(Execution),
@@ -77,6 +105,16 @@ pub struct Execution {
     pub call: CallId,
     /// Nobody waits for a reply, and it is never aborted.
     pub one_way: bool,
+    /// The client's seat, when it is to be executed exactly once; else 0.
+    pub seat: u64,
+}
+
+impl Execution {
+    /// The request, as the completion records know it; `None` when it is not an exactly-once one.
+    pub fn request(&self) -> Option<Request> {
+        let Self { from, client, call, seat, .. } = *self;
+        (seat != 0).then_some(Request { from, client, seat, call })
+    }
 }
 
 /// The server's limits.
@@ -93,6 +131,8 @@ pub struct ServerConfig {
     /// Bytes of replies kept for one client that has not acknowledged them; beyond it the oldest are forgotten.
     /// Default 1 MiB.
     pub reply_bytes_max: usize,
+    /// Whether completion records are kept, so that clients may have seats. Default no.
+    pub exactly_once: bool,
     /// Names sessions; must differ between any two lives of the service.
     pub seed: u64,
     /// A bug for the simulator to find.
@@ -108,6 +148,7 @@ impl ServerConfig {
             slots_max: 16_384,
             executing_max: 1_024,
             reply_bytes_max: 1 << 20,
+            exactly_once: false,
             seed,
             plant: Plant::NONE,
         }
@@ -140,6 +181,8 @@ pub struct ServerStats {
 
 struct Session {
     id: u64,
+    /// Where the completion records know the client; 0 when they do not.
+    seat: u64,
     slots: Vec<Slot>,
     /// Kept replies, oldest first; an entry whose slot has moved on is void.
     kept: VecDeque<CallId>,
@@ -162,6 +205,8 @@ enum State {
     Executing {
         /// Whether the reply will be kept.
         keep: bool,
+        /// The client's seat, when it is to be executed exactly once; else 0.
+        seat: u64,
     },
     Ended(Verdict),
 }
@@ -181,7 +226,7 @@ impl Server {
 
     /// True while the execution is neither completed nor aborted.
     pub fn is_executing(&self, execution: &Execution) -> bool {
-        let Execution { from, client, session: id, call, one_way } = *execution;
+        let Execution { from, client, session: id, call, one_way, .. } = *execution;
         let slot = self.sessions.get(&(from, client)).filter(|session| session.id == id);
         let slot = slot.and_then(|session| session.slots.get(call.slot as usize));
         one_way
@@ -210,26 +255,79 @@ impl Server {
         self.stats
     }
 
-    fn on_bind(&mut self, now: Time, from: ProcessId, client: u32, codec: u8, out: &mut Outputs<Self>) {
-        let key = (from, client);
-        let newest =
-            self.sessions.range((lives(from.node).0, 0)..=(lives(from.node).1, u32::MAX)).next_back();
-        if newest.is_some_and(|((process, _), _)| process.incarnation > from.incarnation) {
+    fn on_bind(&mut self, now: Time, from: ProcessId, client: u32, bind: Wish, out: &mut Outputs<Self>) {
+        if self.knows_later_life(from) {
             return; // a late message of a process that has since restarted
         }
-        let answer = if codec != self.config.codec {
+        let answer = if bind.codec != self.config.codec {
             Err(Rejection::CodecMismatch)
-        } else if let Some(session) = self.sessions.get_mut(&key) {
-            session.heard = now;
-            Ok(session.id)
-        } else if self.draining {
+        } else if self.draining && !self.sessions.contains_key(&(from, client)) {
             Err(Rejection::ShuttingDown)
+        } else if bind.exactly_once && self.config.exactly_once {
+            out.event(ServerEvent::SeatWanted { from, client });
+            return;
         } else {
-            self.forget_earlier_lives(from, out);
-            self.admit(now, key)
+            self.bind(now, (from, client), 0, out)
         };
+        self.answer_bind(from, client, 0, answer, out);
+    }
+
+    fn on_seated(
+        &mut self,
+        now: Time,
+        from: ProcessId,
+        client: u32,
+        seat: Option<u64>,
+        out: &mut Outputs<Self>,
+    ) {
+        if self.knows_later_life(from) {
+            return;
+        }
+        let answer = match seat {
+            Some(seat) => self.bind(now, (from, client), seat, out),
+            None => Err(Rejection::TooManyClients),
+        };
+        self.answer_bind(from, client, seat.unwrap_or(0), answer, out);
+    }
+
+    fn knows_later_life(&self, from: ProcessId) -> bool {
+        let (first, last) = lives(from.node);
+        let newest = self.sessions.range((first, 0)..=(last, u32::MAX)).next_back();
+        newest.is_some_and(|((process, _), _)| process.incarnation > from.incarnation)
+    }
+
+    /// The session of a client: the one that it has, unless its seat is another one by now.
+    fn bind(
+        &mut self,
+        now: Time,
+        key: ClientKey,
+        seat: u64,
+        out: &mut Outputs<Self>,
+    ) -> Result<u64, Rejection> {
+        if let Some(session) = self.sessions.get_mut(&key) {
+            if session.seat == seat {
+                session.heard = now;
+                return Ok(session.id);
+            }
+            self.forget(key, out);
+        }
+        if self.draining {
+            return Err(Rejection::ShuttingDown);
+        }
+        self.forget_earlier_lives(key.0, out);
+        self.admit(now, key, seat)
+    }
+
+    fn answer_bind(
+        &self,
+        from: ProcessId,
+        client: u32,
+        seat: u64,
+        answer: Result<u64, Rejection>,
+        out: &mut Outputs<Self>,
+    ) {
         let message = match answer {
-            Ok(session) => Message::Bound { client, session, slots: self.config.slots_max },
+            Ok(session) => Message::Bound { client, session, slots: self.config.slots_max, seat },
             Err(reason) => Message::Rejected { client, reason },
         };
         out.send(from, Lane::Urgent, message);
@@ -240,19 +338,24 @@ impl Server {
         let first = ProcessId { node: from.node, incarnation: 0 };
         let keys: Vec<ClientKey> = self.sessions.range((first, 0)..(from, 0)).map(|(key, _)| *key).collect();
         for key in keys {
-            let Some(session) = self.sessions.remove(&key) else { continue };
-            for (index, slot) in session.slots.iter().enumerate() {
-                if matches!(slot.state, State::Executing { .. }) {
-                    let call = CallId { slot: index as u32, sequence: slot.sequence };
-                    self.executing -= 1;
-                    self.stats.aborted += 1;
-                    out.event(ServerEvent::Abort(execution(key, session.id, call, false)));
-                }
+            self.forget(key, out);
+        }
+    }
+
+    /// Ends a session and what executes in it.
+    fn forget(&mut self, key: ClientKey, out: &mut Outputs<Self>) {
+        let Some(session) = self.sessions.remove(&key) else { return };
+        for (index, slot) in session.slots.iter().enumerate() {
+            if let State::Executing { seat, .. } = slot.state {
+                let call = CallId { slot: index as u32, sequence: slot.sequence };
+                self.executing -= 1;
+                self.stats.aborted += 1;
+                out.event(ServerEvent::Abort(execution(key, session.id, call, seat)));
             }
         }
     }
 
-    fn admit(&mut self, now: Time, key: ClientKey) -> Result<u64, Rejection> {
+    fn admit(&mut self, now: Time, key: ClientKey, seat: u64) -> Result<u64, Rejection> {
         if self.sessions.len() >= self.config.clients_max {
             let idle = self.sessions.iter().filter(|(_, session)| session.executing == 0);
             let Some(victim) = idle.min_by_key(|(_, session)| session.heard).map(|(key, _)| *key) else {
@@ -264,6 +367,7 @@ impl Server {
         let id = self.mix.next();
         let session = Session {
             id,
+            seat,
             slots: Vec::new(),
             kept: VecDeque::new(),
             kept_bytes: 0,
@@ -335,8 +439,11 @@ impl Server {
                     }
                     session.stop(call.slot);
                 }
-                // Nothing was kept of an idempotent call: doing it again is what its author allowed.
-                State::Silent if semantics == Semantics::Idempotent => self.stats.duplicates += 1,
+                // Nothing was kept of an idempotent call: doing it again is what its author allowed. Of an exactly-once
+                // one the records tell.
+                State::Silent if matches!(semantics, Semantics::Idempotent | Semantics::ExactlyOnce) => {
+                    self.stats.duplicates += 1;
+                }
                 State::Silent => {
                     self.stats.duplicates += 1;
                     if semantics != Semantics::OneWay {
@@ -346,12 +453,12 @@ impl Server {
                     return;
                 }
             }
-        } else if session.stop(call.slot) {
+        } else if let Some(seat) = session.stop(call.slot) {
             // A newer number in the slot: the client has given up on the older call.
             let given_up = CallId { sequence: session.slots[call.slot as usize].sequence, ..call };
             self.executing -= 1;
             self.stats.aborted += 1;
-            out.event(ServerEvent::Abort(execution(key, id, given_up, false)));
+            out.event(ServerEvent::Abort(execution(key, id, given_up, seat)));
         }
         session.slots[call.slot as usize].sequence = call.sequence;
         let refusal = if self.draining {
@@ -362,6 +469,13 @@ impl Server {
             Some(Refusal::Overloaded)
         } else {
             None
+        };
+        let seat = if semantics == Semantics::ExactlyOnce { session.seat } else { 0 };
+        // An exactly-once request may have taken effect in an earlier life: the records are asked first.
+        let (refusal, unless) = match semantics {
+            Semantics::ExactlyOnce if seat == 0 => (Some(Refusal::NoJournal), None),
+            Semantics::ExactlyOnce => (None, refusal),
+            _ => (refusal, None),
         };
         if let Some(refusal) = refusal {
             self.stats.refused += 1;
@@ -381,13 +495,20 @@ impl Server {
         let one_way = semantics == Semantics::OneWay;
         if !one_way {
             session.slots[call.slot as usize].state =
-                State::Executing { keep: semantics == Semantics::AtMostOnce };
+                State::Executing { keep: semantics != Semantics::Idempotent, seat };
             session.executing += 1;
         }
         self.executing += 1;
         self.stats.executed += 1;
-        let execution = execution(key, id, call, one_way);
-        out.event(ServerEvent::Execute { execution, method, signature, deadline: now + budget, body });
+        out.event(ServerEvent::Execute {
+            execution: Execution { one_way, ..execution(key, id, call, seat) },
+            method,
+            signature,
+            deadline: now + budget,
+            body,
+            acknowledged: session.complete_below,
+            unless,
+        });
     }
 
     fn on_cancel(
@@ -406,10 +527,10 @@ impl Server {
         }
         session.heard = now;
         let sequence = session.slots[call.slot as usize].sequence;
-        if session.stop(call.slot) {
+        if let Some(seat) = session.stop(call.slot) {
             self.executing -= 1;
             self.stats.aborted += 1;
-            out.event(ServerEvent::Abort(execution(key, id, CallId { sequence, ..call }, false)));
+            out.event(ServerEvent::Abort(execution(key, id, CallId { sequence, ..call }, seat)));
         }
         // Remembered even if the request has not come yet: then it comes too late.
         session.slots[call.slot as usize].sequence = call.sequence;
@@ -425,7 +546,7 @@ impl Server {
             return; // aborted: the client restarted
         };
         let Some(slot) = session.slots.get_mut(call.slot as usize) else { return };
-        let State::Executing { keep } = slot.state else {
+        let State::Executing { keep, .. } = slot.state else {
             return; // aborted
         };
         if slot.sequence != call.sequence {
@@ -455,25 +576,27 @@ impl Session {
         &mut self.slots[index]
     }
 
-    /// Ends whatever the slot holds; true when it was executing.
-    fn stop(&mut self, index: u32) -> bool {
+    /// Ends whatever the slot holds; when it was executing, gives the seat for which (0 for none).
+    fn stop(&mut self, index: u32) -> Option<u64> {
         let slot = self.slot(index);
         match std::mem::replace(&mut slot.state, State::Silent) {
-            State::Executing { .. } => {
+            State::Executing { seat, .. } => {
                 self.executing -= 1;
-                true
+                return Some(seat);
             }
-            State::Ended(verdict) => {
-                self.kept_bytes -= cost(&verdict);
-                false
-            }
-            State::Silent => false,
+            State::Ended(verdict) => self.kept_bytes -= cost(&verdict),
+            State::Silent => {}
         }
+        None
     }
 
     fn keep(&mut self, call: CallId, verdict: Verdict) {
-        self.kept_bytes += cost(&verdict);
+        let cost = cost(&verdict);
+        self.kept_bytes += cost;
         self.slot(call.slot).state = State::Ended(verdict);
+        if cost == 0 {
+            return; // stays until its slot is used again
+        }
         self.kept.push_back(call);
         // Void entries pile up behind one that is not acknowledged; twice the slots is all that can be in use.
         if self.kept.len() > 2 * self.slots.len() + KEPT_SLACK {
@@ -517,7 +640,9 @@ impl Machine for Server {
     fn handle(&mut self, now: Time, input: Input<Self>, out: &mut Outputs<Self>) {
         match input {
             Input::Received { from, message } => match message {
-                Message::Bind { client, codec } => self.on_bind(now, from, client, codec, out),
+                Message::Bind { client, codec, exactly_once } => {
+                    self.on_bind(now, from, client, Wish { codec, exactly_once }, out);
+                }
                 Message::Request { .. } => self.on_request(now, from, message, out),
                 Message::Cancel { client, session, call } => {
                     self.on_cancel(now, from, client, session, call, out)
@@ -530,6 +655,9 @@ impl Machine for Server {
             },
             Input::Command(ServerCommand::Complete { execution, verdict }) => {
                 self.on_complete(execution, verdict, out);
+            }
+            Input::Command(ServerCommand::Seated { from, client, seat }) => {
+                self.on_seated(now, from, client, seat, out);
             }
             Input::Command(ServerCommand::Drain) => self.draining = true,
             // A client that cannot be reached may come back in the same life and ask again.
@@ -571,18 +699,22 @@ impl Machine for Server {
     }
 }
 
-const fn execution(key: ClientKey, session: u64, call: CallId, one_way: bool) -> Execution {
-    Execution { from: key.0, client: key.1, session, call, one_way }
+const fn execution(key: ClientKey, session: u64, call: CallId, seat: u64) -> Execution {
+    Execution { from: key.0, client: key.1, session, call, one_way: false, seat }
 }
 
 const fn lives(node: u64) -> (ProcessId, ProcessId) {
     (ProcessId { node, incarnation: 0 }, ProcessId { node, incarnation: u64::MAX })
 }
 
-/// What a kept verdict counts: its body and its place in the tables.
+/// What a kept verdict counts: its body and its place in the tables. A refusal needs no more than its slot and is never
+/// dropped for want of room: a copy that comes later must not be executed, as the caller was told that it is not.
 fn cost(verdict: &Verdict) -> usize {
-    let body = if let Verdict::Done(body) = verdict { body.len() } else { 0 };
-    body + KEPT_OVERHEAD_BYTES
+    match verdict {
+        Verdict::Done(body) => body.len() + KEPT_OVERHEAD_BYTES,
+        Verdict::Doubtful(_) => KEPT_OVERHEAD_BYTES,
+        Verdict::Refused(_) => 0,
+    }
 }
 
 /// A table entry and an entry in the list of kept replies.

@@ -22,6 +22,7 @@ pub(in crate::socket) use links::{ANSWER_MAX, WAIT_MAX};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -34,7 +35,7 @@ use tokio::time::Instant;
 
 use super::body::Body;
 use super::config::{Options, WhenFull};
-use super::error::{BindError, ConnectError, ReceiveError, SendError};
+use super::error::{BindError, ConnectError, ReceiveError, SendError, SendManyError};
 use super::flow::{Amount, Take};
 use super::link::{Link, Refused, Stage};
 use super::topics::Topics;
@@ -61,6 +62,8 @@ pub(in crate::socket) struct Core {
     pub(in crate::socket) changed: Notify,
     /// Wakes the socket's task.
     chores: Notify,
+    /// The last message joined so many that the connection's task should write them before the next one.
+    is_crowded: AtomicBool,
 }
 
 /// Takes messages in the task of the connection, instead of a reader.
@@ -221,6 +224,7 @@ impl Owner {
             room: Notify::new(),
             changed: Notify::new(),
             chores: Notify::new(),
+            is_crowded: AtomicBool::new(false),
         });
         let guard = make.node.open(channel, core.clone());
         let guard = guard.map_err(|source| BindError::NameTaken {
@@ -348,6 +352,22 @@ impl Core {
 impl State {
     pub(in crate::socket) fn is_open(&self) -> bool {
         self.phase == Phase::Open
+    }
+
+    /// The link whose turn it is, of an open socket; and what `cursor` becomes when it does.
+    #[inline]
+    fn turn(&mut self, target: Target) -> Option<(&mut Self, u32, usize)> {
+        if self.phase != Phase::Open {
+            return None;
+        }
+        let (number, cursor) = match target {
+            Target::One(number) => (number, self.cursor),
+            Target::Next => {
+                let next = if self.cursor + 1 < self.up.len() { self.cursor + 1 } else { 0 };
+                (*self.up.get(next)?, next)
+            }
+        };
+        Some((self, number, cursor))
     }
 
     /// Links that are over, of which something is to be read still.

@@ -83,11 +83,8 @@ impl Core {
             match link.push(class, self.lane(class), head, body) {
                 Ok(()) => {
                     state.stats.sent += 1;
-                    let remote = link.remote();
-                    if let Some(intake) = &self.intake {
-                        intake.on_sent(remote, head);
-                    }
-                    return Ok(remote);
+                    self.after_push(link, head);
+                    return Ok(link.remote());
                 }
                 Err(Refused::TooLarge { size, limit }) => {
                     return Err(SendError::TooLarge { size, limit }.into());
@@ -119,22 +116,132 @@ impl Core {
         Ok(remote)
     }
 
-    /// Sends one message, waiting for a link and for room where the socket's policy is to wait.
+    /// The shortest way, for one message to the link whose turn it is. False if anything speaks against it, and then
+    /// nothing has happened: [`send`](Self::send) knows what to do.
+    #[inline]
+    pub(in crate::socket) fn send_now(
+        &self,
+        target: Target,
+        class: Class,
+        head: &[u8],
+        body: &Body<'_>,
+    ) -> bool {
+        if self.is_crowded.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut state = self.state();
+        let Some((state, number, cursor)) = state.turn(target) else { return false };
+        let Some(link) = state.links.get_mut(&number).filter(|link| link.is_up() && link.queue.is_empty())
+        else {
+            return false;
+        };
+        if link.push(class, self.lane(class), head, body).is_err() {
+            return false;
+        }
+        state.stats.sent += 1;
+        state.cursor = cursor;
+        self.after_push(link, head);
+        true
+    }
+
+    /// The same for as many messages as the link takes at once: how many, and the one that did not go.
+    fn send_run_now<'b>(
+        &self,
+        target: Target,
+        first: Body<'b>,
+        rest: &mut impl Iterator<Item = Body<'b>>,
+    ) -> (u64, Option<Body<'b>>) {
+        let mut state = self.state();
+        let Some((state, number, cursor)) = state.turn(target) else { return (0, Some(first)) };
+        let Some(link) = state.links.get_mut(&number).filter(|link| link.is_up() && link.queue.is_empty())
+        else {
+            return (0, Some(first));
+        };
+        let (sent, left) = link.push_run(Class::Ordinary, self.lane(Class::Ordinary), first, rest);
+        if sent > 0 {
+            state.stats.sent += sent;
+            state.cursor = cursor;
+            self.after_push(link, &[]);
+        }
+        (sent, left)
+    }
+
+    #[inline]
+    fn after_push(&self, link: &Link, head: &[u8]) {
+        if link.outlet.as_ref().is_some_and(Outlet::is_crowded) {
+            self.is_crowded.store(true, Ordering::Relaxed);
+        }
+        if let Some(intake) = &self.intake {
+            intake.on_sent(link.remote(), head);
+        }
+    }
+
+    /// Sends one message, waiting for a link and for room where the socket's policy is to wait. What waits is boxed: a
+    /// future that seldom waits is moved with every message, and should be small.
+    #[inline]
     pub(in crate::socket) async fn send(
         &self,
         target: Target,
         class: Class,
         head: &[u8],
         body: &Body<'_>,
+    ) -> Result<(), SendError> {
+        if self.send_now(target, class, head, body) {
+            return Ok(());
+        }
+        Box::pin(self.send_slowly(target, class, head, body)).await.map(drop)
+    }
+
+    /// Sends messages in order, as many under one lock as one link takes.
+    ///
+    /// # Errors
+    /// Why one was not sent, and how many were sent before it.
+    pub(in crate::socket) async fn send_many<'b>(
+        &self,
+        target: Target,
+        mut bodies: impl Iterator<Item = Body<'b>>,
+    ) -> Result<(), SendManyError> {
+        let (mut next, mut sent) = (bodies.next(), 0);
+        while let Some(body) = next {
+            self.let_connection_write().await;
+            let (count, left) = self.send_run_now(target, body, &mut bodies);
+            sent += count;
+            next = match left {
+                // The run was as long as a run may be, or there was no room.
+                Some(body) if count > 0 => Some(body),
+                Some(body) => {
+                    let done = Box::pin(self.send_slowly(target, Class::Ordinary, &[], &body)).await;
+                    done.map_err(|source| SendManyError { sent, source })?;
+                    sent += 1;
+                    bodies.next()
+                }
+                None => None,
+            };
+        }
+        Ok(())
+    }
+
+    /// Where the last message joined a crowd, lets the connection's task write it first if it is in this thread.
+    #[inline]
+    async fn let_connection_write(&self) {
+        if self.is_crowded.load(Ordering::Relaxed) {
+            self.is_crowded.store(false, Ordering::Relaxed);
+            let_others_run().await;
+        }
+    }
+
+    /// As [`send`](Self::send), and tells which link took it.
+    pub(in crate::socket) async fn send_slowly(
+        &self,
+        target: Target,
+        class: Class,
+        head: &[u8],
+        body: &Body<'_>,
     ) -> Result<Remote, SendError> {
-        let waits = |error: &SendError| match error {
-            SendError::Full => self.when_full() == WhenFull::Wait,
-            SendError::NoLink => true,
-            _ => false,
-        };
+        self.let_connection_write().await;
         match self.try_send(target, class, head, body) {
             Ok(remote) => return Ok(remote),
-            Err(refused) if !waits(&refused.error) => return Err(refused.error),
+            Err(refused) if !self.waits_for(&refused.error) => return Err(refused.error),
             Err(_) => {}
         }
         loop {
@@ -142,10 +249,18 @@ impl Core {
             room.as_mut().enable();
             let refused = match self.try_send(target, class, head, body) {
                 Ok(remote) => return Ok(remote),
-                Err(refused) if !waits(&refused.error) => return Err(refused.error),
+                Err(refused) if !self.waits_for(&refused.error) => return Err(refused.error),
                 Err(refused) => refused,
             };
             self.wait_room(room, &refused.outlets, self.lane(class)).await;
+        }
+    }
+
+    fn waits_for(&self, error: &SendError) -> bool {
+        match error {
+            SendError::Full => self.when_full() == WhenFull::Wait,
+            SendError::NoLink => true,
+            _ => false,
         }
     }
 
@@ -346,6 +461,20 @@ impl Core {
             _ => Ok(taken),
         }
     }
+}
+
+/// Lets the other tasks of this thread run once.
+async fn let_others_run() {
+    let mut is_second = false;
+    // Not tokio's yield, which looks at the network as well.
+    poll_fn(|cx| {
+        if std::mem::replace(&mut is_second, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Topics up to 126 bytes need no allocation.

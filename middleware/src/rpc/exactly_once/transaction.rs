@@ -1,0 +1,137 @@
+//! A transaction on a durable state: look, stage changes, commit; and the call that it belongs to.
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::OwnedMutexGuard;
+
+use super::State;
+use super::error::NotDurable;
+use super::store::Store;
+
+/// One call's turn on a [`Durable`](super::Durable) state: nobody else changes it until this is committed or dropped.
+///
+/// Dropped without [`commit`](Self::commit), nothing was changed.
+pub struct Transaction<S: State> {
+    store: Arc<Store<S>>,
+    /// The exactly-once call that it belongs to.
+    call: Option<Arc<Call>>,
+    staged: Staged<S>,
+}
+
+impl<S: State> Transaction<S> {
+    pub(super) async fn begin(store: Arc<Store<S>>) -> Self {
+        let call = CALL.try_with(Arc::clone).ok().filter(|call| call.is_on(&store));
+        // A call that has committed once goes on where it was: it has the turn.
+        let staged = match call.as_ref().and_then(|call| call.take::<S>()) {
+            Some(staged) => staged,
+            None => Staged { turn: store.turn().await, changes: Vec::new() },
+        };
+        Self { store, call, staged }
+    }
+
+    /// Looks at the state as it is without this transaction's own changes. Quick work only: all calls wait.
+    pub fn see<R>(&self, look: impl FnOnce(&S) -> R) -> R {
+        self.store.see(look)
+    }
+
+    /// Stages a change: it is applied when the transaction takes effect, in the order of staging.
+    pub fn change(&mut self, change: S::Change) {
+        self.staged.changes.push(change);
+    }
+
+    /// Commits. In an exactly-once method the changes take effect with its answer: they are one record, and nothing
+    /// is changed if the method panics, its caller gives up, or its result cannot be encoded. Elsewhere they take effect
+    /// at once, and are durable when [`Committed::stable`] returns.
+    pub fn commit(self) -> Committed<S> {
+        let Self { store, call, staged } = self;
+        let stable = match call {
+            Some(call) => {
+                call.stage(staged);
+                None
+            }
+            None => Some(store.commit(staged)),
+        };
+        Committed { store, stable }
+    }
+}
+
+impl<S: State> fmt::Debug for Transaction<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction").field("staged", &self.staged.changes.len()).finish_non_exhaustive()
+    }
+}
+
+/// A transaction that was committed.
+pub struct Committed<S: State> {
+    store: Arc<Store<S>>,
+    /// `None` in an exactly-once call.
+    stable: Option<Result<u64, NotDurable>>,
+}
+
+impl<S: State> Committed<S> {
+    /// Returns when the changes are durable. In an exactly-once method there is nothing to wait for, as the answer
+    /// leaves only then.
+    ///
+    /// # Errors
+    /// [`NotDurable`].
+    /// # Cancel safety
+    /// The transaction is committed in any case.
+    pub async fn stable(self) -> Result<(), NotDurable> {
+        match self.stable {
+            Some(stable) => self.store.stable(stable?).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl<S: State> fmt::Debug for Committed<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Committed").field("stable", &self.stable).finish_non_exhaustive()
+    }
+}
+
+/// Changes that wait for their record, and the turn that keeps others from changing what they build on.
+pub(super) struct Staged<S: State> {
+    pub(super) turn: OwnedMutexGuard<()>,
+    pub(super) changes: Vec<S::Change>,
+}
+
+/// A call under way, as the transactions in it find it.
+pub(super) struct Call {
+    /// Whose transactions belong to it; only compared.
+    store: usize,
+    /// A `Staged` of that store's type.
+    staged: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+impl Call {
+    pub(super) fn new<S: State>(store: &Arc<Store<S>>) -> Arc<Self> {
+        Arc::new(Self { store: Arc::as_ptr(store).addr(), staged: Mutex::new(None) })
+    }
+
+    /// What was committed in it.
+    pub(super) fn take<S: State>(&self) -> Option<Staged<S>> {
+        let staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        staged.downcast().ok().map(|staged| *staged)
+    }
+
+    fn stage<S: State>(&self, staged: Staged<S>) {
+        *self.staged.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(staged));
+    }
+
+    fn is_on<S: State>(&self, store: &Arc<Store<S>>) -> bool {
+        self.store == Arc::as_ptr(store).addr()
+    }
+}
+
+/// Runs the service's own code so that its transactions belong to `call`.
+pub(super) fn within<F: Future>(call: Arc<Call>, handler: F) -> impl Future<Output = F::Output> {
+    CALL.scope(call, handler)
+}
+
+tokio::task_local! {
+    static CALL: Arc<Call>;
+}

@@ -1,0 +1,41 @@
+//! The mutation gate: each planted bug must be found, or the sweep proves nothing.
+
+use quorate::sim::hunt;
+use quorate_protocols::planted::{Plant, Planted};
+
+use crate::once::{Once, config};
+
+/// How many seeds a bug may hide in.
+const SEEDS: u64 = 1_000;
+
+fn must_be_found(bug: Planted) {
+    match hunt(&config(), 0..SEEDS, |rng| Once::new(rng, Plant::of(bug))) {
+        Some(found) => println!("{bug:?}: seed {} of {SEEDS}: {}", found.tried, found.breach),
+        None => panic!("{bug:?} hid in {SEEDS} seeds"),
+    }
+}
+
+#[test]
+fn an_answer_before_its_record_is_found() {
+    must_be_found(Planted::RpcAnswersBeforeRecord);
+}
+
+#[test]
+fn an_effect_apart_from_its_record_is_found() {
+    must_be_found(Planted::RpcRecordsEffectApart);
+}
+
+#[test]
+fn answers_trimmed_before_they_are_acknowledged_are_found() {
+    must_be_found(Planted::RpcTrimsUnacknowledged);
+}
+
+#[test]
+fn a_life_that_forgets_the_answers_of_the_last_one_is_found() {
+    must_be_found(Planted::RpcForgetsAnswers);
+}
+
+#[test]
+fn a_call_sent_again_to_who_has_forgotten_its_client_is_found() {
+    must_be_found(Planted::RpcReissuesUnderNewSeat);
+}

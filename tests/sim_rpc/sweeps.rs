@@ -1,0 +1,13 @@
+//! Many seeds of the healthy machines.
+
+use quorate::sim::sweep;
+use quorate_protocols::planted::Plant;
+
+use crate::once::{Once, config};
+
+#[test]
+fn r07_every_exactly_once_call_takes_effect_once_in_every_seed() {
+    let summary = sweep(&config(), 0..1_500, |rng| Once::new(rng, Plant::NONE)).unwrap();
+    println!("{summary}");
+    assert!(summary.counts.strikes > summary.seeds, "aimed crashes hit: {summary}");
+}
