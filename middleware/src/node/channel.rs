@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
@@ -232,6 +232,8 @@ pub(super) struct Dispatch {
     /// Where in the connection's batch the next frame stands.
     at: usize,
     entry: Option<Arc<Entry>>,
+    /// The channel of the last frames; weak, or its handler would not go before the next frame comes.
+    last: (Channel, Weak<Entry>),
     frames: Vec<Bytes>,
 }
 
@@ -252,8 +254,22 @@ impl Dispatch {
             is_muted,
             at: 0,
             entry: None,
+            last: (Channel(0), Weak::new()),
             frames: Vec::new(),
         }
+    }
+
+    /// The channel's entry, which is mostly that of the last frames.
+    fn known(&mut self, channel: Channel) -> Option<Arc<Entry>> {
+        if self.last.0 == channel
+            && let Some(entry) = self.last.1.upgrade()
+            && entry.is_open.load(Ordering::Acquire)
+        {
+            return Some(entry);
+        }
+        let entry = self.channels.entry(channel)?;
+        self.last = (channel, Arc::downgrade(&entry));
+        Some(entry)
     }
 
     fn unblock(&mut self) {
@@ -312,7 +328,7 @@ impl Deliver for Dispatch {
                 self.at += 1;
                 continue;
             }
-            self.entry = self.channels.entry(channel);
+            self.entry = self.known(channel);
             if self.entry.is_none()
                 && let Some(back) = self.back.get()
             {

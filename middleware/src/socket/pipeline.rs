@@ -32,12 +32,19 @@ impl Push {
     /// # Cancel safety
     /// A future that is dropped before it is ready has sent nothing.
     #[inline]
-    pub async fn send(&self, body: impl Into<Body<'_>>) -> Result<(), SendError> {
+    pub fn send<'b>(
+        &'b self,
+        body: impl Into<Body<'b>>,
+    ) -> impl Future<Output = Result<(), SendError>> + Send {
+        // Not an `async fn`, which would move the body once more.
         let body = body.into();
-        if self.owner.core.send_now(Target::Next, Class::Ordinary, &[], &body) {
-            return Ok(());
+        async move {
+            let core = &self.owner.core;
+            if core.send_now(Target::Next, Class::Ordinary, &[], &body) {
+                return Ok(());
+            }
+            core.send(Target::Next, Class::Ordinary, &[], &body).await
         }
-        self.owner.core.send(Target::Next, Class::Ordinary, &[], &body).await
     }
 
     /// Sends messages in order, as [`send`](Self::send) would, but as many as there is room for to one link in its

@@ -22,7 +22,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::assembly::{Assembly, Budget, GOODBYE, PING, PONG, ProtocolError, Received};
 use super::handshake::Established;
-use super::lanes::{CROWD_BYTES, Lane, LaneQueues, LaneStats, SendError};
+use super::lanes::{Lane, LaneQueues, LaneStats, SendError};
 use super::look::Looks;
 use super::{ConnectionConfig, FRAME_BYTES_MAX};
 use crate::error::LinkError;
@@ -67,7 +67,7 @@ impl Connection {
         Ok(Batch { shared: &self.shared, state: Some(state), lane })
     }
 
-    /// True while nearly a chunk or more waits in a lane for the driver, which has been woken and has not run yet. A task
+    /// True while a lane is [crowded](LaneQueues::is_crowded) and the driver has been woken and has not run yet. A task
     /// that sends without a pause should then let others run: where the driver has the same thread, it would
     /// otherwise write nothing before a limit is reached, long after all of it has left the processor's cache.
     #[inline]
@@ -413,12 +413,15 @@ impl<D: Deliver> Future for Driver<D> {
 impl<D: Deliver> Driver<D> {
     /// Moves what can be moved; returns when it has to wait and will be woken.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        self.shared.wake_up()?;
+        let mut writes = self.shared.wake_up()?;
         self.poll_tick(cx)?;
+        writes |=
+            !self.current.is_empty() || self.is_unflushed || self.ping.is_due || self.writing != Half::Open;
         let (mut has_moved, mut reads) = (false, true);
         for _ in 0..ROUNDS_PER_TURN {
-            let wrote = self.poll_write(cx)?;
-            let read = if reads { self.poll_read(cx)? } else { Step { has_moved: false, waits: true } };
+            const NOTHING: Step = Step { has_moved: false, waits: true };
+            let wrote = if writes { self.poll_write(cx)? } else { NOTHING };
+            let read = if reads { self.poll_read(cx)? } else { NOTHING };
             if self.reading == Half::Over && self.writing == Half::Over {
                 return Err(End::Closed);
             }
@@ -430,7 +433,7 @@ impl<D: Deliver> Driver<D> {
                 return Ok(());
             }
             // Only a long write makes it worth asking again whether something came: the link wakes us if so.
-            reads = !read.waits || !wrote.waits;
+            (writes, reads) = (true, !read.waits || !wrote.waits);
         }
         // Others in this thread want to live too.
         cx.waker().wake_by_ref();
@@ -703,20 +706,23 @@ impl Shared {
             state.is_woken = true;
             return state.waker.take();
         }
-        if state.is_woken && state.queues.bytes(lane) >= CROWD_BYTES {
+        if state.is_woken && state.queues.is_crowded(lane) {
             self.is_crowded.store(true, Ordering::Relaxed);
         }
         None
     }
 
-    /// The driver runs.
-    fn wake_up(&self) -> Result<(), End> {
+    /// The driver runs; is there something to be written?
+    fn wake_up(&self) -> Result<bool, End> {
         let mut state = self.state();
         state.wants_sends = false;
         state.is_woken = false;
         state.waker = None;
         self.is_crowded.store(false, Ordering::Relaxed);
-        if state.is_aborted { Err(End::Aborted) } else { Ok(()) }
+        if state.is_aborted {
+            return Err(End::Aborted);
+        }
+        Ok(state.phase != Phase::Open || !state.queues.is_empty())
     }
 
     /// Refuses further sends and frees what waits.
@@ -793,9 +799,10 @@ fn wake(waker: Option<Waker>) {
     }
 }
 
-/// Rounds of writing and reading before the driver lets others run.
-const ROUNDS_PER_TURN: usize = 16;
+/// Rounds of writing and reading before the driver lets others run: the user of what came, above all, who has to make
+/// room for more before the peer waits for it, and finds it in the processor's cache.
+const ROUNDS_PER_TURN: usize = 2;
 /// Segments written before the driver looks at what came in: 512 KiB.
 const SEGMENTS_PER_ROUND: usize = 8;
 /// Reads before the driver looks at what is to be written, so that answers leave while requests come.
-const READS_PER_ROUND: usize = 4;
+const READS_PER_ROUND: usize = 2;

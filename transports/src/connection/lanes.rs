@@ -252,6 +252,15 @@ impl LaneQueues {
         self.lanes[lane as usize].has_room()
     }
 
+    /// True when so much waits in the lane that whoever sends on should let it be written first: nearly a segment of
+    /// what was copied, which then is in the processor's cache still, or several of what was not.
+    #[inline]
+    pub fn is_crowded(&self, lane: Lane) -> bool {
+        let queue = &self.lanes[lane as usize];
+        let limit = if queue.open.is_some() { CROWD_BYTES } else { 4 * CROWD_BYTES };
+        queue.bytes >= limit
+    }
+
     /// Bytes that wait in a lane, overhead included.
     pub fn bytes(&self, lane: Lane) -> usize {
         self.lanes[lane as usize].bytes
@@ -300,10 +309,14 @@ impl LaneQueues {
 
     /// The lane whose turn it is.
     fn choose(&self) -> Option<usize> {
-        let waiting = |index: &usize| !self.lanes[*index].segments.is_empty();
-        let starving = |index: &usize| self.lanes[*index].passed_over >= PASSED_OVER_MAX;
-        let indices = 0..Lane::COUNT;
-        indices.clone().filter(waiting).find(starving).or_else(|| indices.clone().find(waiting))
+        let mut first = None;
+        for (index, queue) in self.lanes.iter().enumerate().filter(|(_, queue)| !queue.segments.is_empty()) {
+            if queue.passed_over >= PASSED_OVER_MAX {
+                return Some(index);
+            }
+            first = first.or(Some(index));
+        }
+        first
     }
 }
 
@@ -366,7 +379,7 @@ const FRAME_OVERHEAD: usize = HEADER_BYTES + 1;
 pub const JOINED_BYTES_MAX: usize = 16 * 1024;
 /// A little less than a segment: whoever has queued so much and then waits leaves no rest that would be a write of its
 /// own.
-pub(super) const CROWD_BYTES: usize = 60 * 1024;
+const CROWD_BYTES: usize = 60 * 1024;
 /// A segment is what a turn hands over: one full frame, or many small ones.
 const SEGMENT_BYTES_MAX: usize = FRAME_BYTES_MAX + HEADER_BYTES;
 /// Segments of several lanes leave in one write while they are together no larger than this.

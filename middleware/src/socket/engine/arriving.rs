@@ -202,24 +202,23 @@ impl Core {
         }
     }
 
-    /// A data frame; what an intake shall take of it is appended to `inline`.
+    /// A data frame; what an intake shall take of it.
     pub(super) fn on_data(
         &self,
         state: &mut State,
         from: Identity,
         head: DataHead,
         items: Bytes,
-        inline: &mut Vec<(Remote, Bytes)>,
-    ) {
+    ) -> Option<(Remote, Bytes)> {
         let number = head.to;
         let class = head.class as usize;
         let Some(link) = state.links.get_mut(&number).filter(|link| link.peer == from) else {
             state.stats.stale += 1;
-            return;
+            return None;
         };
         if link.stage == Stage::Gone {
             state.stats.stale += 1;
-            return;
+            return None;
         }
         if items.is_empty() {
             // A question for credit. What waits here is the answer to it, unless nothing does.
@@ -232,23 +231,21 @@ impl Core {
                 state.stats.lost = state.stats.lost.saturating_add(link.into[class].lost - lost_before);
                 self.grant(link, head.class, true);
             }
-            return;
+            return None;
         }
         if !link.into[class].is_within(head.at, link.waiting[class]) {
             state.stats.malformed += 1;
             self.cut(state, number);
-            return;
+            return None;
         }
         if self.intake.is_some() {
             let remote = link.remote();
             let ends = link.ends_at.is_some();
-            if let Some(items) = self.account(state, number, head, items) {
-                inline.push((remote, items));
-            }
+            let items = self.account(state, number, head, items);
             if ends {
                 self.end_if_complete(state, number);
             }
-            return;
+            return items.map(|items| (remote, items));
         }
         // A frame holds its whole read buffer: small ones that may wait for long are copied.
         let items = if items.len() < COPY_BYTES_MAX { Bytes::copy_from_slice(&items) } else { items };
@@ -266,36 +263,40 @@ impl Core {
         if ends {
             self.end_if_complete(state, number);
         }
+        None
     }
 }
 
 impl ChannelHandler for Core {
     fn poll_deliver(&self, _: &mut Context<'_>, from: Identity, frames: &mut Vec<Bytes>) -> Poll<()> {
-        let mut inline = Vec::new();
-        let waker = {
-            let mut state = self.state();
-            let state = &mut *state;
-            for frame in frames.drain(..) {
-                match wire::decode(frame) {
-                    Ok(Frame::Data(head, items)) => self.on_data(state, from, head, items, &mut inline),
-                    Ok(Frame::Control(control)) => self.on_control(state, from, control),
-                    Ok(Frame::OtherVersion { channel, link }) => {
-                        let reject = Control::Reject { to: link, reason: Rejection::Version };
-                        self.answer(from, Channel(channel), &reject);
+        let mut frames = frames.drain(..);
+        loop {
+            let mut inline = None;
+            let waker = {
+                let mut state = self.state();
+                let state = &mut *state;
+                for frame in frames.by_ref() {
+                    match wire::decode(frame) {
+                        Ok(Frame::Data(head, items)) => inline = self.on_data(state, from, head, items),
+                        Ok(Frame::Control(control)) => self.on_control(state, from, control),
+                        Ok(Frame::OtherVersion { channel, link }) => {
+                            let reject = Control::Reject { to: link, reason: Rejection::Version };
+                            self.answer(from, Channel(channel), &reject);
+                        }
+                        Err(wire::Malformed) => state.stats.malformed += 1,
                     }
-                    Err(wire::Malformed) => state.stats.malformed += 1,
+                    if inline.is_some() {
+                        break;
+                    }
                 }
+                if state.listed.iter().all(VecDeque::is_empty) { None } else { state.reader.take() }
+            };
+            if let Some(waker) = waker {
+                waker.wake();
             }
-            if state.listed.iter().all(VecDeque::is_empty) { None } else { state.reader.take() }
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        if let Some(intake) = &self.intake {
-            for (remote, mut items) in inline {
-                while let Some(item) = wire::next_item(&mut items) {
-                    intake.take(self, remote, item);
-                }
+            let (Some((remote, mut items)), Some(intake)) = (inline, &self.intake) else { break };
+            while let Some(item) = wire::next_item(&mut items) {
+                intake.take(self, remote, item);
             }
         }
         Poll::Ready(())
