@@ -101,6 +101,51 @@ async fn r02_arguments_may_be_added_on_either_side() {
     every_age::<Bincode>().await;
 }
 
+#[test]
+fn r01_a_comparison_of_schemas_says_which_change_breaks_whom() {
+    use quorate::rpc::{Outline, check};
+
+    let first = first::WeatherClient::<Postcard>::SCHEMA;
+    let second = second::WeatherClient::<Postcard>::SCHEMA;
+    let third = third::WeatherClient::<Postcard>::SCHEMA;
+    // As it is kept in a file.
+    let kept: Outline = first.to_string().parse().unwrap();
+    assert_eq!(kept, Outline::from(first));
+    assert_eq!(third.to_string().parse::<Outline>().unwrap(), Outline::from(third));
+    assert_eq!(check(&kept, &Outline::from(first)), []);
+
+    let said = |old: &Outline, new: &Outline| -> Vec<String> {
+        check(old, new).iter().map(ToString::to_string).collect()
+    };
+    let one_more = "report: 1 more optional arguments, which old servers do not see: breaks nobody";
+    assert_eq!(said(&kept, &second.into()), [one_more]);
+    let new_method = "alarm: new: breaks new clients at old servers";
+    assert_eq!(said(&second.into(), &third.into()), [one_more, new_method]);
+    let one_less = "report: 1 optional arguments less, which new servers do not see: breaks nobody";
+    assert_eq!(
+        said(&third.into(), &second.into()),
+        [one_less, "alarm: gone: breaks old clients at new servers"]
+    );
+
+    let old = "service Bank 0\n  a(x: Vec<(u8, u8)>, y: [u8; 2]) -> Result<(), E>   id 0a types 01\n  \
+               b(x: u8, added y: Option<u8>) -> ()   id 0b types 02 idempotent\n  c() -> ()   id 0c types 03";
+    let new = "service Till 0\n  a(x: Vec<(u8, u8)>) -> Result<(), E>   id 0a types 11\n  \
+               b(z: u8, added y: Option<u16>) -> ()   id 0b types 12\n  c() -> ()   id 0c types 03 deadline 2s";
+    let both = "breaks old clients at new servers and new clients at old servers";
+    let changes = [
+        "service Bank is called Till: breaks nobody".to_owned(),
+        format!(
+            "a: types were (Vec<(u8, u8)>, [u8; 2]) -> Result<(), E>, are (Vec<(u8, u8)>) -> Result<(), E>: {both}"
+        ),
+        format!("b: was idempotent, is at most once: {both}"),
+        format!("b: added arguments were Option<u8>, are Option<u16>: {both}"),
+        "c: was at most once, is deadline 2s: breaks nobody".to_owned(),
+    ];
+    assert_eq!(said(&old.parse().unwrap(), &new.parse().unwrap()), changes);
+    let error = "service Bank 0\n  nonsense".parse::<Outline>().unwrap_err();
+    assert_eq!((error.line, error.text.as_str()), (2, "  nonsense"));
+}
+
 mod plain {
     #[derive(serde::Serialize, serde::Deserialize)]
     pub(crate) struct Person {

@@ -9,10 +9,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::{NamedService, UnaryService};
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
@@ -69,12 +69,11 @@ pub fn run(task: &Task, calls: Calls) -> Outcome<()> {
                 let listener = TcpListener::bind("127.0.0.1:0").await?;
                 say_address(&format!("http://{}", listener.local_addr()?))?;
                 let serving = Server::builder()
-                    .tcp_nodelay(true)
                     .max_concurrent_streams(streams)
                     .initial_stream_window_size(WINDOW_BYTES)
                     .initial_connection_window_size(WINDOW_BYTES)
                     .add_service(Mirror)
-                    .serve_with_incoming(TcpListenerStream::new(listener));
+                    .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
                 tokio::spawn(serving);
                 callers::serve_until_told().await
             }

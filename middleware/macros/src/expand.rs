@@ -124,6 +124,20 @@ fn client(service: &Service) -> TokenStream {
             #(#methods)*
         }
 
+        impl<C: ::quorate::codec::Codec> ::quorate::rpc::Candidate for #client<C> {
+            fn node(&self) -> ::quorate::node::NodeId {
+                self.client.node()
+            }
+
+            fn in_flight(&self) -> u32 {
+                self.client.outstanding()
+            }
+
+            fn is_reachable(&self) -> bool {
+                self.client.is_reachable()
+            }
+        }
+
         impl<C: ::quorate::codec::Codec> ::core::clone::Clone for #client<C> {
             fn clone(&self) -> Self {
                 Self {
@@ -247,6 +261,7 @@ fn schema(service: &Service) -> TokenStream {
             quote!(::quorate::rpc::ArgumentSchema { name: #name, ty: #ty, is_added: #is_added })
         });
         let result = type_text(&method.output.whole);
+        let is_streaming = method.is_streaming;
         let (kind, word) = match method.kind {
             Kind::AtMostOnce => (quote!(AtMostOnce), "at most once"),
             Kind::Idempotent => (quote!(Idempotent), "idempotent"),
@@ -270,6 +285,7 @@ fn schema(service: &Service) -> TokenStream {
                 arguments: &[#(#arguments),*],
                 result: #result,
                 semantics: ::quorate::rpc::Semantics::#kind,
+                is_streaming: #is_streaming,
                 deadline: #deadline,
             }
         }

@@ -73,6 +73,11 @@ use syn::parse_macro_input;
 /// Beside every method `x` the client has `x_start`: the request has left when it returns, and the `Deferred` that it
 /// returns is a future of the result.
 ///
+/// # Streams
+/// `#[streaming]` methods take or return `quorate::rpc::Incoming<T>` and `Outgoing<T>`, the halves of a stream. They have
+/// no deadline unless they say one. `Incoming<T>` as an argument is what the caller writes, as a result what the service
+/// writes.
+///
 /// # What cannot travel
 /// Borrowed arguments, generics, trait objects, `impl Trait`: a remote process has neither the memory nor the type.
 #[proc_macro_attribute]

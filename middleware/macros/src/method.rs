@@ -193,7 +193,8 @@ fn request(method: &Method) -> TokenStream {
             Passing::Value | Passing::Added => quote!(&#name),
         }
     });
-    let required = quote!(self.client.encode(&(#(#required,)*)));
+    let encode = if method.is_streaming { quote!(encode_streaming) } else { quote!(encode) };
+    let required = quote!(self.client.#encode(&(#(#required,)*)));
     let added: Vec<_> = method.passed(Passing::Added).map(|argument| &argument.name).collect();
     if added.is_empty() {
         return required;

@@ -8,7 +8,7 @@ use syn::{
     PathArguments, Result, ReturnType, TraitItem, TraitItemFn, Type, Visibility,
 };
 
-use crate::types::{fnv, is_option, is_run_of_bytes, travels, type_text};
+use crate::types::{self, fnv, is_option, is_run_of_bytes, travels, type_text};
 
 /// A service trait, checked.
 pub(crate) struct Service {
@@ -27,6 +27,7 @@ pub(crate) struct Method {
     pub(crate) arguments: Vec<Argument>,
     pub(crate) output: Output,
     pub(crate) kind: Kind,
+    pub(crate) is_streaming: bool,
     pub(crate) deadline: Option<Duration>,
     pub(crate) default: Option<Block>,
     /// FNV-1a of the name: the same for every build that calls the method so.
@@ -182,10 +183,16 @@ fn method(function: &TraitItemFn, errors: &mut Errors) -> Option<Method> {
     let arguments = arguments(function, errors);
     let output = output(&signature.output, errors);
     let attributes = attributes(function, &output, errors);
+    let holds_stream =
+        arguments.iter().map(|argument| &argument.ty).chain([&output.whole]).any(types::holds_stream);
     if errors.count() > before {
         return None;
     }
-    let (kind, deadline, attributes) = attributes;
+    let (kind, is_streaming, deadline, attributes) = attributes;
+    if !is_streaming && holds_stream {
+        errors.add(name, "streams travel with streaming methods: mark it `#[streaming]`");
+        return None;
+    }
     let required = arguments.iter().filter(|argument| argument.passing != Passing::Added);
     let types = required.map(Argument::text).collect::<Vec<_>>().join(", ");
     let result = type_text(&output.whole);
@@ -197,6 +204,7 @@ fn method(function: &TraitItemFn, errors: &mut Errors) -> Option<Method> {
         arguments,
         output,
         kind,
+        is_streaming,
         deadline,
         default: function.default.clone(),
     })
@@ -319,8 +327,9 @@ fn attributes(
     function: &TraitItemFn,
     output: &Output,
     errors: &mut Errors,
-) -> (Kind, Option<Duration>, Vec<Attribute>) {
+) -> (Kind, bool, Option<Duration>, Vec<Attribute>) {
     let mut kind = Kind::AtMostOnce;
+    let mut is_streaming = false;
     let mut deadline = None;
     let mut others = Vec::new();
     for attribute in &function.attrs {
@@ -351,7 +360,12 @@ fn attributes(
                 Err(message) => errors.add(attribute, message),
             },
             "at_least_once" => errors.add(attribute, "what may be executed again says `#[idempotent]`"),
-            "streaming" => errors.add(attribute, "`#[streaming]` is not supported yet"),
+            "streaming" => {
+                if !matches!(attribute.meta, Meta::Path(_)) {
+                    errors.add(attribute, "`#[streaming]` takes no arguments");
+                }
+                is_streaming = true;
+            }
             "cfg" | "cfg_attr" => {
                 errors
                     .add(attribute, "both sides must see the same methods: put `#[cfg]` on the whole trait");
@@ -370,7 +384,13 @@ fn attributes(
             errors.add(&function.sig.ident, "a one-way method has no deadline: nobody waits for its answer");
         }
     }
-    (kind, deadline, others)
+    if is_streaming && kind != Kind::AtMostOnce {
+        errors.add(
+            &function.sig.ident,
+            "a streaming method is executed at most once: a stream cannot be read twice",
+        );
+    }
+    (kind, is_streaming, deadline, others)
 }
 
 fn is_restored(input: &FnArg) -> bool {

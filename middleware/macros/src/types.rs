@@ -76,6 +76,19 @@ pub(crate) fn is_run_of_bytes(ty: &Type) -> bool {
     }
 }
 
+/// Whether a stream of ours is somewhere in it.
+pub(crate) fn holds_stream(ty: &Type) -> bool {
+    match ty {
+        Type::Path(path) => path.path.segments.iter().any(|segment| {
+            let PathArguments::AngleBracketed(arguments) = &segment.arguments else { return false };
+            let inner = |argument: &GenericArgument| matches!(argument, GenericArgument::Type(ty) if holds_stream(ty));
+            segment.ident == "Incoming" || segment.ident == "Outgoing" || arguments.args.iter().any(inner)
+        }),
+        Type::Tuple(tuple) => tuple.elems.iter().any(holds_stream),
+        _ => false,
+    }
+}
+
 pub(crate) fn is_option(ty: &Type) -> bool {
     matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Option"))
 }

@@ -24,13 +24,18 @@ pub(super) struct Request {
     pub(super) body: Bytes,
     /// See [`Encoded`](super::generated::Encoded).
     pub(super) has_added: bool,
+    /// The streams that travel with it.
+    pub(super) streams: Vec<u64>,
     pub(super) deadline: Duration,
 }
 
 /// One call. It begins at the first poll, or when told to; dropping it cancels it, here and on the server.
 pub(super) struct Call<K: Deref<Target = Core>> {
-    core: K,
+    pub(super) core: K,
+    pub(super) method: &'static MethodSchema,
     deadline: Duration,
+    /// Streams that end with the call, unless it succeeds.
+    streams: Vec<u64>,
     progress: Progress,
 }
 
@@ -51,13 +56,22 @@ pub(super) enum Started {
 }
 
 impl<K: Deref<Target = Core>> Call<K> {
-    pub(super) fn new(core: K, request: Request) -> Self {
-        Self { core, deadline: request.deadline, progress: Progress::Wanted(request) }
+    pub(super) fn new(core: K, mut request: Request) -> Self {
+        let (method, deadline) = (request.method, request.deadline);
+        let streams = std::mem::take(&mut request.streams);
+        Self { core, method, deadline, streams, progress: Progress::Wanted(request) }
     }
 
     /// Sends the request without waiting for anything.
     pub(super) fn begin(&mut self) {
         self.start(None);
+    }
+
+    fn ended(&mut self, result: Result<Bytes, CallError>) -> Result<Bytes, CallError> {
+        if result.is_ok() {
+            self.streams = Vec::new();
+        }
+        result
     }
 
     fn start(&mut self, waker: Option<&Waker>) {
@@ -89,7 +103,8 @@ impl<K: Deref<Target = Core> + Unpin> Future for Call<K> {
                 let mut state = self.core.lock();
                 if let Some(outcome) = state.take_outcome(token) {
                     drop(state);
-                    return Poll::Ready(read(outcome, self.deadline));
+                    let result = read(outcome, self.deadline);
+                    return Poll::Ready(self.ended(result));
                 }
                 if let Waiter::Calling(known) = &mut state.waiters[token as usize] {
                     match known {
@@ -101,7 +116,7 @@ impl<K: Deref<Target = Core> + Unpin> Future for Call<K> {
                 self.progress = Progress::Going { token, call };
                 Poll::Pending
             }
-            Progress::Ended(result) => Poll::Ready(result),
+            Progress::Ended(result) => Poll::Ready(self.ended(result)),
             // Polled after it was ready: a caller's mistake that must not end in a panic.
             Progress::Wanted(_) | Progress::Over => Poll::Pending,
         }
@@ -110,6 +125,9 @@ impl<K: Deref<Target = Core> + Unpin> Future for Call<K> {
 
 impl<K: Deref<Target = Core>> Drop for Call<K> {
     fn drop(&mut self) {
+        if !self.streams.is_empty() {
+            self.core.streams.break_off(|_, stream| self.streams.contains(&stream));
+        }
         let Progress::Going { token, call } = self.progress else { return };
         let mut state = self.core.lock();
         if matches!(state.forget(token), Waiter::Calling(_)) {

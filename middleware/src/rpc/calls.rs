@@ -24,6 +24,7 @@ use super::client::ClientOptions;
 use super::error::{BindError, CallError, NotSent};
 use super::generated;
 use super::here::Local;
+use super::port::Streams;
 use super::post::{self, Posted, Way};
 use crate::node::{
     Channel, ChannelGuard, ChannelHandler, Identity, Lane, Node, NodeId, PeerEvent, identity_of,
@@ -32,11 +33,11 @@ use crate::node::{
 
 /// What all clones of a client share.
 pub(super) struct Core {
-    node: Node,
+    pub(super) node: Node,
     pub(super) server: NodeId,
-    number: u32,
+    pub(super) number: u32,
     /// Where the service hears.
-    channel: Channel,
+    pub(super) channel: Channel,
     pub(super) options: ClientOptions,
     /// The zero of the machine's time.
     epoch: Instant,
@@ -44,6 +45,7 @@ pub(super) struct Core {
     /// Somebody needs the task: an earlier deadline, or a full connection.
     task_wanted: Arc<Notify>,
     task: OnceLock<AbortHandle>,
+    pub(super) streams: Streams,
     /// Where we hear; closes when the last clone is dropped.
     _replies: ChannelGuard,
 }
@@ -51,8 +53,8 @@ pub(super) struct Core {
 pub(super) struct State {
     pub(super) machine: rpc::Client,
     outputs: Outputs<rpc::Client>,
-    way: Way,
-    head: BytesMut,
+    pub(super) way: Way,
+    pub(super) head: BytesMut,
     /// Kept for its room.
     wakers: Vec<Waker>,
     pub(super) waiters: Vec<Waiter>,
@@ -127,6 +129,7 @@ impl Core {
             }),
             task_wanted: Arc::new(Notify::new()),
             task: OnceLock::new(),
+            streams: Streams::new(true),
             _replies: guard,
         });
         // Nobody else knows the cell or the handle yet, so both are empty.
@@ -171,7 +174,7 @@ impl Core {
 
     /// Begins a call; it is on its way when this returns, or waits for the server to come back.
     pub(super) fn start(&self, request: Request, waker: Option<&Waker>) -> Result<Started, CallError> {
-        let Request { method, semantics, body, has_added, deadline } = request;
+        let Request { method, semantics, body, has_added, deadline, streams: _ } = request;
         let mut state = self.lock();
         let token = state.free.pop().unwrap_or_else(|| {
             state.waiters.push(Waiter::Free);
@@ -338,6 +341,7 @@ impl Drop for Core {
         if let Some(task) = self.task.get() {
             task.abort();
         }
+        self.streams.break_off(|_, _| true);
     }
 }
 
@@ -376,8 +380,9 @@ impl ChannelHandler for Replies {
         let mut state = core.lock();
         let now = core.now();
         let mut wakers = std::mem::take(&mut state.wakers);
+        let mut words = Vec::new();
         for frame in frames.drain(..) {
-            let read = post::each_message(frame, |message| {
+            let read = post::each_message(frame, &mut words, |message| {
                 core.step_at(now, &mut state, Input::Received { from, message }, &mut wakers);
             });
             if let Err(error) = read {
@@ -387,10 +392,22 @@ impl ChannelHandler for Replies {
         drop(state);
         wakers.drain(..).for_each(Waker::wake);
         core.lock().wakers = wakers;
+        for spoken in words.into_iter().filter(|spoken| spoken.client == core.number) {
+            if let Some(answer) = core.streams.hear(core.peer(), spoken) {
+                // Should it not leave, the other half asks again.
+                let _ = core.say(&answer);
+            }
+        }
         Poll::Ready(())
     }
 
     fn on_peer(&self, event: PeerEvent) {
+        if let PeerEvent::Down(peer) = event
+            && let Some(core) = self.0.get().and_then(Weak::upgrade)
+            && peer.node == core.server
+        {
+            core.streams.break_off(|_, _| true);
+        }
         self.tell(match event {
             PeerEvent::Up(peer) => Input::Reachable(process_id_of(peer)),
             PeerEvent::Down(peer) => Input::Unreachable(process_id_of(peer)),

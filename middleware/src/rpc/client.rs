@@ -15,12 +15,13 @@ use tokio::time::Instant;
 
 use super::call::{Call, Request};
 use super::calls::Core;
+use super::context;
 use super::deferred::Deferred;
 use super::error::{BindError, CallError, NotSent};
 use super::generated::{self, Boxed, Encoded};
 use super::here::{Desk, HereCall, Local};
-use super::post;
 use super::schema::{MethodSchema, Semantics};
+use super::{port, post};
 use crate::codec::{Codec, decode_frame};
 use crate::node::{Address, Identity, Node, NodeId};
 
@@ -246,22 +247,32 @@ impl<C: Codec> Client<C> {
         self.core.lock().machine.outstanding()
     }
 
+    /// The server is known to live, as far as anybody knows: calls leave at once.
+    pub fn is_reachable(&self) -> bool {
+        self.core.lock().machine.bound_to().is_some()
+    }
+
     /// Totals over all clones.
     pub fn stats(&self) -> rpc::ClientStats {
         self.core.lock().machine.stats()
     }
 
     fn deadline(&self, method: &MethodSchema) -> Duration {
-        self.deadline.or(method.deadline).unwrap_or(self.core.options.call_deadline)
+        // A stream may go on for as long as it likes.
+        let usual = if method.is_streaming { post::FAR } else { self.core.options.call_deadline };
+        let own = self.deadline.or(method.deadline).unwrap_or(usual);
+        context::time_left().map_or(own, |left| own.min(left))
     }
 
     fn request(&self, method: &'static MethodSchema, encoded: Encoded) -> Request {
-        let Encoded { body, has_added } = encoded;
+        let Encoded { body, has_added, streams } = encoded;
         let semantics = match (method.semantics, self.semantics) {
+            // A stream cannot be read twice.
+            (declared, _) if method.is_streaming => declared,
             (Semantics::OneWay, _) | (_, None | Some(Semantics::OneWay)) => method.semantics,
             (_, Some(chosen)) => chosen,
         };
-        Request { method, semantics, body, has_added, deadline: self.deadline(method) }
+        Request { method, semantics, body, has_added, streams, deadline: self.deadline(method) }
     }
 }
 
@@ -272,7 +283,13 @@ impl<C: Codec> Client<C> {
     pub fn encode<A: Serialize>(&self, arguments: &A) -> Result<Encoded, CallError> {
         let body = generated::encode::<C, A>(arguments)
             .map_err(|error| CallError::NotSent(NotSent::Encode(error)))?;
-        Ok(Encoded { body, has_added: false })
+        Ok(Encoded { body, has_added: false, streams: Vec::new() })
+    }
+
+    /// Encodes arguments that may be streams.
+    pub fn encode_streaming<A: Serialize>(&self, arguments: &A) -> Result<Encoded, CallError> {
+        let (encoded, streams) = port::through(self.core.link(), || self.encode(arguments));
+        encoded.map(|encoded| Encoded { streams, ..encoded })
     }
 
     /// Makes a call.
@@ -282,7 +299,8 @@ impl<C: Codec> Client<C> {
         encoded: Result<Encoded, CallError>,
     ) -> Result<R, CallError> {
         let reply = Call::new(&*self.core, self.request(method, encoded?)).await?;
-        decode_frame::<C, R>(&reply).map_err(CallError::BadReply)
+        let decode = || decode_frame::<C, R>(&reply).map_err(CallError::BadReply);
+        if method.is_streaming { port::through(self.core.link(), decode).0 } else { decode() }
     }
 
     /// Begins a call.

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::call::Call;
 use super::calls::Core;
 use super::error::CallError;
+use super::port;
 
 /// A call whose request has left: a future of its result. What a generated client's `x_start` methods return.
 ///
@@ -77,7 +78,13 @@ impl<T: Unpin, E: From<CallError> + Unpin> Future for Deferred<T, E> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
             Way::Messages { call, read } => {
-                Pin::new(call).poll(cx).map(|reply| reply.map_err(E::from).and_then(*read))
+                let Poll::Ready(reply) = Pin::new(&mut *call).poll(cx) else { return Poll::Pending };
+                let reply = reply?;
+                Poll::Ready(if call.method.is_streaming {
+                    port::through(call.core.link(), || read(reply)).0
+                } else {
+                    read(reply)
+                })
             }
             Way::Here { task } => Pin::new(&mut task.0).poll(cx).map(|ended| {
                 // It is aborted only by the end of the runtime; a panic of the handler is caught before.

@@ -42,11 +42,12 @@ pub struct Encoded {
     pub(super) body: Bytes,
     /// Behind the required arguments stand added ones.
     pub(super) has_added: bool,
+    pub(super) streams: Vec<u64>,
 }
 
 /// Arguments behind the required ones: `u32` length of what is required, that, then for each added argument its
 /// length and its bytes.
-pub struct Added(BytesMut);
+pub struct Added(BytesMut, Vec<u64>);
 
 impl Added {
     /// Begins behind the required arguments.
@@ -54,7 +55,7 @@ impl Added {
         let mut all = BytesMut::with_capacity(required.body.len() + BUFFER_BYTES_MIN);
         all.put_u32_le(required.body.len() as u32);
         all.put_slice(&required.body);
-        Self(all)
+        Self(all, required.streams)
     }
 
     /// Appends one.
@@ -69,7 +70,7 @@ impl Added {
 
     /// All of them.
     pub fn end(self) -> Encoded {
-        Encoded { body: self.0.freeze(), has_added: true }
+        Encoded { body: self.0.freeze(), has_added: true, streams: self.1 }
     }
 }
 

@@ -46,20 +46,33 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod answers;
+mod balance;
 mod call;
 mod calls;
 mod client;
+mod compat;
+mod context;
 mod deferred;
 mod error;
 mod exactly_once;
 #[doc(hidden)]
 pub mod generated;
 mod here;
+mod pipe;
+mod port;
 mod post;
 mod schema;
 mod server;
+mod stream;
+mod to_client;
+mod to_service;
+mod together;
 
+pub use balance::{Balance, Balanced, Candidate, Failure, Nobody};
 pub use client::{Client, ClientOptions, Here, IntoPlace, Patience, Place};
+pub use compat::{Change, Difference, Outline, OutlineError, check};
+pub use context::{Caller, caller};
 pub use deferred::Deferred;
 pub use error::{BindError, CallError, NotSent, RpcError, ServeError};
 pub use exactly_once::{
@@ -68,3 +81,5 @@ pub use exactly_once::{
 pub use quorate_protocols::rpc::{ClientStats, CompletionStats, Doubt, Refusal, Rejection, ServerStats};
 pub use schema::{ArgumentSchema, MethodSchema, Schema, Semantics};
 pub use server::{ServeOptions, ServeStats, Service, Serving};
+pub use stream::{Incoming, Outgoing, StreamError, stream};
+pub use together::{NotEnough, Wanted, together};

@@ -7,6 +7,7 @@ use quorate_protocols::rpc::Message;
 use quorate_protocols::{Lane, ProcessId, Time, Wire, WireError};
 use tokio::time::Instant;
 
+use super::port::{Spoken, Unsaid};
 use crate::node::{self, Channel, Identity, Node, NodeId, Outlet, SendError, identity_of, lane_of};
 
 /// What became of a message that is not to be tried again.
@@ -50,10 +51,10 @@ impl Way {
         head.clear();
         let body = message.encode_head(head);
         let lane = lane_of(lane);
-        if let Some(posted) = self.shorter(node, life, lane, channel, head, &body) {
+        if let Some(posted) = self.shorter(node, life, lane, channel, head, body) {
             return posted;
         }
-        outcome(node.send(to, lane, channel, &[head], body))
+        outcome(node.send(to, lane, channel, &[head], body.clone()))
     }
 
     /// Sends to one life of a client; a later one has other calls.
@@ -68,10 +69,32 @@ impl Way {
         head.clear();
         let body = message.encode_head(head);
         let (to, lane, channel) = (identity_of(to), lane_of(lane), reply_channel(message.client()));
-        if let Some(posted) = self.shorter(node, Some(to), lane, channel, head, &body) {
+        if let Some(posted) = self.shorter(node, Some(to), lane, channel, head, body) {
             return posted;
         }
-        outcome(node.send_to_life(to, lane, channel, &[head], body))
+        outcome(node.send_to_life(to, lane, channel, &[head], body.clone()))
+    }
+
+    /// Sends a word of a stream.
+    pub(super) fn say(
+        &mut self,
+        node: &Node,
+        to: Identity,
+        channel: Channel,
+        spoken: &Spoken,
+        head: &mut BytesMut,
+    ) -> Result<(), Unsaid> {
+        head.clear();
+        let body = spoken.encode_head(head);
+        // Items must not hold up calls; what a reader says is small and waited for.
+        let lane = if spoken.word.is_writers() { node::Lane::Bulk } else { node::Lane::Urgent };
+        match self.shorter(node, Some(to), lane, channel, head, &body) {
+            Some(Ok(Posted::Sent)) => Ok(()),
+            Some(Ok(Posted::TooLarge { size, limit })) => Err(Unsaid::TooLarge { size, limit }),
+            Some(Err(Full)) => Err(Unsaid::Full),
+            // A stream lasts as long as its connection.
+            Some(Ok(Posted::ShutDown | Posted::NoRoom { .. })) | None => Err(Unsaid::Gone),
+        }
     }
 
     /// Sends over the connection that is known, or found now; `None` when there is none.
@@ -107,13 +130,21 @@ impl Way {
     }
 }
 
-/// Gives the messages of a frame, in order.
+/// Gives the messages of a frame, in order; words of streams are put aside.
 ///
 /// # Errors
 /// [`WireError`] at the first that is damaged; what stands behind it is lost.
-pub(super) fn each_message(mut frame: Bytes, mut take: impl FnMut(Message)) -> Result<(), WireError> {
+pub(super) fn each_message(
+    mut frame: Bytes,
+    words: &mut Vec<Spoken>,
+    mut take: impl FnMut(Message),
+) -> Result<(), WireError> {
     loop {
-        take(Message::decode(&mut frame)?);
+        if Spoken::is_next(&frame) {
+            words.push(Spoken::decode(&mut frame)?);
+        } else {
+            take(Message::decode(&mut frame)?);
+        }
         if frame.is_empty() {
             return Ok(());
         }

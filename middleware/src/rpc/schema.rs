@@ -33,6 +33,8 @@ pub struct MethodSchema {
     pub result: &'static str,
     /// How often a request may be executed.
     pub semantics: Semantics,
+    /// Streams travel with it or with its answer: without a deadline of its own it has none.
+    pub is_streaming: bool,
     /// What `#[deadline]` says.
     pub deadline: Option<Duration>,
 }
@@ -52,6 +54,21 @@ impl Schema {
     /// The method with this id.
     pub fn method(&self, id: u32) -> Option<&'static MethodSchema> {
         self.methods.iter().find(|method| method.id == id)
+    }
+}
+
+impl MethodSchema {
+    /// Semantics and deadline for people; empty for what needs no word.
+    pub(super) fn manner(&self) -> String {
+        let semantics = match self.semantics {
+            Semantics::AtMostOnce => None,
+            Semantics::Idempotent => Some("idempotent".to_owned()),
+            Semantics::OneWay => Some("one way".to_owned()),
+            Semantics::ExactlyOnce => Some("exactly once".to_owned()),
+        };
+        let deadline = self.deadline.map(|deadline| format!("deadline {deadline:?}"));
+        let streaming = self.is_streaming.then(|| "streaming".to_owned());
+        semantics.into_iter().chain(streaming).chain(deadline).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -80,14 +97,9 @@ impl fmt::Display for MethodSchema {
             write!(f, "{comma}{added}{}: {}", argument.name, argument.ty)?;
         }
         write!(f, ") -> {}   id {:08x} types {:08x}", self.result, self.id, self.signature)?;
-        match self.semantics {
-            Semantics::AtMostOnce => {}
-            Semantics::Idempotent => f.write_str(" idempotent")?,
-            Semantics::OneWay => f.write_str(" one way")?,
-            Semantics::ExactlyOnce => f.write_str(" exactly once")?,
-        }
-        if let Some(deadline) = self.deadline {
-            write!(f, " deadline {deadline:?}")?;
+        let manner = self.manner();
+        if !manner.is_empty() {
+            write!(f, " {manner}")?;
         }
         Ok(())
     }

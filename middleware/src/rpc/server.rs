@@ -3,11 +3,10 @@
 //! Method      the reader task of a connection steps the machine with a batch of requests, polls each handler once,
 //!             right there, and answers all that are ready with one more step. Only a handler that has to wait gets
 //!             a task of its own. A handler that panics or is abandoned gives a typed doubt, never a silence.
-//! Limits      [`ServeOptions`]; requests of a client that lets more than `BLOCKED_BYTES_MAX` of answers pile up are
-//!             dropped until it reads.
+//! Limits      [`ServeOptions`].
 
 use std::any::Any;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,20 +17,23 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocols::rpc::{
-    self, Doubt, Execution, Message, Refusal, ServerCommand, ServerConfig, ServerEvent, Verdict,
+    self, Doubt, Execution, Refusal, ServerCommand, ServerConfig, ServerEvent, Verdict,
 };
-use quorate_protocols::{Input, Lane, Machine, Output, Outputs, ProcessId, Time};
+use quorate_protocols::{Input, Machine, Output, Outputs, Time};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::answers::{BLOCKED_BYTES_MAX, Blocked};
+use super::context::{self, Caller};
 use super::error::ServeError;
 use super::exactly_once::{Durable, Keeper, State as DurableState, Task};
 use super::generated::{self, AnyService, Dispatched};
 use super::here::{Desk, Local};
-use super::post::{self, Posted, Way};
+use super::port::{self, Link, Streams};
+use super::post::{self, Way};
 use super::schema::{MethodSchema, Schema, Semantics};
-use crate::node::{self, ChannelGuard, ChannelHandler, Identity, Node, NodeId, process_id_of};
+use crate::node::{self, ChannelGuard, ChannelHandler, Identity, Node, NodeId, PeerEvent, process_id_of};
 
 /// Something that other processes can call; `#[service]` makes it of a trait.
 pub trait Service: Send + Sync + 'static {
@@ -147,6 +149,7 @@ impl Node {
                 blocked: BTreeMap::new(),
                 totals: Totals::default(),
             }),
+            streams: Streams::new(false),
             idle: Notify::new(),
         });
         let guard = self
@@ -219,6 +222,7 @@ impl Drop for Serving {
     fn drop(&mut self) {
         self.guard.take();
         self.core.desk.end();
+        self.core.streams.break_off(|_, _| true);
         let mut state = self.core.lock();
         for (_, task) in std::mem::take(&mut state.running) {
             task.abort();
@@ -256,38 +260,33 @@ pub struct ServeStats {
     pub shed: u64,
 }
 
-struct Core {
-    node: Node,
+pub(super) struct Core {
+    pub(super) node: Node,
     /// Where callers of this very node are served.
     desk: Arc<Desk>,
-    name: String,
+    pub(super) name: String,
     service: Box<dyn Service>,
     /// Keeps the effects of exactly-once calls.
     keeper: Option<Arc<dyn Keeper>>,
     /// The zero of the machine's time.
     epoch: Instant,
     state: Mutex<State>,
+    pub(super) streams: Streams,
     /// Told whenever nothing executes and nothing waits to be sent.
-    idle: Notify,
+    pub(super) idle: Notify,
 }
 
-struct State {
-    machine: rpc::Server,
+pub(super) struct State {
+    pub(super) machine: rpc::Server,
     outputs: Outputs<rpc::Server>,
     /// To whom was answered last: answers come in runs.
-    way: Way,
-    head: BytesMut,
+    pub(super) way: Way,
+    pub(super) head: BytesMut,
     /// The tasks of handlers that have to wait.
     running: BTreeMap<Execution, AbortHandle>,
     /// Answers that found a connection full.
-    blocked: BTreeMap<NodeId, Blocked>,
+    pub(super) blocked: BTreeMap<NodeId, Blocked>,
     totals: Totals,
-}
-
-#[derive(Default)]
-struct Blocked {
-    answers: VecDeque<(ProcessId, Lane, Message)>,
-    bytes: usize,
 }
 
 #[derive(Default)]
@@ -310,7 +309,7 @@ struct Order {
 }
 
 impl Core {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // A panic under the lock (a failed debug assertion) must not silence the service.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -372,67 +371,14 @@ impl Core {
         }
     }
 
-    fn answer(self: &Arc<Self>, state: &mut State, to: ProcessId, lane: Lane, message: Message) {
-        let node = node::identity_of(to).node;
-        if !state.blocked.contains_key(&node) {
-            if self.try_answer(state, to, lane, &message) {
-                return;
-            }
-            tokio::spawn(Arc::clone(self).unblock(node));
-        }
-        let blocked = state.blocked.entry(node).or_default();
-        blocked.bytes += size(&message);
-        blocked.answers.push_back((to, lane, message));
-    }
-
-    /// False when the connection is full.
-    fn try_answer(&self, state: &mut State, to: ProcessId, lane: Lane, message: &Message) -> bool {
-        match state.way.answer(&self.node, to, lane, message, &mut state.head) {
-            Ok(Posted::TooLarge { size, limit }) => {
-                tracing::warn!(service = self.name, peer = %to, size, limit, "a reply exceeds the limit");
-                let Message::Reply { client, session, call, .. } = *message else { return true };
-                let verdict = Verdict::Doubtful(Doubt::ReplyUnsendable);
-                let message = Message::Reply { client, session, call, verdict };
-                state.way.answer(&self.node, to, lane, &message, &mut state.head).is_ok()
-            }
-            Ok(_) => true,
-            Err(post::Full) => false,
-        }
-    }
-
-    /// Sends what waits for a full connection, in order.
-    async fn unblock(self: Arc<Self>, node: NodeId) {
-        loop {
-            // An error ends the waiting too: answers to somebody who is gone are dropped by the sending.
-            let _ = self.node.ready(node, node::Lane::Ordinary).await;
-            let mut state = self.lock();
-            loop {
-                let next = state.blocked.get_mut(&node).and_then(|blocked| blocked.answers.pop_front());
-                let Some((to, lane, message)) = next else {
-                    state.blocked.remove(&node);
-                    if state.machine.executing() == 0 && state.blocked.is_empty() {
-                        self.idle.notify_waiters();
-                    }
-                    return;
-                };
-                let is_sent = self.try_answer(&mut state, to, lane, &message);
-                if let Some(blocked) = state.blocked.get_mut(&node) {
-                    if !is_sent {
-                        blocked.answers.push_front((to, lane, message));
-                        break;
-                    }
-                    blocked.bytes -= size(&message);
-                }
-            }
-        }
-    }
-
     /// Begins every order; those that are done at once are answered together.
-    fn execute(self: &Arc<Self>, orders: Vec<Order>) {
+    fn execute(self: &Arc<Self>, orders: &mut Vec<Order>) {
         let mut done = Vec::with_capacity(orders.len());
-        for order in orders {
+        for order in orders.drain(..) {
             let execution = order.execution;
             let deadline = order.deadline;
+            let patience = (!execution.one_way).then_some(deadline);
+            let caller = Caller::new(node::identity_of(execution.from), self.epoch, patience);
             let mut handler = match self.begin(order) {
                 Ok(handler) => handler,
                 Err(verdict) => {
@@ -441,9 +387,9 @@ impl Core {
                 }
             };
             // Most handlers need not wait: they are done here and never become a task.
-            match self.poll(execution, &mut handler, &mut Context::from_waker(Waker::noop())) {
+            match self.poll(execution, caller, &mut handler, &mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(verdict) => done.push((execution, verdict)),
-                Poll::Pending => self.spawn(execution, deadline, handler),
+                Poll::Pending => self.spawn(execution, caller, deadline, handler),
             }
         }
         if done.is_empty() {
@@ -457,7 +403,7 @@ impl Core {
         }
     }
 
-    fn begin(&self, order: Order) -> Result<Handler, Verdict> {
+    fn begin(self: &Arc<Self>, order: Order) -> Result<Handler, Verdict> {
         let Order { execution, method, signature, body, acknowledged, unless, .. } = order;
         let Some(schema) = self.service.schema().method(method) else {
             return Err(Verdict::Refused(Refusal::NoSuchMethod));
@@ -470,7 +416,12 @@ impl Core {
             return Err(Verdict::Refused(Refusal::SignatureMismatch));
         };
         // Users' `Deserialize` and the body of a handler up to its first await run in here.
-        match catch_unwind(AssertUnwindSafe(|| self.service.dispatch(method, body, added))) {
+        let link: Option<Arc<dyn Link>> = schema.is_streaming.then(|| self.link(execution));
+        let dispatch = || match &link {
+            Some(link) => port::through(Arc::clone(link), || self.service.dispatch(method, body, added)).0,
+            None => self.service.dispatch(method, body, added),
+        };
+        match catch_unwind(AssertUnwindSafe(dispatch)) {
             Ok(Dispatched::Running(future)) => {
                 let is_kept = execution.seat != 0 || schema.semantics == Semantics::ExactlyOnce;
                 let future = match &self.keeper {
@@ -480,7 +431,7 @@ impl Core {
                     }
                     _ => future,
                 };
-                Ok(Handler { method: schema.name, future })
+                Ok(Handler { method: schema.name, link, future })
             }
             Ok(Dispatched::Refused(refusal)) => Err(Verdict::Refused(refusal)),
             Err(_) => Err(self.panicked(execution, schema.name)),
@@ -488,11 +439,23 @@ impl Core {
     }
 
     /// Polls a handler; its panic becomes a verdict.
-    fn poll(&self, execution: Execution, handler: &mut Handler, cx: &mut Context<'_>) -> Poll<Verdict> {
+    fn poll(
+        &self,
+        execution: Execution,
+        caller: Caller,
+        handler: &mut Handler,
+        cx: &mut Context<'_>,
+    ) -> Poll<Verdict> {
         // The handler is dropped after a panic and never polled again: nothing half-changed of it is seen. The
         // service itself is shared by design and guards its own state, as with any panic in any task.
-        catch_unwind(AssertUnwindSafe(|| handler.future.as_mut().poll(cx)))
-            .unwrap_or_else(|_| Poll::Ready(self.panicked(execution, handler.method)))
+        catch_unwind(AssertUnwindSafe(|| {
+            context::during(caller, || match &handler.link {
+                // The answer is encoded in there, and may hold streams.
+                Some(link) => port::through(Arc::clone(link), || handler.future.as_mut().poll(cx)).0,
+                None => handler.future.as_mut().poll(cx),
+            })
+        }))
+        .unwrap_or_else(|_| Poll::Ready(self.panicked(execution, handler.method)))
     }
 
     fn panicked(&self, execution: Execution, method: &'static str) -> Verdict {
@@ -501,7 +464,7 @@ impl Core {
         Verdict::Doubtful(Doubt::HandlerFailed)
     }
 
-    fn spawn(self: &Arc<Self>, execution: Execution, deadline: Time, mut handler: Handler) {
+    fn spawn(self: &Arc<Self>, execution: Execution, caller: Caller, deadline: Time, mut handler: Handler) {
         let core = Arc::clone(self);
         let until = post::instant_of(self.epoch, deadline);
         let mut state = self.lock();
@@ -511,7 +474,7 @@ impl Core {
         }
         // Under the lock, so that the task cannot end before it is noted.
         let task = tokio::spawn(async move {
-            let run = std::future::poll_fn(|cx| core.poll(execution, &mut handler, cx));
+            let run = std::future::poll_fn(|cx| core.poll(execution, caller, &mut handler, cx));
             // A one-way request has nobody who gives up on it.
             let verdict = if execution.one_way {
                 run.await
@@ -530,6 +493,8 @@ impl Core {
 /// A request in the service's code.
 struct Handler {
     method: &'static str,
+    /// The way for its streams, if it has any.
+    link: Option<Arc<dyn Link>>,
     future: Pin<Box<dyn Future<Output = Verdict> + Send>>,
 }
 
@@ -537,6 +502,13 @@ struct Handler {
 struct Requests(Arc<Core>);
 
 impl ChannelHandler for Requests {
+    fn on_peer(&self, event: PeerEvent) {
+        if let PeerEvent::Down(peer) = event {
+            let gone = process_id_of(peer);
+            self.0.streams.break_off(|peer, _| peer == gone);
+        }
+    }
+
     fn local(&self) -> Option<Box<dyn Any + Send>> {
         if self.0.keeper.is_some() {
             return None;
@@ -557,30 +529,34 @@ impl ChannelHandler for Requests {
         }
         let now = post::time_since(core.epoch);
         let from = process_id_of(from);
-        let mut orders = Vec::with_capacity(frames.len());
+        let mut orders = Vec::with_capacity(ORDERS_PER_TURN);
+        let mut words = Vec::new();
         for frame in frames.drain(..) {
-            let read = post::each_message(frame, |message| {
+            let read = post::each_message(frame, &mut words, |message| {
                 core.step_at(now, &mut state, Input::Received { from, message }, &mut orders);
             });
             if let Err(error) = read {
                 state.totals.malformed += 1;
                 tracing::warn!(service = core.name, peer = %from, %error, "a damaged rpc message was dropped");
             }
+            if orders.len() >= ORDERS_PER_TURN {
+                drop(state);
+                core.execute(&mut orders);
+                state = core.lock();
+            }
         }
         drop(state);
-        if !orders.is_empty() {
-            core.execute(orders);
+        core.execute(&mut orders);
+        for spoken in words {
+            if let Some(answer) = core.streams.hear(from, spoken) {
+                // Should it not leave, the other half asks again.
+                let _ = core.say(from, &answer);
+            }
         }
         Poll::Ready(())
     }
 }
 
-/// What an answer counts while it waits.
-fn size(message: &Message) -> usize {
-    let body = if let Message::Reply { verdict: Verdict::Done(body), .. } = message { body.len() } else { 0 };
-    body + size_of::<Message>()
-}
-
-/// Answers to one client that may wait for room on its connection before its requests are dropped: twice what a lane
-/// holds, so that bursts that fit into flight do not hit it.
-const BLOCKED_BYTES_MAX: usize = 8 << 20;
+/// Requests that are begun before the first of them is answered: enough to share the locks, few enough to stay in a
+/// core's nearest memory on their way through it.
+const ORDERS_PER_TURN: usize = 64;

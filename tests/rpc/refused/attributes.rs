@@ -25,8 +25,12 @@ pub trait Attributes {
     async fn once_or_more(&self);
     #[at_least_once]
     async fn at_least_once(&self);
-    #[streaming]
+    #[streaming(both)]
     async fn streaming(&self);
+    #[streaming]
+    #[idempotent]
+    async fn repeated(&self);
+    async fn unmarked(&self, numbers: quorate::rpc::Incoming<u64>);
 }
 
 fn main() {}
