@@ -247,4 +247,4 @@ const READ: &str = "read";
 const COUNT: &str = "count";
 const HERE: &str = "here";
 /// How long the room for a subscriber that does not read may last.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
