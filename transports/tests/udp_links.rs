@@ -183,3 +183,42 @@ async fn t03_a_udp_link_that_is_closed_delivers_everything_first() {
     closed.unwrap();
     assert_eq!(got, body);
 }
+
+#[tokio::test]
+async fn t02_a_udp_listener_on_all_interfaces_is_reached_by_every_name_of_this_machine() {
+    let udp = Udp::new();
+    let mut listener = udp.listen(&"udp://*:0".parse().unwrap()).await.unwrap();
+    let everywhere = place(&listener.local_address());
+    let mut names =
+        vec![format!("127.0.0.1:{}", everywhere.port()), format!("0.0.0.0:{}", everywhere.port())];
+    // What the listener says of itself; with IPv6, that of it.
+    names.push(everywhere.to_string());
+    for name in names {
+        let address = Address::new("udp", &name).unwrap();
+        let (dialled, mut there) = tokio::join!(soon(udp.connect(&address)), accept(&mut listener));
+        let mut here = dialled.unwrap();
+        // No router stands between them: each end knows both addresses.
+        assert_eq!(here.local, there.peer, "{name}");
+        send(&mut here, name.as_bytes()).await.unwrap();
+        assert_eq!(receive(&mut there, &mut Inbox::new(100)).await.unwrap().unwrap(), name.as_bytes());
+    }
+}
+
+#[test]
+fn t03_a_udp_link_whose_runtime_has_ended_is_broken_and_not_silent() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (first, second) = (runtime(), runtime());
+    let (mut here, _there) = first.block_on(async {
+        let udp = Udp::new();
+        let mut listener = listen(&udp).await;
+        let address = listener.local_address();
+        let (dialled, there) = tokio::join!(udp.connect(&address), accept(&mut listener));
+        (dialled.unwrap(), there)
+    });
+    let waiting = std::thread::spawn(move || {
+        second.block_on(async move { receive(&mut here, &mut Inbox::new(100)).await.unwrap_err() })
+    });
+    drop(first);
+    let error = waiting.join().unwrap();
+    assert!(matches!(error, LinkError::Broken { .. }), "{error:?}");
+}

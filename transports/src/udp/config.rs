@@ -21,10 +21,11 @@ pub struct UdpConfig {
     /// lost, and the link breaks.
     pub packet_bytes: usize,
     /// Bytes of a link in one direction that each side keeps: what was sent and not acknowledged, what came and was not
-    /// read. Default 1 MiB, at least 4096. Larger carries more over long ways and makes urgent messages wait behind
+    /// read. Default 1 MiB, from 4096 to 1 GiB. Larger carries more over long ways and makes urgent messages wait behind
     /// bulk ones.
     pub link_bytes_max: usize,
-    /// Silence on a link before a sign of life is asked for, in milliseconds. Default 5000.
+    /// Silence on a link before a sign of life is asked for, in milliseconds. Default 5000; of more than half of
+    /// `silence_ms_max` only that holds.
     pub keepalive_ms: u32,
     /// Silence after which the peer of a link counts as gone, in milliseconds. Default 20000.
     pub silence_ms_max: u32,
@@ -45,13 +46,15 @@ impl UdpConfig {
     /// What the machine keeps to.
     pub(super) fn limits(&self) -> Limits {
         let nanos = |ms: u64| Duration::from_millis(ms.max(1)).as_nanos().min(NANOS_MAX) as Nanos;
-        let link_bytes_max = self.link_bytes_max.max(LINK_BYTES_MIN);
+        let link_bytes_max = self.link_bytes_max.clamp(LINK_BYTES_MIN, LINK_BYTES_MAX);
+        let silence_max = nanos(self.silence_ms_max.into());
         Limits {
             packet_bytes: self.packet_bytes.clamp(PACKET_BYTES_MIN, BYTES_MAX),
             send_bytes_max: link_bytes_max,
             receive_bytes_max: link_bytes_max,
-            keepalive: nanos(self.keepalive_ms.into()),
-            silence_max: nanos(self.silence_ms_max.into()),
+            // Who asks later than this gives up a peer that is well.
+            keepalive: nanos(self.keepalive_ms.into()).min(silence_max / 2),
+            silence_max,
             dial_max: nanos(self.connect_ms_max),
             handshake_max: nanos(self.handshake_ms_max.into()),
             handshakes_max: self.handshakes_max,
@@ -63,6 +66,8 @@ impl UdpConfig {
 
 /// A link below some packets makes no progress worth the name.
 const LINK_BYTES_MIN: usize = 4096;
+/// Larger than any path's bandwidth times its delay.
+const LINK_BYTES_MAX: usize = 1 << 30;
 /// A century: nothing overflows when it is added to the time.
 const NANOS_MAX: u128 = 100 * 365 * 24 * 3_600 * 1_000_000_000;
 
@@ -82,5 +87,27 @@ impl Default for UdpConfig {
             backlog_max: 256,
             links_max: 65_536,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t03_a_udp_link_asks_for_a_sign_of_life_before_it_gives_up() {
+        let config = UdpConfig { keepalive_ms: 60_000, silence_ms_max: 300, ..UdpConfig::default() };
+        let limits = config.limits();
+        assert!(limits.keepalive <= limits.silence_max / 2, "{limits:?}");
+        assert_eq!(UdpConfig::default().limits().keepalive, Duration::from_secs(5).as_nanos() as Nanos);
+    }
+
+    #[test]
+    fn t02_whatever_a_user_asks_for_a_udp_link_counts_without_an_overflow() {
+        let config =
+            UdpConfig { link_bytes_max: usize::MAX, packet_bytes: usize::MAX, ..UdpConfig::default() };
+        let limits = config.limits();
+        assert_eq!(limits.receive_bytes_max, LINK_BYTES_MAX);
+        assert_eq!(limits.packet_bytes, BYTES_MAX);
     }
 }

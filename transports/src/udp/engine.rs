@@ -28,7 +28,7 @@ struct State {
     machine: Endpoint<Path>,
     /// Gone when nobody needs it any more, or when the system took it away.
     socket: Option<BatchSocket>,
-    segments_max: usize,
+    packet_bytes: usize,
     epoch: Instant,
     waiting: BTreeMap<u64, Waiting>,
     acceptor: Option<Waker>,
@@ -52,12 +52,12 @@ impl Engine {
     /// Starts the task for a socket.
     pub(super) fn start(config: &UdpConfig, socket: BatchSocket, accepts: bool) -> Self {
         let limits = config.limits();
-        let segments_max = socket.segments_max(limits.packet_bytes);
+        let packet_bytes = limits.packet_bytes;
         let seed = ["one", "two"].map(|half| RandomState::new().hash_one(half));
         let state = State {
             machine: Endpoint::new(limits, seed, accepts),
             socket: Some(socket),
-            segments_max,
+            packet_bytes,
             epoch: Instant::now(),
             waiting: BTreeMap::new(),
             acceptor: None,
@@ -255,7 +255,10 @@ impl State {
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
-        while let Some(transmit) = self.machine.transmit(now, self.segments_max, &mut scratch) {
+        // Asked anew for every run: the system may say only when it gets one that it cannot cut it into packets.
+        while let Some(transmit) =
+            self.machine.transmit(now, socket.segments_max(self.packet_bytes), &mut scratch)
+        {
             if !socket.try_send(&transmit, &scratch) {
                 self.unsent = Some((transmit, scratch));
                 return;
@@ -285,7 +288,7 @@ impl State {
         }
     }
 
-    /// The system took the socket away: nothing will come or go.
+    /// The system took the socket away, or the task is gone: nothing will come or go.
     fn fail(&mut self) {
         self.socket = None;
         for waiting in self.waiting.values_mut() {
@@ -299,6 +302,13 @@ impl State {
 struct Driver {
     engine: Engine,
     timer: Timer,
+}
+
+impl Drop for Driver {
+    /// It may be that its runtime has ended: whoever waits elsewhere for a link must not wait for ever.
+    fn drop(&mut self) {
+        self.engine.with(|state, _| state.fail());
+    }
 }
 
 impl Future for Driver {

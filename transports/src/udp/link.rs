@@ -34,19 +34,31 @@ pub(super) async fn dial(config: &UdpConfig, address: &Address) -> Result<Link, 
     })
 }
 
-async fn dial_place(config: &UdpConfig, address: &Address, place: SocketAddr) -> io::Result<Link> {
-    let here: IpAddr = match place {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+async fn dial_place(config: &UdpConfig, address: &Address, mut place: SocketAddr) -> io::Result<Link> {
+    let (here, loopback): (IpAddr, IpAddr) = match place {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()),
     };
+    // It means this machine, as with TCP; but the answers come from an address, which must be the one that was dialled.
+    if place.ip().is_unspecified() {
+        place.set_ip(loopback);
+    }
     let socket = BatchSocket::bind(config, SocketAddr::new(here, 0))?;
-    let local = to_address(SCHEME, socket.local_address()?);
+    let local = to_address(SCHEME, SocketAddr::new(source(here, place)?, socket.local_address()?.port()));
     let engine = Engine::start(config, socket, false);
     let connection = Connection::new(&engine, engine.dial(Path { remote: place, local: None }));
     // Dropped before it is done, the attempt is given up.
     let halves = halves(connection);
     poll_fn(|cx| engine.poll_dialled(cx, halves.0.connection.id)).await?;
     Ok(stream::link(halves.0, halves.1, local, address.clone()))
+}
+
+/// The address of this machine from which it sends to `place`. Connecting a datagram socket only asks; nothing is sent.
+/// The link's own socket stays without one, so that it survives when this machine gets another address.
+fn source(here: IpAddr, place: SocketAddr) -> io::Result<IpAddr> {
+    let socket = std::net::UdpSocket::bind((here, 0))?;
+    socket.connect(place)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// The link of a connection that was accepted.

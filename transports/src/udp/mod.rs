@@ -3,7 +3,8 @@
 //! Guarantee   datagrams: as the contract of [`DatagramSocket`] says, each arrives whole or not at all, perhaps twice, in
 //!             any order. Links: as the contract of every link says, over a path that loses, repeats, reorders and
 //!             damages packets; a link survives a change of an end's address. Nothing authenticates the peer and nothing
-//!             hides the bytes: who sees the packets can forge them, who does not see them can do nothing.
+//!             hides the bytes: who sees the packets can forge them, who does not see them can neither break nor
+//!             change a link.
 //! Names       `udp://host:port`; port 0 lets the system choose; `udp://*:port` on all interfaces. Binding to a
 //!             multicast address, `udp://239.1.2.3:7000` or `udp://[ff02::1:2]:7000`, joins the group on all interfaces:
 //!             the socket gets what is sent there, several sockets of a machine may do so, and any socket sends to the

@@ -80,7 +80,7 @@ impl BatchSocket {
         self.socket.local_addr()
     }
 
-    /// How many packets of this size go in one call.
+    /// How many packets of this size go in one call; 1 from the moment on at which the system refused more.
     pub(super) fn segments_max(&self, packet_bytes: usize) -> usize {
         self.state.max_gso_segments().min(SEND_BYTES_MAX / packet_bytes.max(1)).max(1)
     }
@@ -125,7 +125,10 @@ impl BatchSocket {
                 let count = self.socket.try_io(Interest::READABLE, || {
                     self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut metas)
                 })?;
-                for (meta, bytes) in metas.iter().zip(&slices).take(count) {
+                // Nobody can answer to port 0, and who tries is told the same as when the system cannot batch.
+                let answerable =
+                    metas.iter().zip(&slices).take(count).filter(|(meta, _)| meta.addr.port() != 0);
+                for (meta, bytes) in answerable {
                     let from = Path { remote: plain(meta.addr), local: meta.dst_ip };
                     let bytes = &bytes[..meta.len.min(bytes.len())];
                     bytes.chunks(meta.stride.max(1)).for_each(|datagram| take(from, datagram));

@@ -163,7 +163,7 @@ impl<A: Copy + Eq> Connection<A> {
             dialled_from: place,
             is_dialled: peer == 0,
             phase,
-            recovery: Recovery::new(limits.packet_bytes, limits.send_bytes_max),
+            recovery: Recovery::new(limits.packet_bytes, limits.send_bytes_max, plant),
             received: Received::new(plant),
             out: Outgoing::new(credit, plant),
             incoming: Incoming::new(limits.receive_bytes_max, plant),
@@ -339,8 +339,9 @@ impl<A: Copy + Eq> Connection<A> {
         {
             self.out.on_lost(start, end, ends);
         }
-        self.owes.stop |= sent.stops && !self.stop_acked;
-        self.owes.abort |= sent.aborts && !self.abort_acked;
+        let says = |is_lost: bool, bug| is_lost && !self.plant.has(bug);
+        self.owes.stop |= says(sent.stops && !self.stop_acked, Planted::ForgetsLostStop);
+        self.owes.abort |= says(sent.aborts && !self.abort_acked, Planted::ForgetsLostAbort);
         self.owes.credit |= sent.grants;
     }
 

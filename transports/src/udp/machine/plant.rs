@@ -31,6 +31,12 @@ pub(super) enum Planted {
     ProbesWithoutPause,
     /// A silent peer is waited for without end.
     WaitsForEver,
+    /// That nobody reads any more is not said again when it got lost.
+    ForgetsLostStop,
+    /// Nor that nothing more will be written.
+    ForgetsLostAbort,
+    /// Losses do not make the window smaller.
+    NeverYields,
 }
 
 /// Which bug is planted; none by default.

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use super::Nanos;
 use super::pace::{Pacer, Rtt, Window};
 use super::packet::Acks;
+use super::plant::{Plant, Planted};
 
 /// Numbers by which packets may overtake each other without a loss.
 const REORDERED_MAX: u64 = 3;
@@ -43,6 +44,7 @@ pub(super) struct Recovery {
     pub(super) rtt: Rtt,
     window: Window,
     pacer: Pacer,
+    plant: Plant,
 }
 
 /// What an acknowledgement or the time says about packets.
@@ -57,7 +59,7 @@ pub(super) struct News {
 pub(super) struct Impossible;
 
 impl Recovery {
-    pub(super) fn new(packet_bytes: usize, window_max: usize) -> Self {
+    pub(super) fn new(packet_bytes: usize, window_max: usize, plant: Plant) -> Self {
         Self {
             next: 0,
             sent: BTreeMap::new(),
@@ -69,6 +71,7 @@ impl Recovery {
             rtt: Rtt::default(),
             window: Window::new(packet_bytes, window_max),
             pacer: Pacer::default(),
+            plant,
         }
     }
 
@@ -162,7 +165,9 @@ impl Recovery {
                 news.lost.push(sent);
             }
         }
-        if let Some((first_at, last_at)) = times {
+        if let Some((first_at, last_at)) = times
+            && !self.plant.has(Planted::NeverYields)
+        {
             let is_persistent =
                 self.rtt.is_measured() && last_at - first_at > PERSISTENT * self.rtt.overdue(0);
             self.window.on_lost(now, last_at, is_persistent);

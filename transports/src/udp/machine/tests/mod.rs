@@ -3,8 +3,10 @@
 mod plan;
 mod world;
 
+use super::PACKET_BYTES_MIN;
 use super::plant::Planted;
-use world::run;
+use plan::Plan;
+use world::{run, run_plan};
 
 /// Runs seeds; the panic names every one that fails, up to ten.
 fn sweep(seeds: std::ops::Range<u64>) -> u64 {
@@ -61,6 +63,8 @@ fn t02_every_planted_bug_of_the_udp_machine_is_found() {
         Planted::BelievesAnyReset,
         Planted::ProbesWithoutPause,
         Planted::WaitsForEver,
+        Planted::ForgetsLostStop,
+        Planted::ForgetsLostAbort,
     ];
     let mut missed = Vec::new();
     for bug in bugs {
@@ -72,6 +76,26 @@ fn t02_every_planted_bug_of_the_udp_machine_is_found() {
         }
     }
     assert!(missed.is_empty(), "nobody found {missed:?}");
+}
+
+/// How fast a stream over a narrow path was, of what the path carries, and how many packets it took for each that was
+/// needed.
+fn squeeze(bug: Option<Planted>) -> Result<(f64, f64), String> {
+    let (bytes_per_second, bytes) = (500_000, 3_000_000);
+    let summary = run_plan(1, Plan::narrow(bytes_per_second, bytes), bug)?;
+    let seconds = summary.read_at as f64 / 1e9;
+    // An acknowledgement for every second one.
+    let needed = bytes as f64 / PACKET_BYTES_MIN as f64 * 1.5;
+    Ok((bytes as f64 / seconds / bytes_per_second as f64, summary.packets as f64 / needed))
+}
+
+#[test]
+fn t02_a_stream_over_a_narrow_path_fills_it_and_yields_to_it() {
+    let fair = squeeze(None);
+    assert!(fair.as_ref().is_ok_and(|(share, packets)| *share > 0.8 && *packets < 1.15), "{fair:?}");
+    // Who never yields sends everything many times.
+    let rude = squeeze(Some(Planted::NeverYields));
+    assert!(rude.as_ref().is_ok_and(|(_, packets)| *packets > 1.3) || rude.is_err(), "{rude:?}");
 }
 
 const SEEDS: u64 = 3_000;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::fault::model::{Chance, LinkModel, LossModel, Rng};
+use crate::fault::model::{Bandwidth, Chance, LatencyModel, LinkModel, LossModel, Rng};
 use crate::udp::machine::{Limits, MILLI, Nanos, PACKET_BYTES_MIN};
 
 /// How the run ends.
@@ -14,6 +14,15 @@ pub(super) enum Ending {
     Cut { at: Nanos, ways: u8 },
     /// One end drops its link at this moment.
     Dropped { at: Nanos, by: usize },
+    /// One end drops one half of its link at this moment: the other direction has to arrive whole all the same.
+    Halved { at: Nanos, by: usize, half: Half },
+}
+
+/// A half of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Half {
+    Sender,
+    Receiver,
 }
 
 /// One end's application.
@@ -43,6 +52,29 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// A long stream over a path that carries so many bytes in a second, and keeps what 40 ms take for its turn.
+    pub(super) fn narrow(bytes_per_second: u64, bytes: u64) -> Self {
+        let way = LinkModel {
+            latency: LatencyModel::Constant(Duration::from_millis(10)),
+            bandwidth: Some(Bandwidth { bytes_per_second, queue: Duration::from_millis(40) }),
+            ..LinkModel::PERFECT
+        };
+        let habit =
+            |bytes| Habit { bytes, write_max: 200_000, write_pause: 0, read_max: 200_000, read_pause: 0 };
+        let mut limits = limits(|| 1 << 20);
+        limits.silence_max = 60_000 * MILLI;
+        Self {
+            limits,
+            ways: [way, way],
+            habits: [habit(bytes), habit(0)],
+            cuts: Vec::new(),
+            moves: Vec::new(),
+            mischief: Chance::NEVER,
+            healed_at: 60_000 * MILLI,
+            ending: Ending::Whole,
+        }
+    }
+
     pub(super) fn drawn(rng: &mut Rng) -> Self {
         let half = Chance::percent(50);
         let healed_at = rng.between(1, 3_000) * MILLI;
@@ -55,7 +87,7 @@ impl Plan {
                 model.loss = LossModel::Independent(Chance::percent(rng.between(5, 40) as u32));
             }
             if rng.chance(Chance::percent(20)) {
-                model.bandwidth = Some(crate::fault::model::Bandwidth {
+                model.bandwidth = Some(Bandwidth {
                     bytes_per_second: rng.between(50_000, 2_000_000),
                     queue: Duration::from_millis(rng.between(5, 300)),
                 });
@@ -98,24 +130,31 @@ impl Plan {
                 Ending::Cut { at, ways: rng.between(1, 3) as u8 }
             }
             1 => Ending::Dropped { at, by: rng.below(2) as usize },
+            2 => {
+                let half = if rng.chance(half) { Half::Sender } else { Half::Receiver };
+                Ending::Halved { at, by: rng.below(2) as usize, half }
+            }
             _ => Ending::Whole,
         };
         let mischief =
             if rng.chance(half) { Chance::NEVER } else { Chance::ppm(rng.between(1_000, 100_000) as u32) };
-        let mut bytes_max = || rng.between(2_000, 60_000) as usize;
-        let limits = Limits {
-            packet_bytes: PACKET_BYTES_MIN,
-            send_bytes_max: bytes_max(),
-            receive_bytes_max: bytes_max(),
-            keepalive: 1_000 * MILLI,
-            silence_max: SILENCE_MAX,
-            dial_max: 60_000 * MILLI,
-            handshake_max: 10_000 * MILLI,
-            handshakes_max: 4,
-            backlog_max: 4,
-            connections_max: 16,
-        };
+        let limits = limits(|| rng.between(2_000, 60_000) as usize);
         Self { limits, ways, habits, cuts, moves, mischief, healed_at, ending }
+    }
+}
+
+fn limits(mut bytes_max: impl FnMut() -> usize) -> Limits {
+    Limits {
+        packet_bytes: PACKET_BYTES_MIN,
+        send_bytes_max: bytes_max(),
+        receive_bytes_max: bytes_max(),
+        keepalive: 1_000 * MILLI,
+        silence_max: SILENCE_MAX,
+        dial_max: 60_000 * MILLI,
+        handshake_max: 10_000 * MILLI,
+        handshakes_max: 4,
+        backlog_max: 4,
+        connections_max: 16,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 
-use super::plan::{Ending, Habit, Plan, SILENCE_MAX};
+use super::plan::{Ending, Habit, Half, Plan, SILENCE_MAX};
 use crate::fault::model::{Chance, LinkModel, Network, Rng, TraceHash};
 use crate::udp::machine::endpoint::{Endpoint, Place};
 use crate::udp::machine::packet::{self, HELLO_BYTES};
@@ -24,12 +24,18 @@ pub(super) struct Summary {
     pub(super) trace: u64,
     pub(super) packets: u64,
     pub(super) ended_at: Nanos,
+    /// When an application got a byte for the last time.
+    pub(super) read_at: Nanos,
 }
 
 /// Runs a seed to its end; the error says which promise was broken.
 pub(super) fn run(seed: u64, bug: Option<Planted>) -> Result<Summary, String> {
     let mut rng = Rng::labelled(seed, 1);
-    let plan = Plan::drawn(&mut rng);
+    run_plan(seed, Plan::drawn(&mut rng), bug)
+}
+
+/// Runs a plan of its own.
+pub(super) fn run_plan(seed: u64, plan: Plan, bug: Option<Planted>) -> Result<Summary, String> {
     World::new(seed, plan, bug).run()
 }
 
@@ -50,6 +56,7 @@ struct World {
     seen: Vec<(u16, u16, Vec<u8>)>,
     packets: u64,
     packets_since_cut: u64,
+    read_at: Nanos,
     trace: TraceHash,
     failure: Option<String>,
 }
@@ -63,6 +70,7 @@ enum Event {
     HealAll,
     Move,
     Drop(usize),
+    DropHalf(usize, Half),
 }
 
 struct End {
@@ -80,7 +88,15 @@ struct End {
     is_delivered: bool,
     has_end: bool,
     broken: Option<Broken>,
+    is_done: bool,
     is_dropped: bool,
+    /// Dropped alone.
+    dropped: Option<Half>,
+    /// The reader found that its writer is gone.
+    is_reset: bool,
+    /// It was not told to wait, or has got news since: whoever is not woken does not look.
+    may_read: bool,
+    may_write: bool,
     wake_at: Option<Nanos>,
     app_at: Option<Nanos>,
 }
@@ -104,7 +120,12 @@ impl World {
                 is_delivered: false,
                 has_end: false,
                 broken: None,
+                is_done: false,
                 is_dropped: false,
+                dropped: None,
+                is_reset: false,
+                may_read: true,
+                may_write: true,
                 wake_at: None,
                 app_at: None,
             }
@@ -124,6 +145,7 @@ impl World {
             seen: Vec::new(),
             packets: 0,
             packets_since_cut: 0,
+            read_at: 0,
             trace: TraceHash::new(),
             failure: None,
         };
@@ -140,6 +162,7 @@ impl World {
             Ending::Whole => {}
             Ending::Cut { at, ways } => world.at(at, Event::Cut(ways)),
             Ending::Dropped { at, by } => world.at(at, Event::Drop(by)),
+            Ending::Halved { at, by, half } => world.at(at, Event::DropHalf(by, half)),
         }
         world.ends[DIALLER].dialling = Some(world.ends[DIALLER].endpoint.dial(0, LISTENER_PLACE));
         world
@@ -177,7 +200,12 @@ impl World {
             }
         }
         self.check_end().map_err(|failure| self.describe(&failure))?;
-        Ok(Summary { trace: self.trace.value(), packets: self.packets, ended_at: self.now })
+        Ok(Summary {
+            trace: self.trace.value(),
+            packets: self.packets,
+            ended_at: self.now,
+            read_at: self.read_at,
+        })
     }
 
     fn describe(&self, failure: &str) -> String {
@@ -265,6 +293,20 @@ impl World {
                     self.at(self.now + 10 * MILLI, Event::Drop(by));
                 }
             }
+            Event::DropHalf(by, half) => {
+                let end = &mut self.ends[by];
+                if end.id.is_none() && !end.is_dropped {
+                    self.at(self.now + 10 * MILLI, Event::DropHalf(by, half));
+                } else if let Some(id) = end.id.filter(|_| !end.is_dropped) {
+                    end.dropped = Some(half);
+                    match half {
+                        Half::Sender => end.endpoint.drop_sender(self.now, id),
+                        Half::Receiver => end.endpoint.drop_receiver(self.now, id),
+                    }
+                    self.app(by);
+                    self.pump(by);
+                }
+            }
         }
     }
 
@@ -272,8 +314,12 @@ impl World {
         let end = &mut self.ends[index];
         if !end.is_dropped {
             end.is_dropped = true;
-            end.endpoint.drop_sender(self.now, id);
-            end.endpoint.drop_receiver(self.now, id);
+            if end.dropped != Some(Half::Sender) {
+                end.endpoint.drop_sender(self.now, id);
+            }
+            if end.dropped != Some(Half::Receiver) {
+                end.endpoint.drop_receiver(self.now, id);
+            }
         }
     }
 
@@ -296,7 +342,11 @@ impl World {
                 }
             }
             let mut has_news = false;
-            while self.ends[index].endpoint.pop_news().is_some() {
+            let end = &mut self.ends[index];
+            while let Some((id, news)) = end.endpoint.pop_news() {
+                let is_mine = end.id.or(end.dialling).is_none_or(|mine| mine == id);
+                end.may_read |= is_mine && news.read;
+                end.may_write |= is_mine && news.write;
                 has_news = true;
             }
             if has_news {
@@ -396,15 +446,19 @@ impl World {
     /// Lets an application do what it can do now.
     fn app(&mut self, index: usize) {
         let now = self.now;
+        let is_halved = matches!(self.plan.ending, Ending::Halved { .. });
         let end = &mut self.ends[index];
-        if let Some(id) = end.dialling {
+        if let Some(id) = end.dialling.filter(|_| end.may_write) {
             match end.endpoint.dialled(id) {
-                Some(Ok(())) => (end.id, end.dialling) = (Some(id), None),
+                Some(Ok(())) => {
+                    (end.id, end.dialling) = (Some(id), None);
+                    end.may_read = true;
+                }
                 Some(Err(broken)) => {
                     (end.broken, end.dialling) = (Some(broken), None);
                     return self.release(index, id);
                 }
-                None => {}
+                None => end.may_write = false,
             }
         }
         while let Some((id, _)) = end.endpoint.accept() {
@@ -420,7 +474,8 @@ impl World {
         }
         let mut pause = None;
         // Reading.
-        while !end.has_end {
+        end.has_end |= end.dropped == Some(Half::Receiver);
+        while !end.has_end && end.may_read {
             let (mut at, mut is_right) = (end.read, true);
             let count = self.rng.between(1, end.habit.read_max) as usize;
             let read = end.endpoint.read(now, id, count, |bytes| {
@@ -436,12 +491,13 @@ impl World {
             match read {
                 Ok(Read::Bytes(count)) => {
                     end.read += count as u64;
+                    self.read_at = now;
                     if end.habit.read_pause > 0 {
                         pause = Some(end.habit.read_pause);
                         break;
                     }
                 }
-                Ok(Read::Nothing) => break,
+                Ok(Read::Nothing) => end.may_read = false,
                 Ok(Read::End) => {
                     end.has_end = true;
                     if end.read != end.expected {
@@ -449,6 +505,8 @@ impl World {
                         return;
                     }
                 }
+                // Perhaps it has only lost a half of its writer.
+                Err(Broken::Reset) if is_halved => (end.is_reset, end.has_end) = (true, true),
                 Err(broken) => {
                     end.broken = Some(broken);
                     break;
@@ -456,14 +514,24 @@ impl World {
             }
         }
         // Writing.
-        while end.broken.is_none() && !end.is_finished {
+        if end.dropped == Some(Half::Sender) {
+            (end.is_finished, end.is_delivered) = (true, true);
+        }
+        while end.broken.is_none() && !end.is_finished && end.may_write {
             let count = self.rng.between(1, end.habit.write_max).min(end.habit.bytes - end.written);
             let bytes: Vec<u8> = (end.written..end.written + count).map(|at| byte(index, at)).collect();
             let (front, back) = bytes.split_at(bytes.len() / 3);
             if count > 0 {
                 match end.endpoint.write(now, id, &[IoSlice::new(front), IoSlice::new(back)]) {
-                    Ok(0) => break,
+                    Ok(0) => {
+                        end.may_write = false;
+                        break;
+                    }
                     Ok(taken) => end.written += taken as u64,
+                    Err(Broken::Stopped) if is_halved => {
+                        (end.is_finished, end.is_delivered) = (true, true);
+                        break;
+                    }
                     Err(broken) => {
                         end.broken = Some(broken);
                         break;
@@ -476,9 +544,9 @@ impl World {
                 break;
             }
         }
-        if end.is_finished && !end.is_delivered && end.broken.is_none() {
+        if end.is_finished && !end.is_delivered && end.broken.is_none() && end.may_write {
             match end.endpoint.finish(now, id) {
-                Ok(delivered) => end.is_delivered = delivered,
+                Ok(delivered) => (end.is_delivered, end.may_write) = (delivered, delivered),
                 Err(broken) => end.broken = Some(broken),
             }
         }
@@ -487,7 +555,18 @@ impl World {
             end.app_at = Some(now + pause);
             self.at(now + pause, Event::App(index));
         } else if is_done {
-            self.release(index, id);
+            end.is_done = true;
+            if !is_halved {
+                self.release(index, id);
+            } else if self.ends.iter().all(|end| end.is_done || end.is_dropped) {
+                // Not before: the end of a link tells the other one more than the end of a half.
+                for index in [DIALLER, LISTENER] {
+                    if let Some(id) = self.ends[index].id {
+                        self.release(index, id);
+                    }
+                    self.at(now, Event::Wake(index));
+                }
+            }
         }
     }
 
@@ -522,6 +601,20 @@ impl World {
             Ending::Dropped { .. } => {
                 if self.ends.iter().any(|end| end.id.is_some() && !end.is_dropped) {
                     return Err("a dropped link is not missed".to_owned());
+                }
+            }
+            Ending::Halved { by, half, .. } => {
+                let (dropper, other) = (&self.ends[by], &self.ends[1 - by]);
+                let may_doubt =
+                    !self.plan.moves.is_empty() && self.ends.iter().any(|end| end.broken.is_some());
+                let is_whole =
+                    |reader: &End| reader.has_end && !reader.is_reset && reader.read == reader.expected;
+                let is_well = match half {
+                    Half::Sender => is_whole(dropper) && other.has_end,
+                    Half::Receiver => is_whole(other) && other.is_delivered,
+                };
+                if !(is_well || may_doubt) {
+                    return Err(format!("without the {half:?} of {by} the other direction did not arrive"));
                 }
             }
         }
