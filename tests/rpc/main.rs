@@ -4,6 +4,7 @@ mod bank;
 mod binding;
 mod calls;
 mod exactly_once;
+mod ending;
 mod failures;
 mod killed;
 mod many;

@@ -166,7 +166,7 @@ fn server(service: &Service) -> TokenStream {
         }
 
         #[allow(dead_code, reason = "a process calls or serves, seldom both")]
-        struct #hosted<S>(::std::sync::Arc<S>);
+        struct #hosted<S>(::std::sync::Weak<S>);
 
         impl<S: #name> #here for #hosted<S> {
             #(#bodies)*
@@ -211,7 +211,7 @@ fn server(service: &Service) -> TokenStream {
 
             fn here(&self) -> ::quorate::rpc::generated::AnyService {
                 let here: ::std::sync::Arc<dyn #here> =
-                    ::std::sync::Arc::new(#hosted(::std::sync::Arc::clone(&self.service)));
+                    ::std::sync::Arc::new(#hosted(::std::sync::Arc::downgrade(&self.service)));
                 ::std::boxed::Box::new(here)
             }
 

@@ -34,8 +34,8 @@ pub(crate) fn client(method: &Method, index: usize, twin: &Ident) -> TokenStream
         return quote! {
             #(#attributes)*
             pub async fn #name(&self #(, #arguments)*) -> ::core::result::Result<(), ::quorate::rpc::CallError> {
-                if let ::core::option::Option::Some(__here) = &self.here {
-                    return self.client.tell_here(#schema, || #twin::#name(&**__here #(, #names)*));
+                if let ::core::option::Option::Some(__here) = self.client.open_here(&self.here) {
+                    return self.client.tell_here(#schema, || #twin::#name(__here #(, #names)*));
                 }
                 let __request = #request;
                 self.client.call_one_way(#schema, __request).await
@@ -74,8 +74,8 @@ pub(crate) fn client(method: &Method, index: usize, twin: &Ident) -> TokenStream
     quote! {
         #(#attributes)*
         pub async fn #name(&self #(, #arguments)*) -> ::core::result::Result<#ok, #error> {
-            if let ::core::option::Option::Some(__here) = &self.here {
-                return #read_here(self.client.call_here(#schema, || #twin::#name(&**__here #(, #names)*)).await);
+            if let ::core::option::Option::Some(__here) = self.client.open_here(&self.here) {
+                return #read_here(self.client.call_here(#schema, || #twin::#name(__here #(, #names)*)).await);
             }
             let __request = #request;
             let __result: #reply = self.client.call(#schema, __request).await?;
@@ -86,8 +86,8 @@ pub(crate) fn client(method: &Method, index: usize, twin: &Ident) -> TokenStream
         #[doc = #about]
         #(#deprecated)*
         pub fn #start(&self #(, #arguments)*) -> ::quorate::rpc::Deferred<#ok, #error> {
-            if let ::core::option::Option::Some(__here) = &self.here {
-                return self.client.start_here(#schema, || #twin::#name(&**__here #(, #names)*), #read_here);
+            if let ::core::option::Option::Some(__here) = self.client.open_here(&self.here) {
+                return self.client.start_here(#schema, || #twin::#name(__here #(, #names)*), #read_here);
             }
             let __request = #request;
             self.client.start(#schema, __request, |__reply| {
@@ -110,13 +110,16 @@ pub(crate) fn here(method: &Method, service: &Ident) -> Option<(TokenStream, Tok
     let names = names(method);
     let output = &method.output.whole;
     let signature = quote! {
-        fn #name(&self #(, #arguments)*) -> ::quorate::rpc::generated::Boxed<#output>
+        fn #name(&self #(, #arguments)*)
+            -> ::core::option::Option<::quorate::rpc::generated::Boxed<#output>>
     };
     let body = quote! {
         #signature {
-            let __service = ::std::sync::Arc::clone(&self.0);
+            let __service = ::std::sync::Weak::upgrade(&self.0)?;
             // Named by its trait: a method may be called like one of `Arc`.
-            ::std::boxed::Box::pin(async move { <S as #service>::#name(&*__service #(, #names)*).await })
+            ::core::option::Option::Some(::std::boxed::Box::pin(async move {
+                <S as #service>::#name(&*__service #(, #names)*).await
+            }))
         }
     };
     Some((quote!(#signature;), body))

@@ -333,11 +333,16 @@ impl<C: Codec> Client<C> {
         self.here.as_ref()?.service.downcast_ref::<T>().cloned()
     }
 
+    /// The same, as long as it is served: whoever serves it later is found by messages.
+    pub fn open_here<'a, T: ?Sized>(&self, service: &'a Option<Arc<T>>) -> Option<&'a T> {
+        service.as_deref().filter(|_| self.here.as_ref().is_some_and(|local| local.desk.is_open()))
+    }
+
     /// Makes a call of a service of this node.
-    pub async fn call_here<T>(
+    pub async fn call_here<T: Send + 'static>(
         &self,
         method: &'static MethodSchema,
-        handler: impl FnOnce() -> Boxed<T>,
+        handler: impl FnOnce() -> Option<Boxed<T>>,
     ) -> Result<T, CallError> {
         HereCall::begin(self.desk()?, method.name, Some(self.deadline(method)), handler)?.await
     }
@@ -346,11 +351,11 @@ impl<C: Codec> Client<C> {
     pub fn start_here<T, U, E>(
         &self,
         method: &'static MethodSchema,
-        handler: impl FnOnce() -> Boxed<T>,
+        handler: impl FnOnce() -> Option<Boxed<T>>,
         read: fn(Result<T, CallError>) -> Result<U, E>,
     ) -> Deferred<U, E>
     where
-        T: 'static,
+        T: Send + 'static,
         U: Send + 'static,
         E: From<CallError> + Send + 'static,
     {
@@ -365,7 +370,7 @@ impl<C: Codec> Client<C> {
     pub fn tell_here(
         &self,
         method: &'static MethodSchema,
-        handler: impl FnOnce() -> Boxed<()>,
+        handler: impl FnOnce() -> Option<Boxed<()>>,
     ) -> Result<(), CallError> {
         let call = HereCall::begin(self.desk()?, method.name, None, handler)?;
         tokio::spawn(call);

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use tokio::task::JoinHandle;
 
 use super::call::Call;
 use super::calls::Core;
 use super::error::CallError;
+use super::here::Task;
 use super::port;
 
 /// A call whose request has left: a future of its result. What a generated client's `x_start` methods return.
@@ -29,7 +29,7 @@ enum Way<T, E> {
     },
     /// A service of the same node, in a task of its own.
     Here {
-        task: Task<T, E>,
+        task: Task<Result<T, E>>,
     },
     Ended(Option<Result<T, E>>),
 }
@@ -92,14 +92,5 @@ impl<T: Unpin, E: From<CallError> + Unpin> Future for Deferred<T, E> {
             }),
             Way::Ended(result) => result.take().map_or(Poll::Pending, Poll::Ready),
         }
-    }
-}
-
-/// Ends with its handle.
-struct Task<T, E>(JoinHandle<Result<T, E>>);
-
-impl<T, E> Drop for Task<T, E> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

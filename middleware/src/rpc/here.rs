@@ -1,13 +1,16 @@
 //! Calls of a service that the caller's own node serves: no message, no encoding, the caller's own task.
 //!
 //! Guarantee   the same limits, deadlines, cancellation and outcomes as with messages. A handler runs where its caller
-//!             runs and moves on when the caller does; dropping the call drops it.
+//!             runs and moves on when the caller does; dropping the call drops it. Calls may stand within calls as deep
+//!             as `executing_max` lets them: every `DEPTH_MAX`th gets a task of its own.
 //! Method      the first poll is the handler's. Only when it has to wait, the deadline and the end of the service are
 //!             waited for too, so that a handler that does not wait costs neither a timer nor a look at the clock.
+//! End         when the service is served no more, or its node stops, calls go by messages, which know what to do then.
 //! Limits      `executing_max` of the service, counted apart from calls that come by messages.
 
+use std::cell::Cell;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -15,8 +18,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use quorate_protocols::rpc::{Doubt, Refusal};
-use tokio::sync::Notify;
-use tokio::task::coop;
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, coop};
 
 use super::error::CallError;
 use super::generated::{AnyService, Boxed};
@@ -32,12 +35,15 @@ pub(super) struct Desk {
     is_over: AtomicBool,
     /// Told when it is over.
     over: Notify,
+    /// Changes when the node begins to stop.
+    stopping: watch::Receiver<bool>,
     /// Told when nothing executes and the desk is draining.
     idle: Notify,
 }
 
 impl Desk {
-    pub(super) fn new(name: &str, executing_max: u32) -> Self {
+    pub(super) fn new(name: &str, executing_max: u32, stopping: watch::Receiver<bool>) -> Self {
+        let is_over = *stopping.borrow();
         Self {
             name: name.to_owned(),
             executing_max,
@@ -45,8 +51,9 @@ impl Desk {
             executed: AtomicU64::new(0),
             panicked: AtomicU64::new(0),
             is_draining: AtomicBool::new(false),
-            is_over: AtomicBool::new(false),
+            is_over: AtomicBool::new(is_over),
             over: Notify::new(),
+            stopping,
             idle: Notify::new(),
         }
     }
@@ -80,7 +87,13 @@ impl Desk {
 
     /// True when calls may still go this way.
     pub(super) fn is_open(&self) -> bool {
-        !self.is_over.load(Ordering::SeqCst)
+        // Whether it has changed is known without a lock; what to is known anyway.
+        !self.is_over() && matches!(self.stopping.has_changed(), Ok(false))
+    }
+
+    /// True when the service is served no more.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::SeqCst)
     }
 
     /// Takes no more calls.
@@ -107,16 +120,24 @@ impl Desk {
         self.over.notify_waiters();
     }
 
-    async fn wait_over(&self) {
+    /// Waits for the end of the service or of its node; tells what that makes of a call.
+    async fn wait_over(&self) -> CallError {
         let mut over = std::pin::pin!(self.over.notified());
         over.as_mut().enable();
-        if self.is_open() {
-            over.await;
+        let mut stopping = self.stopping.clone();
+        if !self.is_over() {
+            tokio::select! {
+                biased;
+                _ = stopping.wait_for(|is_stopping| *is_stopping) => return CallError::NodeShutDown,
+                () = over => {}
+            }
         }
+        CallError::MaybeExecuted(Doubt::SessionLost)
     }
 }
 
-/// A service as its own node finds it: the desk, and what the generated client takes for the service.
+/// A service as its own node finds it: the desk, and what the generated client takes for the service. Knows the service
+/// weakly: a client must not keep alive what is served no more.
 pub(super) struct Local {
     pub(super) desk: Arc<Desk>,
     pub(super) codec: u8,
@@ -138,6 +159,7 @@ impl Drop for Admitted {
 pub(super) struct HereCall<T> {
     /// Gone when the call has ended.
     handler: Option<Boxed<T>>,
+    is_begun: bool,
     method: &'static str,
     deadline: Option<Duration>,
     patience: Option<Boxed<CallError>>,
@@ -145,15 +167,16 @@ pub(super) struct HereCall<T> {
 }
 
 impl<T> HereCall<T> {
-    /// `deadline` is `None` when nobody waits for the result.
+    /// `deadline` is `None` when nobody waits for the result; `handler` gives `None` when the service has just gone.
     pub(super) fn begin(
         desk: &Arc<Desk>,
         method: &'static str,
         deadline: Option<Duration>,
-        handler: impl FnOnce() -> Boxed<T>,
+        handler: impl FnOnce() -> Option<Boxed<T>>,
     ) -> Result<Self, CallError> {
         let admitted = desk.admit().map_err(CallError::NotExecuted)?;
-        Ok(Self { handler: Some(handler()), method, deadline, patience: None, admitted })
+        let handler = handler().ok_or(CallError::NotExecuted(Refusal::ShuttingDown))?;
+        Ok(Self { handler: Some(handler), is_begun: false, method, deadline, patience: None, admitted })
     }
 
     fn patience(&self) -> Boxed<CallError> {
@@ -170,14 +193,14 @@ impl<T> HereCall<T> {
             };
             tokio::select! {
                 biased;
-                () = desk.wait_over() => CallError::MaybeExecuted(Doubt::SessionLost),
+                error = desk.wait_over() => error,
                 error = passed => error,
             }
         })
     }
 }
 
-impl<T> Future for HereCall<T> {
+impl<T: Send + 'static> Future for HereCall<T> {
     type Output = Result<T, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -185,6 +208,10 @@ impl<T> Future for HereCall<T> {
         let turn = ready!(coop::poll_proceed(cx));
         let this = &mut *self;
         let Some(handler) = &mut this.handler else { return Poll::Pending };
+        let depth = Depth::enter();
+        if !std::mem::replace(&mut this.is_begun, true) && depth.0 >= DEPTH_MAX {
+            *handler = in_task(std::mem::replace(handler, Box::pin(std::future::pending())));
+        }
         // The handler is dropped after a panic and never polled again, as with messages.
         match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
             Ok(Poll::Pending) => {}
@@ -202,6 +229,7 @@ impl<T> Future for HereCall<T> {
                 return Poll::Ready(Err(CallError::MaybeExecuted(Doubt::HandlerFailed)));
             }
         }
+        drop(depth);
         let mut patience = this.patience.take().unwrap_or_else(|| this.patience());
         if let Poll::Ready(error) = patience.as_mut().poll(cx) {
             this.handler = None;
@@ -211,3 +239,51 @@ impl<T> Future for HereCall<T> {
         Poll::Pending
     }
 }
+
+/// Lets a handler run in a task of its own; its panic and its end are the same as without.
+fn in_task<T: Send + 'static>(handler: Boxed<T>) -> Boxed<T> {
+    let mut task = Task(tokio::spawn(handler));
+    Box::pin(async move {
+        match (&mut task.0).await {
+            Ok(result) => result,
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // The runtime ends, and whoever waits here with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    })
+}
+
+/// A task that ends with its handle.
+pub(super) struct Task<T>(pub(super) JoinHandle<T>);
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// How many calls of this thread are being polled within one another, this one not counted.
+struct Depth(u32);
+
+impl Depth {
+    fn enter() -> Self {
+        Self(DEPTH.replace(DEPTH.get() + 1))
+    }
+}
+
+impl Drop for Depth {
+    fn drop(&mut self) {
+        DEPTH.set(self.0);
+    }
+}
+
+thread_local! {
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Calls that are polled within one another before one gets a task of its own. A level takes some KiB of a stack of
+/// 2 MiB in a debug build, beside what the handlers need, and one of the 128 turns that tokio gives a task at each poll:
+/// who needs more to get to the bottom never gets there.
+const DEPTH_MAX: u32 = 32;

@@ -135,7 +135,7 @@ impl Node {
         config.exactly_once = keeper.is_some();
         let core = Arc::new(Core {
             node: self.clone(),
-            desk: Arc::new(Desk::new(name, options.executing_max)),
+            desk: Arc::new(Desk::new(name, options.executing_max, self.stopping())),
             name: name.to_owned(),
             service: Box::new(service),
             keeper,
@@ -469,8 +469,8 @@ impl Core {
         let until = post::instant_of(self.epoch, deadline);
         let mut state = self.lock();
         state.totals.spawned += 1;
-        if !state.machine.is_executing(&execution) {
-            return; // cancelled while it was polled: dropping the handler is all
+        if self.desk.is_over() || !state.machine.is_executing(&execution) {
+            return; // cancelled, or served no more, while it was polled: dropping the handler is all
         }
         // Under the lock, so that the task cannot end before it is noted.
         let task = tokio::spawn(async move {
