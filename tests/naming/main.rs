@@ -7,6 +7,7 @@ use quorate::node::{Address, Node};
 use tests::{Net, nets, within};
 
 mod processes;
+mod weather;
 
 /// Replicas on nodes 1 to `count` of `net`.
 async fn directory(net: &Net, count: u64) -> Vec<(Node, Directory)> {
@@ -182,8 +183,7 @@ async fn p06_errors_name_the_culprit() {
     assert_eq!(refused, NamesError::Refused(NameError::Name { bytes: 0 }));
     let mut short = NamesOptions::default();
     short.lease = Duration::from_millis(1);
-    let short = within(Names::connect_with(&node, &addresses(&replicas), short)).await.unwrap();
-    let refused = within(short.register("a", Entry::default())).await.unwrap_err();
+    let refused = within(Names::connect_with(&node, &addresses(&replicas), short)).await.unwrap_err();
     assert!(matches!(refused, NamesError::Refused(NameError::Lease { .. })), "{refused}");
 
     let registration = within(names_of.register("a", Entry::default())).await.unwrap();

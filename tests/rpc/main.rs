@@ -3,8 +3,8 @@
 mod bank;
 mod binding;
 mod calls;
-mod exactly_once;
 mod ending;
+mod exactly_once;
 mod failures;
 mod killed;
 mod many;

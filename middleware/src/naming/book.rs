@@ -111,10 +111,11 @@ impl Book {
         self.entries
     }
 
-    /// Differs, with the certainty of 64 bits, whenever the registrations that the query accepts differ.
+    /// Differs, with the certainty of 64 bits, whenever the registrations that the query accepts differ, also between
+    /// directories of different lives, whose versions are the same numbers.
     pub(super) fn digest(&self, query: &Query) -> u64 {
         self.accepted(query)
-            .fold(DIGEST_START, |digest, kept| (digest ^ kept.version).wrapping_mul(DIGEST_PRIME))
+            .fold(DIGEST_START, |digest, kept| (digest ^ kept.version ^ self.life).wrapping_mul(DIGEST_PRIME))
     }
 
     /// What the query accepts, by name; the first [`FOUND_MAX`] of it.
@@ -166,6 +167,10 @@ impl Book {
                     }
                     self.names.entry(name).or_default().insert((id, number));
                 }
+                session.renewals += 1;
+                // Of a repetition too it is the version of the entry: the owner takes it for its fencing token, and one
+                // that others' changes have made larger would pass for a later registration.
+                return Ok(session.entries.get(&number).map_or(self.version, |kept| kept.version));
             }
             Change::Remove { sequence, number } => {
                 if sequence > session.last {

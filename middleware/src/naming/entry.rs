@@ -10,8 +10,12 @@ use super::error::NameError;
 /// The longest name, in bytes. Longer than a host name.
 pub const NAME_BYTES_MAX: usize = 255;
 
-/// All of one entry, name, addresses and attributes together, in bytes: what describes a service, not its data.
+/// All of one entry, name, addresses and attributes together, in bytes: what describes a service, not its data. Every
+/// address and every attribute counts 16 bytes beside its text.
 pub const ENTRY_BYTES_MAX: usize = 4096;
+
+/// What every address and every attribute counts beside its text: its place in memory, or empty ones would be free.
+pub(super) const PART_BYTES: usize = 16;
 
 /// What a name stands for: where it is, and attributes to find it by.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -35,13 +39,20 @@ impl Entry {
         self
     }
 
+    /// What only somebody who speaks for himself would send.
+    #[cfg(test)]
+    pub(super) fn with_texts(addresses: Vec<String>) -> Self {
+        Self { addresses, attributes: BTreeMap::new() }
+    }
+
     /// Refuses what is too large, before it is sent and again before it is kept.
     pub(super) fn check(&self, name: &str) -> Result<(), NameError> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             return Err(NameError::Name { bytes: name.len() });
         }
-        let addresses: usize = self.addresses.iter().map(String::len).sum();
-        let attributes: usize = self.attributes.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let addresses: usize = self.addresses.iter().map(|address| PART_BYTES + address.len()).sum();
+        let attribute = |(key, value): (&String, &String)| PART_BYTES + key.len() + value.len();
+        let attributes: usize = self.attributes.iter().map(attribute).sum();
         let bytes = name.len() + addresses + attributes;
         if bytes > ENTRY_BYTES_MAX { Err(NameError::TooLarge { bytes }) } else { Ok(()) }
     }
@@ -59,6 +70,7 @@ pub struct Found {
     pub attributes: BTreeMap<String, String>,
     /// The directory's version at which this registration was made or last changed. Of two registrations the later
     /// has the larger one, so it serves as a fencing token: who keeps the largest that it saw can refuse older owners.
+    /// A directory that has lost everything counts from the start again.
     pub version: u64,
 }
 

@@ -18,14 +18,17 @@ use super::line::Line;
 use super::names::Status;
 use super::service::DeskClient;
 
-/// How long the directory is asked to forget the session of a handle that goes; the lease does it otherwise.
-const FAREWELL_MAX: Duration = Duration::from_secs(1);
+/// How long the directory is asked to forget the session of a handle that goes; the lease does it otherwise. Long enough
+/// for two replicas that do not answer.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct Keeper {
     pub(super) line: Line,
     lease: Duration,
     wishes: Mutex<Wishes>,
     wake: Notify,
+    /// Set when the keeper has gone: whether the directory knows that nothing is to be registered any more.
+    gone: watch::Sender<Option<bool>>,
 }
 
 #[derive(Default)]
@@ -63,16 +66,26 @@ struct Session {
 /// What is to be done next.
 enum Step {
     Open,
-    Put { number: u64, name: String, entry: Entry, revision: u64 },
-    Remove { number: u64 },
-    Close,
+    Put {
+        number: u64,
+        name: String,
+        entry: Entry,
+        revision: u64,
+    },
+    Remove {
+        number: u64,
+    },
+    /// Ends the session; perhaps with something that is still registered in it.
+    Close {
+        is_empty: bool,
+    },
     Rest,
     End,
 }
 
 impl Keeper {
     pub(super) fn new(line: Line, lease: Duration) -> Self {
-        Self { line, lease, wishes: Mutex::default(), wake: Notify::new() }
+        Self { line, lease, wishes: Mutex::default(), wake: Notify::new(), gone: watch::Sender::new(None) }
     }
 
     /// Wants `entry` registered.
@@ -127,26 +140,46 @@ impl Keeper {
         self.wake.notify_one();
     }
 
+    /// Tells whether the directory took what was withdrawn: of a keeper that was closed when it has gone, of another one
+    /// at once.
+    pub(super) async fn wait_clean(&self) -> bool {
+        let mut gone = self.gone.subscribe();
+        if !self.lock().is_closed {
+            return true;
+        }
+        gone.wait_for(Option::is_some).await.is_ok_and(|is_clean| *is_clean == Some(true))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Wishes> {
         self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The keeper's task; ends some time after [`close`](Self::close), or with the node.
     pub(super) async fn run(self: Arc<Self>) {
+        let is_clean = self.keep().await;
+        self.gone.send_replace(Some(is_clean));
+    }
+
+    /// Keeps until there is nothing to be kept any more. Tells whether nothing is left in the directory.
+    async fn keep(&self) -> bool {
         let mut session = None;
+        let mut is_clean = true;
         loop {
             let step = self.lock().step(session.is_some());
             let done = match (step, &mut session) {
-                (Step::End, _) => return,
+                (Step::End, _) => return is_clean,
                 (Step::Rest, None) => {
                     self.wake.notified().await;
                     Ok(())
                 }
                 (Step::Rest, Some(session)) => self.rest(session).await,
-                (Step::Close, _) => {
+                (Step::Close { is_empty }, _) => {
                     if let Some(Session { id, .. }) = session.take() {
                         // Whether it succeeds or not: the lease ends it too.
-                        let _ = self.change(id, Change::Close, FAREWELL_MAX).await;
+                        let closed = self.change(id, Change::Close, FAREWELL_MAX).await;
+                        let ended =
+                            matches!(closed, Ok(_) | Err(NamesError::Refused(NameError::SessionEnded)));
+                        is_clean = is_empty || ended;
                     }
                     Ok(())
                 }
@@ -166,7 +199,7 @@ impl Keeper {
                 }
                 Err(NamesError::Closed | NamesError::NoAddress) => {
                     self.close();
-                    return;
+                    return session.is_none();
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the directory does not take what is to be registered");
@@ -179,16 +212,24 @@ impl Keeper {
     }
 
     async fn open(&self) -> Result<Session, NamesError> {
-        let node = self.line.node();
+        let (node, lease) = (self.line.node(), self.lease);
         let identity = node.identity();
-        let id = SessionId {
-            node: identity.node.0,
-            incarnation: identity.incarnation.0,
-            number: node.fresh_number(),
+        let request = |client: DeskClient| {
+            // Another one for every attempt: one that comes very late must not bring back a session that was closed,
+            // and with it the changes that were numbered in it.
+            let id = SessionId {
+                node: identity.node.0,
+                incarnation: identity.incarnation.0,
+                number: node.fresh_number(),
+            };
+            async move { client.change(id, Change::Open { lease }).await.map(|seen| (id, seen)) }
         };
         let renewed = Instant::now();
-        match self.change(id, Change::Open { lease: self.lease }, self.pace()).await {
-            Ok(_) => Ok(Session { id, sequence: 0, renewed }),
+        match self.line.ask(self.pace(), Duration::ZERO, request).await {
+            Ok((id, seen)) => {
+                self.line.saw(seen);
+                Ok(Session { id, sequence: 0, renewed })
+            }
             Err(error) => {
                 if let NamesError::Refused(error) = &error {
                     self.lock().refuse_all(error);
@@ -272,7 +313,7 @@ impl Wishes {
         }
         if self.items.is_empty() {
             return match (has_session, self.is_closed) {
-                (true, _) => Step::Close,
+                (true, is_closed) => Step::Close { is_empty: !is_closed },
                 (false, true) => Step::End,
                 (false, false) => Step::Rest,
             };

@@ -1,4 +1,7 @@
 //! The clock of the leases: every replica watches them, the first member of the view proposes their ends.
+//!
+//! Method      only time in which this replica was awake counts: while its process or its host stood still, renewals
+//!             were not heard through no fault of their senders, and often they stood still with it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,13 +14,35 @@ use super::book::{Book, Command, SessionId};
 /// How often the leases are looked through. A lease ends at most so much later than it might.
 const TICK: Duration = Duration::from_millis(100);
 
+/// The most that one tick counts. The proposals of the tick before may have taken their time.
+const TICK_MAX: Duration = TICK.saturating_mul(2);
+
 /// Since when, and after how many renewals, a lease has not been renewed.
-type Watched = BTreeMap<SessionId, (u64, Instant)>;
+type Watched = BTreeMap<SessionId, (u64, Duration)>;
+
+/// How long this replica has been awake.
+struct Awake {
+    so_far: Duration,
+    until: Instant,
+}
+
+impl Awake {
+    fn since(now: Instant) -> Self {
+        Self { so_far: Duration::ZERO, until: now }
+    }
+
+    fn tick(&mut self, now: Instant) -> Duration {
+        self.so_far += now.saturating_duration_since(self.until).min(TICK_MAX);
+        self.until = now;
+        self.so_far
+    }
+}
 
 /// Ends leases that run out, until the replica ends.
 pub(super) async fn watch(replica: Replica) {
     let mut progress = replica.watch();
     let mut watched = Watched::new();
+    let mut awake = Awake::since(Instant::now());
     loop {
         tokio::select! {
             biased;
@@ -32,7 +57,8 @@ pub(super) async fn watch(replica: Replica) {
             }
             () = tokio::time::sleep(TICK) => {}
         }
-        let due = replica.read(|book| look_through(&mut watched, book, Instant::now()));
+        let now = awake.tick(Instant::now());
+        let due = replica.read(|book| look_through(&mut watched, book, now));
         let is_first = {
             let progress = progress.borrow();
             let first = progress.view.as_ref().and_then(|view| view.members.first().copied());
@@ -50,15 +76,15 @@ pub(super) async fn watch(replica: Replica) {
     }
 }
 
-/// Which leases have run out at `now`.
-fn look_through(watched: &mut Watched, book: &Book, now: Instant) -> Vec<(SessionId, u64)> {
+/// Which leases have run out at `now`, counted in time awake.
+fn look_through(watched: &mut Watched, book: &Book, now: Duration) -> Vec<(SessionId, u64)> {
     watched.retain(|session, _| book.sessions.contains_key(session));
     let mut due = Vec::new();
     for (id, session) in &book.sessions {
         let (renewals, since) = watched.entry(*id).or_insert((session.renewals, now));
         if *renewals != session.renewals {
             (*renewals, *since) = (session.renewals, now);
-        } else if now.duration_since(*since) > session.lease {
+        } else if now.saturating_sub(*since) > session.lease {
             due.push((*id, *renewals));
         }
     }

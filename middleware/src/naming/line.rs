@@ -16,6 +16,9 @@ use crate::rpc::{BindError, CallError, ClientOptions, NotSent, RpcError};
 /// How long one replica may take to answer, beyond what it was told to wait, before the next one is asked.
 const ATTEMPT_MAX: Duration = Duration::from_secs(2);
 
+/// Longer than anybody waits for an answer.
+const LIMIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// The pause after all replicas have failed in turn.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
@@ -115,7 +118,8 @@ impl Line {
         F: Future<Output = Result<T, RpcError<NameError>>>,
     {
         let started = Instant::now();
-        let until = started + limit + patience;
+        // "For ever" must not overflow the clock.
+        let until = started + limit.min(LIMIT_MAX) + patience;
         let mut failures = 0;
         loop {
             let (client, place, turn) = {

@@ -5,14 +5,17 @@
 //! Guarantee   what [`Names::register`] returned from is in the directory until it is withdrawn or its lease runs out,
 //!             also when a minority of the directory's replicas dies. A lease runs out only after its owner was not
 //!             heard for as long as the lease is; a replica that takes over, and a directory that had no quorum, count
-//!             anew. One handle never sees an older state of the directory after a newer one; what an owner registered
-//!             it sees itself. [`Names::lookup_latest`] sees everything that was acknowledged to anybody before.
+//!             anew, and a replica that stood still does not count that time. One handle never sees an older state of
+//!             the directory after a newer one; what an owner registered it sees itself. A replica that knows that it has
+//!             no quorum does not answer. [`Names::lookup_latest`] sees everything that was acknowledged to anybody
+//!             before.
 //! Method      the directory is a replicated state machine ([`Directory`], one a replica) that is served by RPC; a handle
 //!             ([`Names`]) asks any replica and goes on to the next when one does not answer. Registrations are *soft
 //!             state*: their owner keeps what it wants registered and makes the directory agree, also with a directory
 //!             that was started anew and has lost everything.
 //! Limits      flat names of [`NAME_BYTES_MAX`] bytes; entries of [`ENTRY_BYTES_MAX`]; 1,024 entries a handle; 16,384
-//!             entries and leases a directory; leases of 1 s to 1 h; an answer carries the first 256 matches, by name.
+//!             entries and leases a directory; leases of 1 s to 1 h; an answer carries the first 256 matches, by name;
+//!             6,144 watches a replica, the others follow at the next one.
 //!             Every node that may call the directory may register any name: keep it on networks that you trust, or
 //!             behind `tls://` or `quic://` and [`NodeBuilder::admit`](crate::node::NodeBuilder::admit).
 //! Source      van Steen & Tanenbaum, naming (flat and attribute-based naming, directory services); leases: Gray &
@@ -103,8 +106,9 @@ impl Directory {
         if !replica.wait_state().await {
             return Err(DirectoryError::NoState);
         }
+        let office = service::Office::new(replica.clone(), service::WAITING_MAX);
         let serving =
-            node.serve_with(service::SERVICE, service::DeskServer::new(replica.clone()), service::options())?;
+            node.serve_with(service::SERVICE, service::DeskServer::new(office), service::options())?;
         let leases = tokio::spawn(leases::watch(replica.clone())).abort_handle();
         Ok(Self { replica, leases, serving: Some(serving) })
     }

@@ -1,12 +1,12 @@
 //! What a process holds to register and to look up.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
+use super::book::{LEASE_MAX, LEASE_MIN};
 use super::entry::{Entry, Found, Query};
 use super::error::{NameError, NamesError};
 use super::keeper::Keeper;
@@ -48,7 +48,6 @@ pub struct Names {
 /// Ends the keeper with the last handle.
 struct Owner {
     keeper: Arc<Keeper>,
-    task: Mutex<Option<JoinHandle<()>>>,
     options: NamesOptions,
 }
 
@@ -72,15 +71,19 @@ impl Names {
     /// As [`connect`](Self::connect), with options of the caller's choice.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// As [`connect`](Self::connect), and [`NameError::Lease`] when no directory grants such a lease.
     pub async fn connect_with(
         node: &Node,
         servers: &[Address],
         options: NamesOptions,
     ) -> Result<Self, NamesError> {
-        let keeper = Arc::new(Keeper::new(Line::new(node, servers), options.lease));
-        let task = Mutex::new(Some(tokio::spawn(Arc::clone(&keeper).run())));
-        let names = Self { owner: Arc::new(Owner { keeper, task, options }) };
+        let lease = options.lease;
+        if !(LEASE_MIN..=LEASE_MAX).contains(&lease) {
+            return Err(NamesError::Refused(NameError::Lease { lease, min: LEASE_MIN, max: LEASE_MAX }));
+        }
+        let keeper = Arc::new(Keeper::new(Line::new(node, servers), lease));
+        tokio::spawn(Arc::clone(&keeper).run());
+        let names = Self { owner: Arc::new(Owner { keeper, options }) };
         // Nothing has an empty name: the answer is short.
         names.lookup(&Query::named("")).await?;
         Ok(names)
@@ -130,18 +133,14 @@ impl Names {
     }
 
     /// Withdraws everything that is registered through this handle and its clones, and ends the lease. Tells whether
-    /// the directory took it before `deadline`, or had nothing to take; otherwise the lease ends it. The handle is
-    /// closed in any case.
+    /// the directory took it before `deadline`, or had nothing to take; otherwise the lease ends it. The handle
+    /// registers nothing any more in any case; it can still look.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the rest to the background.
     pub async fn close(&self, deadline: Duration) -> bool {
         self.owner.keeper.close();
-        let task = self.owner.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match task {
-            Some(task) => tokio::time::timeout(deadline, task).await.is_ok(),
-            None => true,
-        }
+        tokio::time::timeout(deadline, self.owner.keeper.wait_clean()).await.unwrap_or(false)
     }
 
     async fn look(
@@ -220,15 +219,20 @@ impl Registration {
     /// Takes it out of the directory. Returns when it is out.
     ///
     /// # Errors
-    /// [`NamesError::Unreachable`]: the directory may have it until the lease ends.
+    /// [`NamesError::Unreachable`], and [`NamesError::Closed`] when the handle or the node ended without the directory
+    /// taking notice: it may have it until the lease ends.
     /// # Cancel safety
     /// Dropping the future leaves the rest to the background.
     pub async fn withdraw(mut self) -> Result<(), NamesError> {
         self.owner.keeper.remove(self.number);
-        let is_out = async { while self.status.changed().await.is_ok() {} };
+        let is_out = async {
+            while self.status.changed().await.is_ok() {}
+            self.owner.keeper.wait_clean().await
+        };
         let deadline = self.owner.options.deadline;
         match tokio::time::timeout(deadline, is_out).await {
-            Ok(()) => Ok(()),
+            Ok(true) => Ok(()),
+            Ok(false) => Err(NamesError::Closed),
             Err(_) => Err(self.owner.keeper.line.unreachable(deadline)),
         }
     }

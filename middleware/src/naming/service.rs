@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use super::Replica;
 use super::book::{Book, Change, Command, SessionId};
@@ -16,6 +17,10 @@ pub(super) const SERVICE: &str = "quorate.directory";
 
 /// Questions and changes that one replica works on at once; most of them are questions that wait for a change.
 pub(super) const EXECUTING_MAX: u32 = 8_192;
+
+/// Questions that wait for a change at one replica. The rest of what it works on is left for who asks or changes
+/// something now; who finds all places taken follows at another replica.
+pub(super) const WAITING_MAX: usize = 6_144;
 
 /// The longest that a question waits for a change before it is answered all the same: a lost connection, and a caller
 /// that went away without a word, are noticed this soon.
@@ -49,10 +54,10 @@ pub(super) struct Answer {
     pub(super) found: Vec<Kept>,
 }
 
-/// What the replicas offer. All of it may be repeated: changes carry their place in their session.
+/// What the replicas offer. A change may be asked for again, under its number in its session, but is not repeated behind
+/// its owner's back: an [`Open`](Change::Open) that is executed after its session was closed begins it again.
 #[service]
 pub(super) trait Desk {
-    #[idempotent]
     async fn change(&self, session: SessionId, change: Change) -> Result<Seen, NameError>;
     #[idempotent]
     async fn look(&self, question: Question) -> Result<Answer, NameError>;
@@ -62,36 +67,79 @@ pub(super) fn options() -> ServeOptions {
     ServeOptions { executing_max: EXECUTING_MAX, ..ServeOptions::default() }
 }
 
-impl Desk for Replica {
+/// Answers for one replica.
+pub(super) struct Office {
+    replica: Replica,
+    /// Places of questions that wait.
+    waiting: Semaphore,
+}
+
+impl Office {
+    pub(super) fn new(replica: Replica, waiting_max: usize) -> Self {
+        Self { replica, waiting: Semaphore::new(waiting_max) }
+    }
+
+    /// What there is to say, if it is worth saying. What a replica has that has no quorum grows old without a bound.
+    fn news(&self, question: &Question) -> Option<Answer> {
+        if !self.replica.progress().has_quorum {
+            return None;
+        }
+        self.replica.read(|book| {
+            let is_news = Some(book.digest(&question.query)) != question.differs_from;
+            is_news.then(|| book.answer(question)).flatten()
+        })
+    }
+
+    /// Waits until there is something to say; `None` when the replica has ended.
+    async fn wait_news(&self, question: &Question) -> Option<Answer> {
+        let mut progress = self.replica.watch();
+        let mut changes = self.replica.read(Book::watch);
+        while !progress.borrow_and_update().is_over {
+            if let Some(news) = self.news(question) {
+                return Some(news);
+            }
+            // The senders live as long as the replica that is held here.
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = progress.changed() => {}
+            }
+        }
+        None
+    }
+}
+
+impl Desk for Office {
     async fn change(&self, session: SessionId, change: Change) -> Result<Seen, NameError> {
         let command = Command::Change(session, change);
-        let version =
-            self.apply(&command).await.map_err(|error| NameError::Unavailable(error.to_string()))??;
-        Ok(Seen { life: self.read(|book| book.life), version })
+        let applied = self.replica.apply(&command).await;
+        let version = applied.map_err(|error| NameError::Unavailable(error.to_string()))??;
+        Ok(Seen { life: self.replica.read(|book| book.life), version })
     }
 
     async fn look(&self, question: Question) -> Result<Answer, NameError> {
+        let unavailable = |reason: &str| Err(NameError::Unavailable(reason.to_owned()));
         if question.is_latest {
-            self.read_latest(|_| ()).await.map_err(|error| NameError::Unavailable(error.to_string()))?;
+            let latest = self.replica.read_latest(|_| ()).await;
+            latest.map_err(|error| NameError::Unavailable(error.to_string()))?;
         }
-        let mut changes = self.read(Book::watch);
-        let news = async {
-            loop {
-                let is_news = |book: &Book| Some(book.digest(&question.query)) != question.differs_from;
-                let news = self.read(|book| is_news(book).then(|| book.answer(&question)).flatten());
-                if let Some(news) = news {
-                    return news;
-                }
-                // The sender lives in the book that this replica holds.
-                let _ = changes.changed().await;
-            }
-        };
-        let answer = tokio::time::timeout(question.patience.min(PATIENCE_MAX), news).await;
-        let answer = answer.ok().or_else(|| self.read(|book| book.answer(&question)));
-        if self.progress().is_over {
-            return Err(NameError::Unavailable("it has ended".into()));
+        let mut answer = self.news(&question);
+        if answer.is_none() {
+            let Ok(_place) = self.waiting.try_acquire() else {
+                return unavailable("too many questions wait here for a change");
+            };
+            let news = self.wait_news(&question);
+            answer =
+                tokio::time::timeout(question.patience.min(PATIENCE_MAX), news).await.unwrap_or_default();
         }
-        answer.ok_or_else(|| NameError::Unavailable("it lags behind what was seen of another one".into()))
+        let answer = answer.or_else(|| self.replica.read(|book| book.answer(&question)));
+        let progress = self.replica.progress();
+        if progress.is_over {
+            return unavailable("it has ended");
+        }
+        if !progress.has_quorum {
+            return unavailable("it has no quorum");
+        }
+        answer.map_or_else(|| unavailable("it lags behind what was seen of another one"), Ok)
     }
 }
 
@@ -104,3 +152,6 @@ impl Book {
         (!is_behind).then(|| Answer { seen, digest: self.digest(query), found: self.found(query) })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::naming::entry::{ENTRY_BYTES_MAX, PART_BYTES};
 
 const LEASE: Duration = Duration::from_secs(5);
 
@@ -36,6 +37,39 @@ fn p06_a_change_that_comes_late_or_twice_does_nothing() {
 }
 
 #[test]
+fn p06_a_repeated_registration_has_the_version_that_it_had() {
+    let mut book = Book::new(1);
+    for session in [1, 2] {
+        change(&mut book, session, Change::Open { lease: LEASE }).unwrap();
+    }
+    let first = change(&mut book, 1, put(1, 0, "leader")).unwrap();
+    let second = change(&mut book, 2, put(1, 0, "leader")).unwrap();
+    // The answer to the first was lost, and another replica is asked.
+    let repeated = change(&mut book, 1, put(1, 0, "leader")).unwrap();
+    assert_eq!(repeated, first);
+    assert!(repeated < second, "who came later has the larger token");
+}
+
+#[test]
+fn p06_a_watch_can_tell_apart_what_directories_of_different_lives_have() {
+    let mut digests = [1, 2].map(|life| {
+        let mut book = Book::new(life);
+        change(&mut book, 1, Change::Open { lease: LEASE }).unwrap();
+        change(&mut book, 1, put(1, 0, if life == 1 { "a" } else { "b" })).unwrap();
+        book.digest(&Query::any())
+    });
+    assert_ne!(digests[0], digests[1]);
+    digests = [1, 2].map(|life| Book::new(life).digest(&Query::any()));
+    assert_eq!(digests[0], digests[1], "nothing is nothing everywhere");
+}
+
+#[test]
+fn p06_empty_addresses_are_not_free() {
+    let entry = Entry::with_texts(vec![String::new(); ENTRY_BYTES_MAX]);
+    assert!(matches!(entry.check("a"), Err(NameError::TooLarge { .. })));
+}
+
+#[test]
 fn p06_a_renewal_makes_the_proposed_end_of_a_lease_void() {
     let mut book = Book::new(1);
     change(&mut book, 1, Change::Open { lease: LEASE }).unwrap();
@@ -61,7 +95,7 @@ fn p06_what_is_refused_leaves_the_book_as_it_was() {
     assert_eq!(change(&mut book, 1, put(1, 0, "")), Err(NameError::Name { bytes: 0 }));
     let entry = Entry::default().with("key", "v".repeat(5000));
     let large = Change::Put { sequence: 1, number: 0, name: "a".into(), entry };
-    assert_eq!(change(&mut book, 1, large), Err(NameError::TooLarge { bytes: 5004 }));
+    assert_eq!(change(&mut book, 1, large), Err(NameError::TooLarge { bytes: 5004 + PART_BYTES }));
     assert_eq!(book.snapshot(), before);
 }
 
