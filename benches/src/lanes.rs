@@ -1,6 +1,6 @@
 //! How long does an urgent message wait while a transfer fills the same connection?
 //!
-//! Set-up      two nodes in two threads with runtimes of their own, over TCP and loopback. The client asks one urgent
+//! Set-up      two nodes in two threads with runtimes of their own, over each transport and loopback. The client asks one urgent
 //!             64 B question after the other and the server answers on the urgent lane; first on an idle connection,
 //!             then while the client keeps the bulk lane full until the whole transfer has gone.
 //! Blind spot  loopback: the transfer is bound by the processor, which the urgent messages need too.
@@ -12,7 +12,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use quorate::node::{Channel, ChannelHandler, Identity, Lane, Node, NodeId, SendError};
+use quorate::node::{Channel, ChannelHandler, Identity, Lane, Node, NodeBuilder, NodeId, SendError};
+use quorate_transports::Certificates;
+use quorate_transports::mem::Mem;
+use quorate_transports::quic::Quic;
+use quorate_transports::tls::Tls;
+use quorate_transports::unix::Unix;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::sync::Notify;
 
 use crate::Settings;
@@ -25,12 +31,51 @@ const SERVER: u64 = 1;
 const PIECE_BYTES: usize = 1 << 20;
 
 pub fn run(settings: &Settings) -> Outcome<()> {
+    let authority = Authority::new()?;
+    let (ours, theirs) = (authority.certificates()?, authority.certificates()?);
+    let folder = tempfile::tempdir()?;
+    let mem = Mem::new();
+    let local = format!("unix://{}/*", folder.path().display());
+    let media: [(&str, Make); 5] = [
+        ("mem://", Box::new(move |node, _| node.transport(mem.clone()))),
+        (&local, Box::new(|node, _| node.transport(Unix::new()))),
+        ("tcp://127.0.0.1:0", Box::new(|node, _| node)),
+        ("tls://127.0.0.1:0", {
+            let both = [ours.clone(), theirs.clone()];
+            Box::new(move |node, at| node.transport(Tls::new(both[at].clone())))
+        }),
+        ("quic://127.0.0.1:0", {
+            let both = [ours, theirs];
+            Box::new(move |node, at| node.transport(Quic::new(both[at].clone())))
+        }),
+    ];
+    println!(
+        "{:<44} {:>9} {:>9} {:>9} {:>9}",
+        "urgent round trip, 64 B", "turns", "p50 us", "p99 us", "p99.9 us"
+    );
+    for (listen, make) in media {
+        measure(settings, listen, make.into())?;
+    }
+    Ok(())
+}
+
+/// Gives a node its transport; the server is 0, the client 1.
+type Make = Box<dyn Fn(NodeBuilder, usize) -> NodeBuilder + Send + Sync>;
+
+fn measure(
+    settings: &Settings,
+    listen: &str,
+    make: Arc<dyn Fn(NodeBuilder, usize) -> NodeBuilder + Send + Sync>,
+) -> Outcome<()> {
     let (bytes, turns) = if settings.quick { (256 << 20, 2_000) } else { (4 << 30, 20_000) };
     let (place, told) = mpsc::channel();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (medium, _) = listen.split_once(':').ok_or("no scheme")?;
+    let (listen, serving) = (listen.to_owned(), make.clone());
+    let medium = medium.to_owned();
     let server = std::thread::spawn(move || -> Outcome<()> {
         runtime()?.block_on(async {
-            let node = Node::builder().id(SERVER).listen("tcp://127.0.0.1:0").start().await?;
+            let node = serving(Node::builder().id(SERVER).listen(listen), 0).start().await?;
             let _questions = node.open(QUESTIONS, Arc::new(Answering(node.clone())))?;
             let _transfer = node.open(TRANSFER, Arc::new(Taking))?;
             place.send(node.addresses()[0].clone())?;
@@ -42,7 +87,7 @@ pub fn run(settings: &Settings) -> Outcome<()> {
     });
     let address = told.recv()?;
     runtime()?.block_on(async {
-        let node = Node::builder().id(2).start().await?;
+        let node = make(Node::builder().id(2), 1).start().await?;
         let heard = Arc::new(Heard::default());
         let _answers = node.open(ANSWERS, heard.clone())?;
         node.connect(&address).await?;
@@ -52,22 +97,36 @@ pub fn run(settings: &Settings) -> Outcome<()> {
         let busy = ask(&node, &heard, |_| !transfer.is_finished()).await?;
         transfer.await??;
         let rate = bytes as f64 / f64::from(1 << 20) / start.elapsed().as_secs_f64();
-        println!(
-            "{:<44} {:>9} {:>9} {:>9} {:>9}",
-            "urgent round trip, 64 B", "turns", "p50 us", "p99 us", "p99.9 us"
-        );
         for (name, times) in [("idle", idle), ("behind a bulk transfer", busy)] {
             let micros = |quantile| times.value_at_quantile(quantile) as f64 / 1e3;
             let (p50, p99, p999) = (micros(0.5), micros(0.99), micros(0.999));
+            let name = format!("{medium}, {name}");
             println!("{name:<44} {:>9} {p50:>9.1} {p99:>9.1} {p999:>9.1}", times.len());
         }
-        println!("the transfer: {} MiB at {rate:.0} MiB/s", bytes >> 20);
+        println!("{medium}, the transfer: {} MiB at {rate:.0} MiB/s", bytes >> 20);
         node.shutdown(Duration::from_secs(5)).await;
         Outcome::Ok(())
     })?;
     // The server may have gone already.
     let _ = stop.send(());
     server.join().map_err(|_| "the server panicked")?
+}
+
+/// Signs both sides' certificates.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Outcome<Self> {
+        let mut params = CertificateParams::new(vec![])?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
+    }
+
+    fn certificates(&self) -> Outcome<Certificates> {
+        let key = KeyPair::generate()?;
+        let chain = CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &self.0)?;
+        Ok(Certificates::from_pem(&self.0.pem(), &chain.pem(), &key.serialize_pem())?)
+    }
 }
 
 fn runtime() -> Outcome<tokio::runtime::Runtime> {

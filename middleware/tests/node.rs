@@ -605,7 +605,7 @@ async fn a_peer_that_says_goodbye_and_stays_cannot_pile_up_connections() {
         let link = net.mem.connect(&node.addresses()[0]).await.unwrap();
         let mut link = soon(dial(link, &hello, &ConnectionConfig::default())).await.unwrap().link;
         let mut outbox = Outbox::new(100);
-        outbox.push(&[&[0x12]]).unwrap();
+        outbox.push(&[&[0x12, 1]]).unwrap();
         std::future::poll_fn(|cx| link.sender.poll_send(cx, &mut outbox)).await.unwrap();
         // Until it says goodbye too: then a next connection takes its place.
         let mut inbox = Inbox::new(100);

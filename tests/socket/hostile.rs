@@ -82,6 +82,12 @@ impl Raw {
         self.say(&[&[CLOSE], &self.link.to_le_bytes()[..], &counts].concat());
     }
 
+    /// A frame of any kind, for the own link or for none.
+    pub(crate) fn lie(&self, kind: u8, is_own: bool, rest: &[u8]) {
+        let link = if is_own { self.link } else { self.link.wrapping_add(1) };
+        self.say(&[&[kind], &link.to_le_bytes()[..], rest].concat());
+    }
+
     /// The first frame of a kind.
     fn heard(&self, kind: u8) -> Option<Bytes> {
         self.heard.0.lock().unwrap().iter().find(|frame| frame[0] == kind).cloned()

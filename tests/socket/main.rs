@@ -4,6 +4,7 @@
 mod axes;
 mod company;
 mod endings;
+mod fuzz;
 mod hostile;
 mod patterns;
 mod primitives;

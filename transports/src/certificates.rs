@@ -179,4 +179,5 @@ pub(crate) fn trust_error(error: &rustls::Error) -> TrustError {
     }
 }
 
-const PROTOCOL: &[u8] = b"quorate";
+/// What links call themselves in the handshake (ALPN).
+pub(crate) const PROTOCOL: &[u8] = b"quorate";

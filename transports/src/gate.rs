@@ -152,7 +152,7 @@ impl Gate {
     }
 
     pub(crate) fn turn_away(&self, error: LinkError) {
-        tracing::debug!(error = &error as &dyn std::error::Error, "dialler refused");
+        tracing::debug!(error = &error as &dyn std::error::Error, "dialler refused before it said who it is");
         let mut stats = self.lock();
         stats.refused += 1;
         if let LinkError::Untrusted { peer, source } = error {

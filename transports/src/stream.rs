@@ -1,7 +1,7 @@
 //! A link over any stream of bytes: coalesced vectored writes out, many frames per read in.
 //!
-//! Purpose     what every transport over a stream (TCP, Unix domain, TLS, QUIC) has in common stands here once,
-//!             and serves transports of a user's own.
+//! Purpose     what every transport over a stream (TCP, Unix domain, TLS), or over several that do not wait for each
+//!             other (QUIC), has in common stands here once, and serves transports of a user's own.
 //! Guarantee   as the contract says, when dropping the writing half ends the stream's direction and its `poll_shutdown`
 //!             flushes first.
 
@@ -31,6 +31,105 @@ where
         local,
         peer,
         credentials: Default::default(),
+    }
+}
+
+/// Makes a link of several pairs of halves, as [`link`] does of one: streams that do not wait for each other, the one to be
+/// preferred first. The streams of both ends must correspond in their order. At least one.
+pub fn bundle<R, W>(streams: impl IntoIterator<Item = (R, W)>, local: Address, peer: Address) -> Link
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+    for (read, write) in streams {
+        senders.push(StreamSender { stream: write, is_closed: false, peer: peer.clone() });
+        let receiver = StreamReceiver { stream: read, peer: peer.clone() };
+        receivers.push(Strand { receiver, inbox: Inbox::new(0), is_over: false });
+    }
+    debug_assert!(!senders.is_empty(), "a link has a stream");
+    Link {
+        sender: Box::new(BundleSender { streams: senders }),
+        receiver: Box::new(BundleReceiver { streams: receivers, peer: peer.clone() }),
+        local,
+        peer,
+        credentials: Default::default(),
+    }
+}
+
+struct BundleSender<W> {
+    streams: Vec<StreamSender<W>>,
+}
+
+impl<W: AsyncWrite + Send + Unpin + 'static> FrameSender for BundleSender<W> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, outbox: &mut Outbox) -> Poll<Result<(), LinkError>> {
+        self.poll_send_on(cx, 0, outbox)
+    }
+
+    fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    fn poll_send_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: usize,
+        outbox: &mut Outbox,
+    ) -> Poll<Result<(), LinkError>> {
+        self.streams[stream].poll_send(cx, outbox)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        let mut closed = Poll::Ready(Ok(()));
+        for stream in &mut self.streams {
+            match stream.poll_close(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => closed = Poll::Pending,
+            }
+        }
+        closed
+    }
+}
+
+struct BundleReceiver<R> {
+    streams: Vec<Strand<R>>,
+    peer: Address,
+}
+
+/// One of several incoming streams.
+struct Strand<R> {
+    receiver: StreamReceiver<R>,
+    /// A frame of which a part has come.
+    inbox: Inbox,
+    is_over: bool,
+}
+
+impl<R: AsyncRead + Send + Unpin + 'static> FrameReceiver for BundleReceiver<R> {
+    fn poll_receive(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Poll<Result<bool, LinkError>> {
+        let bad = |source| LinkError::Frame { peer: self.peer.clone(), source };
+        let mut something_came = false;
+        for strand in self.streams.iter_mut().filter(|strand| !strand.is_over) {
+            strand.inbox.set_frame_bytes_max(inbox.frame_bytes_max());
+            match strand.receiver.poll_receive(cx, &mut strand.inbox) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(true)) => {
+                    something_came = true;
+                    while let Some(frame) = strand.inbox.next_frame().map_err(bad)? {
+                        inbox.push_frame(frame).map_err(bad)?;
+                    }
+                }
+                Poll::Ready(Ok(false)) => strand.is_over = true,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            }
+        }
+        if something_came {
+            Poll::Ready(Ok(true))
+        } else if self.streams.iter().all(|strand| strand.is_over) {
+            Poll::Ready(Ok(false))
+        } else {
+            Poll::Pending
+        }
     }
 }
 

@@ -106,8 +106,30 @@ pub trait FrameSender: Send + 'static {
     /// [`LinkError`]; the sender is of no further use.
     fn poll_send(&mut self, cx: &mut Context<'_>, outbox: &mut Outbox) -> Poll<Result<(), LinkError>>;
 
+    /// How many streams the medium has within the link; 1 unless it overrides this. Frames of one stream arrive in order.
+    /// Streams do not wait for each other: what one has lost or cannot pass on holds up no other, and so frames of
+    /// different streams may arrive in any order. A medium that is short of room prefers earlier streams.
+    fn streams(&self) -> usize {
+        1
+    }
+
+    /// As [`poll_send`](Self::poll_send), which means stream 0, for a stream below [`streams`](Self::streams), with an
+    /// outbox of its own. `Pending` on one says nothing about the others.
+    ///
+    /// # Errors
+    /// As [`poll_send`](Self::poll_send).
+    fn poll_send_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: usize,
+        outbox: &mut Outbox,
+    ) -> Poll<Result<(), LinkError>> {
+        debug_assert_eq!(stream, 0, "there is one stream");
+        self.poll_send(cx, outbox)
+    }
+
     /// Flushes what was handed over, then ends this direction: the peer reads everything and then a clean end. The
-    /// other direction stays open. Call it when [`poll_send`](Self::poll_send) was ready; once it was ready itself,
+    /// other direction stays open. Call it when every stream was ready; once it was ready itself,
     /// calling it again changes nothing.
     ///
     /// # Errors
@@ -118,7 +140,8 @@ pub trait FrameSender: Send + 'static {
 /// The incoming half of a link.
 pub trait FrameReceiver: Send + 'static {
     /// Moves what has arrived into `inbox`: `true` when something came (perhaps only a part of a frame, perhaps
-    /// many frames), `false` when the peer ended its direction at a frame boundary. Take all whole frames out
+    /// many frames), `false` when the peer ended its direction at a frame boundary. Of several streams all frames come
+    /// here, each stream's in order. Take all whole frames out
     /// before polling again: that is what bounds the inbox.
     ///
     /// # Errors

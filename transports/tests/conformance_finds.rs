@@ -42,6 +42,8 @@ enum Defect {
     PanicsOnEmptyFrames,
     /// The end of the stream is told once.
     EndsOnce,
+    /// There is a second stream, and nothing comes out of it.
+    LosesAStream,
 }
 
 #[derive(Clone)]
@@ -154,6 +156,23 @@ impl FrameSender for BrokenSender {
             changed.push_body(&[], frame).unwrap();
         }
         inner.poll_send(cx, &mut changed)
+    }
+
+    fn streams(&self) -> usize {
+        if self.defect == Defect::LosesAStream { 2 } else { 1 }
+    }
+
+    fn poll_send_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: usize,
+        outbox: &mut Outbox,
+    ) -> Poll<Result<(), LinkError>> {
+        if stream == 0 {
+            return self.poll_send(cx, outbox);
+        }
+        while outbox.pop_frame().is_some() {}
+        Poll::Ready(Ok(()))
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
@@ -305,6 +324,7 @@ async fn t02_a_transport_broken_in_one_way_fails_the_check_that_is_about_it() {
         (Defect::ListensElsewhere, "an_address_in_use_is_refused_and_free_again_later"),
         (Defect::PanicsOnEmptyFrames, "frames_of_every_size_arrive_whole_and_in_order"),
         (Defect::EndsOnce, "closing_flushes_and_ends_cleanly"),
+        (Defect::LosesAStream, "every_stream_delivers_all_of_it_in_its_order"),
     ];
     for (defect, check) in expected {
         let failed = failed_by(defect).await;

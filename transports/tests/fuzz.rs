@@ -4,11 +4,12 @@
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
 use proptest::prelude::*;
 use proptest::sample::Index;
+use proptest::test_runner::{Config, TestRunner};
 use quorate_transports::connection::{
     CodecId, Connection, ConnectionConfig, Deliver, End, Ended, Established, FRAME_BYTES_MAX, HandshakeError,
     Hello, Lane, Verdict, answer, dial,
@@ -71,22 +72,34 @@ fn pieces() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(prop_oneof![3 => 1usize..6, 1 => 1usize..10_000], 1..10)
 }
 
-proptest! {
-    #[test]
-    fn t01_frames_survive_any_pieces(frames in frames(), pieces in pieces()) {
+/// Tries a property on as many values as is usual, or on new ones for the seconds of `QUORATE_FUZZ_SECONDS`.
+fn fuzz<S: Strategy>(values: S, property: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+    let seconds = std::env::var("QUORATE_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
+    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
+    let config = Config { source_file: Some(file!()), ..Config::default() };
+    loop {
+        let outcome = TestRunner::new(config.clone()).run(&values, &property);
+        outcome.unwrap_or_else(|failure| panic!("{failure}"));
+        if Instant::now() >= end {
+            return;
+        }
+    }
+}
+
+#[test]
+fn t01_frames_survive_any_pieces() {
+    fuzz((frames(), pieces()), |(frames, pieces)| {
         let (got, error, _) = feed(&encode(&frames), &pieces);
         prop_assert_eq!(error, None);
         prop_assert_eq!(got, frames);
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn t01_a_damaged_stream_gives_the_frames_before_the_damage(
-        frames in frames(),
-        pieces in pieces(),
-        at: Index,
-        value: u8,
-        cut: Option<Index>,
-    ) {
+#[test]
+fn t01_a_damaged_stream_gives_the_frames_before_the_damage() {
+    let damage = (any::<Index>(), any::<u8>(), any::<Option<Index>>());
+    fuzz((frames(), pieces(), damage), |(frames, pieces, (at, value, cut))| {
         let mut stream = encode(&frames);
         prop_assume!(!stream.is_empty());
         let at = at.index(stream.len());
@@ -109,20 +122,21 @@ proptest! {
         if let Some(FrameError::TooLarge { size, limit }) = error {
             prop_assert!(size > limit && limit == FRAME_MAX);
         }
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn t01_any_bytes_in_any_pieces_give_the_same_frames_and_the_same_end(
-        bytes in prop::collection::vec(prop_oneof![3 => 0u8..4, 1 => any::<u8>()], 0..3_000),
-        one in pieces(),
-        other in pieces(),
-    ) {
+#[test]
+fn t01_any_bytes_in_any_pieces_give_the_same_frames_and_the_same_end() {
+    let bytes = prop::collection::vec(prop_oneof![3 => 0u8..4, 1 => any::<u8>()], 0..3_000);
+    fuzz((bytes, pieces(), pieces()), |(bytes, one, other)| {
         let (frames, error, capacity) = feed(&bytes, &one);
         let (again, error_again, _) = feed(&bytes, &other);
         prop_assert_eq!(frames, again);
         prop_assert_eq!(error, error_again);
         prop_assert!(capacity <= 2 * READ_BYTES_MAX + FRAME_MAX, "{} bytes held", capacity);
-    }
+        Ok(())
+    });
 }
 
 fn hello(node: u64) -> Hello {
@@ -186,9 +200,9 @@ fn first_frames() -> impl Strategy<Value = Vec<Vec<u8>>> {
         .prop_map(|(first, rest)| std::iter::once(first).chain(rest).collect())
 }
 
-proptest! {
-    #[test]
-    fn t07_any_first_frames_lead_to_a_connection_or_a_typed_error(frames in first_frames(), dials: bool) {
+#[test]
+fn t07_any_first_frames_lead_to_a_connection_or_a_typed_error() {
+    fuzz((first_frames(), any::<bool>()), |(frames, dials)| {
         let first = frames.first().cloned().unwrap_or_default();
         let outcome = run(async {
             let world = Mem::new();
@@ -211,17 +225,20 @@ proptest! {
                 let (read, _) = Hello::decode(&first, hello(1).versions).unwrap();
                 prop_assert_eq!(read, established.peer);
             }
-            Err(HandshakeError::TimedOut { .. }) => prop_assert!(false, "it waited although the peer had closed"),
+            Err(HandshakeError::TimedOut { .. }) => {
+                prop_assert!(false, "it waited although the peer had closed")
+            }
             Err(error) => prop_assert!(!error.to_string().is_empty()),
         }
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn t08_any_frames_after_the_handshake_end_in_messages_or_a_typed_error(
-        frames in prop::collection::vec(
-            (prop_oneof![4 => 0u8..8, 1 => 0x10u8..0x13, 1 => any::<u8>()],
-             prop_oneof![6 => 0usize..20, 1 => 0usize..FRAME_BYTES_MAX + 10]), 0..30),
-    ) {
+#[test]
+fn t08_any_frames_after_the_handshake_end_in_messages_or_a_typed_error() {
+    let tag = prop_oneof![4 => 0u8..8, 1 => 0x10u8..0x13, 1 => any::<u8>()];
+    let size = prop_oneof![6 => 0usize..20, 1 => 0usize..FRAME_BYTES_MAX + 10];
+    fuzz(prop::collection::vec((tag, size), 0..30), |frames| {
         let raw: Vec<Vec<u8>> =
             frames.iter().map(|&(tag, size)| [vec![tag], vec![tag ^ 0x5a; size]].concat()).collect();
         let sent: usize = raw.iter().map(Vec::len).sum();
@@ -247,7 +264,8 @@ proptest! {
         prop_assert!(delivered <= sent);
         let is_typed = matches!(ended.end, End::Closed | End::Link(_) | End::Protocol(_));
         prop_assert!(is_typed, "{:?}", ended.end);
-    }
+        Ok(())
+    });
 }
 
 /// Two connections over links that lie, with messages of many sizes in all lanes.

@@ -4,13 +4,22 @@
 mod authority;
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use authority::Authority;
+use bytes::Bytes;
+use quorate_transports::connection::{
+    CodecId, Connection, ConnectionConfig, Deliver, End, Hello, Lane, Verdict, answer, dial,
+};
 use quorate_transports::quic::{Quic, QuicConfig};
 use quorate_transports::{
-    Address, Certificates, Credentials, Inbox, Link, LinkError, Outbox, Transport, TransportError, TrustError,
+    Address, Certificates, Credentials, Identity, Inbox, Incarnation, Link, LinkError, NodeId, Outbox,
+    Transport, TransportError, TrustError,
 };
+use tokio::net::UdpSocket;
 
 /// A bound on every wait, never what decides a test.
 async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -127,7 +136,7 @@ async fn first_packets(count: usize, certificates: &Certificates) -> Vec<Vec<u8>
     let mut packets = Vec::new();
     while packets.len() < count {
         // One for each: who gives up says so.
-        let hole = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let hole = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let target: Address = format!("quic://{}", hole.local_addr().unwrap()).parse().unwrap();
         let quic = Quic::new(certificates.clone());
         let mut packet = vec![0; 2_000];
@@ -163,7 +172,7 @@ async fn t04_packets_with_invented_senders_cost_a_quic_listener_no_memory_and_di
     let mut retried = 0;
     let packets = first_packets(3 * PLACES, &certificates).await;
     for packet in packets {
-        let sender = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         sender.send_to(&packet, target.rest()).await.unwrap();
         let mut answer = [0; 2_000];
         soon(sender.recv(&mut answer)).await.unwrap();
@@ -177,4 +186,127 @@ async fn t04_packets_with_invented_senders_cost_a_quic_listener_no_memory_and_di
     let accepted = soon(accepting.recv()).await.unwrap();
     assert_eq!((quic.stats().accepted, dialled.peer), (1, target));
     drop(accepted);
+}
+
+/// Keeps messages in the order in which they came.
+#[derive(Clone, Default)]
+struct Keep(Arc<Mutex<Vec<Bytes>>>);
+
+impl Deliver for Keep {
+    fn poll_deliver(&mut self, _: &mut Context<'_>, messages: &mut Vec<Bytes>) -> Poll<()> {
+        self.0.lock().unwrap().append(messages);
+        Poll::Ready(())
+    }
+}
+
+/// A way to `target` which loses full packets in that direction while there is a connection in `losing`, on which it sends
+/// an urgent message at the moment at which it loses the second one; the place to dial.
+async fn lossy_way(target: SocketAddr, losing: Arc<Mutex<Option<Connection>>>) -> SocketAddr {
+    let (front, back) =
+        (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    back.connect(target).await.unwrap();
+    let here = front.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut there, mut back_again) = ([0; 2_000], [0; 2_000]);
+        let (mut dialler, mut lost) = (None, 0);
+        loop {
+            tokio::select! {
+                received = front.recv_from(&mut there) => {
+                    let (size, from) = received.unwrap();
+                    dialler = Some(from);
+                    let connection = losing.lock().unwrap().clone().filter(|_| size > 1_000);
+                    let Some(connection) = connection else {
+                        back.send(&there[..size]).await.unwrap();
+                        continue;
+                    };
+                    lost += 1;
+                    // One may ask what the way can carry, and such questions are asked one by one.
+                    if lost == 2 {
+                        connection.send(Lane::Urgent, &[b"urgent"], Bytes::new()).unwrap();
+                    }
+                }
+                received = back.recv(&mut back_again) => {
+                    let size = received.unwrap();
+                    front.send_to(&back_again[..size], dialler.unwrap()).await.unwrap();
+                }
+            }
+        }
+    });
+    here
+}
+
+#[tokio::test]
+async fn t04_an_urgent_message_arrives_while_a_bulk_one_waits_for_packets_that_were_lost() {
+    let authority = Authority::new();
+    let quic = Quic::new(authority.certificates(&["127.0.0.1"]));
+    let mut listener = quic.listen(&place()).await.unwrap();
+    let target = listener.local_address();
+    let losing = Arc::default();
+    let way = lossy_way(target.rest().parse().unwrap(), Arc::clone(&losing)).await;
+    let way: Address = format!("quic://{way}").parse().unwrap();
+    let config = ConnectionConfig::default();
+    let hello = |node| Hello::new(Identity::new(NodeId(node), Incarnation(1)), CodecId(1), 1 << 20, &[]);
+    let (ours, theirs) = (hello(1), hello(2));
+    let both = async {
+        let dialling = async { dial(quic.connect(&way).await.unwrap(), &ours, &config).await.unwrap() };
+        let answering = async {
+            let link = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+            answer(link, &theirs, &config, |_| Verdict::Accept).await.unwrap()
+        };
+        tokio::join!(dialling, answering)
+    };
+    let (dialled, answered) = soon(both).await;
+    let kept = Keep::default();
+    let (sending, sending_driver) = dialled.start(&config, Keep::default());
+    let (_receiving, receiving_driver) = answered.start(&config, kept.clone());
+    let sending_driver = tokio::spawn(sending_driver);
+    let receiving_driver = tokio::spawn(receiving_driver);
+    let have_come = async |count: usize| {
+        soon(async {
+            while kept.0.lock().unwrap().len() < count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        kept.0.lock().unwrap().clone()
+    };
+    *losing.lock().unwrap() = Some(sending.clone());
+    // Small enough to leave at once, so that the medium has room for more.
+    sending.send(Lane::Bulk, &[], vec![3; 6_000].into()).unwrap();
+    // The urgent message is sent when packets of the bulk one are lost already.
+    assert_eq!(have_come(1).await, [&b"urgent"[..]]);
+    *losing.lock().unwrap() = None;
+    assert_eq!(have_come(2).await[1], vec![3; 6_000]);
+    sending.close();
+    let (sent, received) = soon(async { tokio::join!(sending_driver, receiving_driver) }).await;
+    assert!(matches!((sent.unwrap().end, received.unwrap().end), (End::Closed, End::Closed)));
+}
+
+#[tokio::test]
+async fn t04_datagrams_over_quic_go_both_ways_and_strangers_are_not_heard() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let quic = Quic::new(authority.certificates(&["127.0.0.1"]));
+    let (mut ann, mut bob) = (quic.bind(&place()).await.unwrap(), quic.bind(&place()).await.unwrap());
+    let stranger = Quic::new(other.trusting(&authority, &["127.0.0.1"]));
+    let mut carl = stranger.bind(&place()).await.unwrap();
+    let (to_ann, to_bob) = (ann.local_address(), bob.local_address());
+    poll_fn(|cx| carl.poll_send_to(cx, &to_ann, b"believe me")).await.unwrap();
+    soon(async {
+        while quic.stats().refused == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    // Together, before there is a connection, and back over the one that there is.
+    for number in 0..5 {
+        poll_fn(|cx| bob.poll_send_to(cx, &to_ann, &[number])).await.unwrap();
+    }
+    for number in 0..5 {
+        let heard = soon(poll_fn(|cx| ann.poll_receive_from(cx))).await.unwrap();
+        assert_eq!(heard, (to_bob.clone(), Bytes::from(vec![number])));
+    }
+    poll_fn(|cx| ann.poll_send_to(cx, &to_bob, b"back")).await.unwrap();
+    let heard = soon(poll_fn(|cx| bob.poll_receive_from(cx))).await.unwrap();
+    assert_eq!(heard, (to_ann, Bytes::from_static(b"back")));
+    assert_eq!((quic.stats().accepted, quic.stats().refused), (1, 1));
 }

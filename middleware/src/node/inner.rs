@@ -701,7 +701,10 @@ pub(super) fn behind<T>(header: &[u8], parts: &[&[u8]], act: impl FnOnce(&[&[u8]
 /// What a connection's refusal means to the node's user.
 pub(super) fn translate(error: ConnectionSendError, to: NodeId) -> SendError {
     match error {
-        ConnectionSendError::Full { lane, limit } => SendError::Full { to, lane, limit },
+        ConnectionSendError::Full { lane, limit } => {
+            tracing::trace!(peer = %to, %lane, limit, "lane full");
+            SendError::Full { to, lane, limit }
+        }
         ConnectionSendError::TooLarge { size, limit } => SendError::TooLarge { size, limit },
         _ => SendError::Unreachable { to },
     }

@@ -12,6 +12,7 @@ use quorate_transports::connection::{
 use quorate_transports::mem::{MemConfig, link_pair};
 use quorate_transports::{Address, Credentials, Identity, Link, Listener, NodeId};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::channel::Dispatch;
 use super::error::{ConnectError, SendError};
@@ -22,7 +23,11 @@ impl Inner {
     /// Accepts links until the node stops.
     pub(super) fn spawn_accepting(this: &Arc<Self>, mut listener: Box<dyn Listener>) {
         let inner = this.clone();
-        this.spawn(Role::Helper, async move {
+        let address = listener.local_address();
+        let span =
+            tracing::info_span!("listener", node = %this.identity, transport = address.scheme(), %address);
+        let accepting = async move {
+            tracing::info!(node = %inner.identity, %address, "listening");
             loop {
                 match poll_fn(|cx| listener.poll_accept(cx)).await {
                     Ok(link) => {
@@ -36,13 +41,13 @@ impl Inner {
                         });
                     }
                     Err(error) => {
-                        let address = listener.local_address();
                         tracing::warn!(node = %inner.identity, %address, %error, "accepting failed");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 }
             }
-        });
+        };
+        this.spawn(Role::Helper, accepting.instrument(span));
     }
 
     /// One attempt at one address. The connection stands, and the handlers know, when it returns.
@@ -62,12 +67,18 @@ impl Inner {
             Self::install(this, established, insists)?;
             Ok(identity)
         };
-        let result = attempt.await;
-        if let Err(error) = &result {
-            this.counters.dials_failed.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(node = %this.identity, %address, error = error as &dyn std::error::Error, "dialling failed");
+        let transport = address.scheme();
+        let span = tracing::debug_span!("dial", node = %this.identity, transport, %address);
+        async {
+            tracing::debug!(node = %this.identity, %address, "dialling");
+            attempt.await.inspect_err(|error| {
+                this.counters.dials_failed.fetch_add(1, Ordering::Relaxed);
+                let error = error as &dyn std::error::Error;
+                tracing::debug!(node = %this.identity, %address, error, "dialling failed");
+            })
         }
-        result
+        .instrument(span)
+        .await
     }
 
     /// Dials a peer until it is connected or nobody wants it any more.
@@ -77,6 +88,8 @@ impl Inner {
             let Some((failures, _)) = this.start_attempt(&peer, false) else { return };
             let pause = this.backoff(failures);
             if !pause.is_zero() {
+                let pause_ms = pause.as_millis() as u64;
+                tracing::debug!(node = %this.identity, peer = %peer.node, failures, pause_ms, "dialling again later");
                 tokio::time::sleep(pause).await;
             }
             let Some((_, addresses)) = this.start_attempt(&peer, true) else { return };
@@ -123,7 +136,13 @@ impl Inner {
     }
 
     async fn answer_link(this: Arc<Self>, link: Link) {
-        let peer = link.peer.clone();
+        let address = link.peer.clone();
+        let span =
+            tracing::debug_span!("handshake", node = %this.identity, transport = address.scheme(), %address);
+        Self::answer_at(this, link, address).instrument(span).await;
+    }
+
+    async fn answer_at(this: Arc<Self>, link: Link, address: Address) {
         // Lives until the connection is installed, or the attempt is over.
         let mut accepting = None;
         let hello = this.hello(None, false);
@@ -144,7 +163,8 @@ impl Inner {
         };
         if let Err(error) = installed {
             this.counters.handshakes_refused.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(node = %this.identity, %peer, error = &error as &dyn std::error::Error, "link refused");
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(node = %this.identity, %address, error, "link refused");
         }
     }
 
@@ -243,6 +263,10 @@ impl Inner {
         state.active =
             Some(Active { connection, identity, credentials, serial, rank, is_dialled, is_muted, spares });
         state.connections += 1;
+        let reconnects = state.connections - 1;
+        if reconnects > 0 {
+            tracing::info!(node = %this.identity, peer = %identity, reconnects, "connected again");
+        }
         state.told = told;
         this.send_backlog(&mut state);
         drop(state);
@@ -294,11 +318,13 @@ impl Inner {
 
     /// A connection is over.
     fn finish(this: &Arc<Self>, ending: &Ending, ended: Option<Ended>) {
+        let (node, peer) = (this.identity, ending.identity);
         match &ended {
-            Some(ended) => {
-                tracing::debug!(node = %this.identity, peer = %ending.identity, end = %ended.end, "connection ended")
+            Some(Ended { end, left, .. }) => {
+                let reason = end as &dyn std::error::Error;
+                tracing::info!(%node, %peer, reason, left_messages = left.messages, "connection ended");
             }
-            None => tracing::debug!(node = %this.identity, peer = %ending.identity, "connection dropped"),
+            None => tracing::info!(%node, %peer, reason = "its task was ended", "connection ended"),
         }
         if let Some(peer) = &ending.place {
             let mut state = peer.state();
@@ -358,6 +384,9 @@ impl Inner {
 struct Starting {
     serial: u64,
     identity: Identity,
+    /// The other end.
+    address: Address,
+    is_dialled: bool,
     connection: Connection,
     driver: Driver<Dispatch>,
     is_muted: Arc<AtomicBool>,
@@ -367,6 +396,7 @@ impl Starting {
     fn new(inner: &Inner, established: Established) -> Self {
         let serial = inner.serial.fetch_add(1, Ordering::Relaxed);
         let identity = established.peer.identity;
+        let (address, is_dialled) = (established.link.peer.clone(), established.is_dialled);
         let is_muted = Arc::new(AtomicBool::new(false));
         let back = Arc::new(OnceLock::new());
         let dispatch =
@@ -375,7 +405,7 @@ impl Starting {
         let (connection, driver) = established.start_within(budget, &inner.limits.connection, dispatch);
         // Just made, so it is empty.
         let _ = back.set(connection.clone());
-        Self { serial, identity, connection, driver, is_muted }
+        Self { serial, identity, address, is_dialled, connection, driver, is_muted }
     }
 
     fn run(self, inner: &Arc<Inner>, place: Option<Arc<Peer>>) {
@@ -387,7 +417,12 @@ impl Starting {
             since: Instant::now(),
             ended: None,
         };
-        inner.spawn(Role::Connection, ending.watch(self.driver));
+        let Self { identity: peer, address, is_dialled, serial, .. } = self;
+        let (node, transport) = (inner.identity, address.scheme());
+        let span =
+            tracing::info_span!("connection", %node, %peer, transport, %address, is_dialled, number = serial);
+        span.in_scope(|| tracing::info!(%node, %peer, %address, "connection established"));
+        inner.spawn(Role::Connection, ending.watch(self.driver).instrument(span));
     }
 }
 

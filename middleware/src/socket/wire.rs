@@ -349,6 +349,9 @@ const FILTERED: u8 = 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+    use proptest::test_runner::{Config, TestRunner};
 
     fn controls() -> Vec<Control> {
         let amount = |messages| Amount { messages, bytes: messages << 9 };
@@ -396,5 +399,52 @@ mod tests {
         assert_eq!(count_items(&frame[..frame.len() - 1]), Err(Malformed));
         assert_eq!(count_items(&[255, 255, 255, 255]), Err(Malformed));
         assert_eq!(count_items(&[1, 0]), Err(Malformed));
+    }
+
+    /// Tries a property on as many values as is usual, or on new ones for the seconds of `QUORATE_FUZZ_SECONDS`.
+    fn fuzz<S: Strategy>(values: S, property: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+        let seconds = std::env::var("QUORATE_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(seconds.unwrap_or(0));
+        let config = Config { source_file: Some(file!()), ..Config::default() };
+        loop {
+            let outcome = TestRunner::new(config.clone()).run(&values, &property);
+            outcome.unwrap_or_else(|failure| panic!("{failure}"));
+            if std::time::Instant::now() >= end {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn s03_any_bytes_are_refused_or_are_the_one_encoding_of_what_they_mean() {
+        let any_bytes = prop::collection::vec(prop_oneof![2 => 0u8..14, 1 => any::<u8>()], 0..100);
+        let edits = prop::collection::vec((any::<Index>(), any::<u8>()), 0..4);
+        let edited = (prop::sample::select(controls()), edits).prop_map(|(control, edits)| {
+            let mut bytes = control.encode().to_vec();
+            for (at, value) in edits {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            bytes
+        });
+        fuzz(prop_oneof![any_bytes, edited], |bytes| {
+            match decode(Bytes::from(bytes.clone())) {
+                Ok(Frame::Control(control)) => prop_assert_eq!(&control.encode()[..], &bytes[..]),
+                Ok(Frame::Data(head, items)) => {
+                    prop_assert_eq!([&head.encode()[..], &items[..]].concat(), bytes);
+                    let mut rest = items.clone();
+                    if let Ok(count) = count_items(&items) {
+                        let taken: usize =
+                            (0..count).filter_map(|_| next_item(&mut rest)).map(|item| item.len()).sum();
+                        prop_assert!(
+                            rest.is_empty() && taken + ITEM_OVERHEAD * count as usize == items.len()
+                        );
+                    }
+                }
+                Ok(Frame::OtherVersion { .. }) => prop_assert!(bytes[0] == HELLO && bytes[1] != VERSION),
+                Err(Malformed) => {}
+            }
+            Ok(())
+        });
     }
 }

@@ -15,6 +15,7 @@ use crate::frame::Inbox;
 pub(super) const ALL: &[(&str, CheckFn)] = &[
     ("addresses_carry_the_scheme", |s| Box::pin(addresses_carry_the_scheme(s))),
     ("frames_of_every_size_arrive_whole_and_in_order", |s| Box::pin(sizes(s))),
+    ("every_stream_delivers_all_of_it_in_its_order", |s| Box::pin(streams(s))),
     ("a_batch_of_small_frames_arrives_whole_and_in_order", |s| Box::pin(small_batch(s))),
     ("large_bodies_between_small_frames_arrive_whole", |s| Box::pin(mixed_batch(s))),
     ("both_directions_carry_at_once", |s| Box::pin(full_duplex(s))),
@@ -104,6 +105,44 @@ async fn sizes(subject: Subject) -> Verdict {
             b.expect(&pattern(number, size)).await?;
         }
         Ok::<_, Failure>(())
+    };
+    tokio::try_join!(sending, receiving)?;
+    Ok(())
+}
+
+async fn streams(subject: Subject) -> Verdict {
+    const FRAMES: u32 = 500;
+    let (mut a, mut b) = subject.wires().await?;
+    let streams = a.link.sender.streams();
+    if streams == 0 || streams != b.link.sender.streams() {
+        return fail(format!("one end has {streams} streams, the other {}", b.link.sender.streams()));
+    }
+    let sending = async {
+        for number in 0..FRAMES {
+            for stream in 0..streams {
+                let large = vec![stream as u8; (number as usize % 50) * 100];
+                a.outbox.push(&[&[stream as u8], &number.to_le_bytes(), &large])?;
+                poll_fn(|cx| a.link.sender.poll_send_on(cx, stream, &mut a.outbox)).await?;
+            }
+        }
+        Ok::<_, Failure>(a.close().await?)
+    };
+    let receiving = async {
+        let mut next = vec![0; streams];
+        while let Some(frame) = b.receive().await? {
+            let (Some(&stream), Some(number)) = (frame.first(), frame.get(1..5)) else {
+                return fail("a frame that nobody sent");
+            };
+            let Some(next) = next.get_mut(usize::from(stream)) else { return fail("a frame of no stream") };
+            if number != u32::to_le_bytes(*next) {
+                return fail(format!("stream {stream} did not deliver frame {next} next"));
+            }
+            *next += 1;
+        }
+        match next.iter().position(|next| *next != FRAMES) {
+            Some(stream) => fail(format!("stream {stream} ended after {} of {FRAMES} frames", next[stream])),
+            None => Ok(()),
+        }
     };
     tokio::try_join!(sending, receiving)?;
     Ok(())

@@ -3,9 +3,10 @@
 //! Layout of a frame, little-endian; the first byte is its tag:
 //! ```text
 //! 0000 0mll   a part of a message in lane ll (0 control, 1 urgent, 2 ordinary, 3 bulk); m: more parts follow
-//! 0x10        ping, u64          0x11   pong, the same u64          0x12   goodbye: nothing follows
+//! 0x10        ping, u64          0x11   pong, the same u64
+//! 0x12        goodbye, u8: nothing follows on this stream, and so many streams say goodbye
 //! ```
-//! The stream ends behind the goodbye once the peer's goodbye came and everything before that was delivered.
+//! The streams end behind their goodbyes once the peer's goodbye came and everything before that was delivered.
 //! Limits      one incomplete message per lane, each at most the agreed size; memory grows only with what arrived. All
 //!             connections that share a [`Budget`] keep within it together.
 
@@ -20,7 +21,7 @@ use super::lanes::Lane;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Received {
-    /// A part of a message that is not whole yet.
+    /// A part of a message, or of a goodbye, that is not whole yet.
     Part,
     /// A whole message; a slice of the frame when it came in one.
     Message(Lane, Bytes),
@@ -28,7 +29,7 @@ pub enum Received {
     Ping(u64),
     /// The answer to a ping.
     Pong(u64),
-    /// The peer sends nothing after this.
+    /// The peer sends nothing after this, on any of its streams.
     Goodbye,
 }
 
@@ -73,13 +74,15 @@ pub struct Assembly {
     parts: [BytesMut; Lane::COUNT],
     message_bytes_max: usize,
     budget: Budget,
+    /// Streams that have said goodbye.
+    goodbyes: u8,
     is_over: bool,
 }
 
 impl Assembly {
     /// Nothing received yet.
     pub fn new(message_bytes_max: usize, budget: Budget) -> Self {
-        Self { parts: Default::default(), message_bytes_max, budget, is_over: false }
+        Self { parts: Default::default(), message_bytes_max, budget, goodbyes: 0, is_over: false }
     }
 
     /// Takes one frame.
@@ -96,14 +99,20 @@ impl Assembly {
             0..8 => self.take_part(Lane::ALL[usize::from(tag & LANE_MASK)], tag & MORE != 0, frame),
             PING => Ok(Received::Ping(number(&frame)?)),
             PONG => Ok(Received::Pong(number(&frame)?)),
-            GOODBYE if frame.is_empty() => {
+            GOODBYE => {
+                let &[streams] = &frame[..] else {
+                    return Err(ProtocolError::Length { size: frame.len() });
+                };
+                self.goodbyes += 1;
+                if self.goodbyes < streams {
+                    return Ok(Received::Part);
+                }
                 self.is_over = true;
                 match self.parts.iter().position(|part| !part.is_empty()) {
                     Some(lane) => Err(ProtocolError::Unfinished { lane: Lane::ALL[lane] }),
                     None => Ok(Received::Goodbye),
                 }
             }
-            GOODBYE => Err(ProtocolError::Length { size: frame.len() }),
             tag => Err(ProtocolError::UnknownTag { tag }),
         }
     }
@@ -224,7 +233,7 @@ mod tests {
         assert_eq!(take(&mut assembly, b"\x01urgent"), Ok(urgent));
         let bulk = Received::Message(Lane::Bulk, Bytes::from_static(b"bulky"));
         assert_eq!(take(&mut assembly, b"\x03y"), Ok(bulk));
-        assert_eq!((take(&mut assembly, b"\x12"), assembly.bytes()), (Ok(Received::Goodbye), 0));
+        assert_eq!((take(&mut assembly, b"\x12\x01"), assembly.bytes()), (Ok(Received::Goodbye), 0));
         assert_eq!(take(&mut assembly, b"\x00"), Err(ProtocolError::AfterGoodbye));
     }
 
@@ -240,10 +249,12 @@ mod tests {
         check(&[b"\x13"], ProtocolError::UnknownTag { tag: 0x13 });
         check(&[b"\x08abc"], ProtocolError::UnknownTag { tag: 8 });
         check(&[b"\x10abc"], ProtocolError::Length { size: 3 });
+        check(&[b"\x12"], ProtocolError::Length { size: 0 });
         check(&[b"\x12abc"], ProtocolError::Length { size: 3 });
         check(&[b"\x02abcde"], ProtocolError::TooLarge { lane: Lane::Ordinary, size: 5, limit: 4 });
         check(&[b"\x06abc", b"\x06de"], ProtocolError::TooLarge { lane: Lane::Ordinary, size: 5, limit: 4 });
-        check(&[b"\x06abc", b"\x12"], ProtocolError::Unfinished { lane: Lane::Ordinary });
+        check(&[b"\x12\x02", b"\x12\x02", b"\x02a"], ProtocolError::AfterGoodbye);
+        check(&[b"\x06abc", b"\x12\x01"], ProtocolError::Unfinished { lane: Lane::Ordinary });
     }
 
     #[test]
@@ -260,6 +271,16 @@ mod tests {
         assert_eq!(budget.used(), 5);
         assert!(matches!(take(&mut one, b"\x02fghijklmno"), Ok(Received::Message(..))));
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn t08_streams_that_overtake_each_other_are_waited_for_until_all_have_said_goodbye() {
+        let mut assembly = Assembly::new(100, Budget::new(usize::MAX));
+        assert_eq!(take(&mut assembly, b"\x07bul"), Ok(Received::Part));
+        assert_eq!(take(&mut assembly, b"\x12\x02"), Ok(Received::Part));
+        let bulk = Received::Message(Lane::Bulk, Bytes::from_static(b"bulk"));
+        assert_eq!(take(&mut assembly, b"\x03k"), Ok(bulk));
+        assert_eq!(take(&mut assembly, b"\x12\x02"), Ok(Received::Goodbye));
     }
 
     proptest! {

@@ -6,10 +6,13 @@
 //!             parked with its waker in the lock.
 //! Method      senders encode into the lanes under a short lock and wake the driver only when it is parked. The
 //!             driver alternates between writing whole segments and reading whole batches until neither moves.
-//! Limits      lanes as configured, one segment being written, one read and one incomplete message per lane.
+//!             A link with several streams carries each lane on one of its own, so that a lane which the medium holds up
+//!             holds up no other.
+//! Limits      lanes as configured, one segment being written on each stream, one read and one incomplete message per lane.
 
 use std::fmt;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -215,12 +218,16 @@ impl fmt::Debug for Connection {
 pub struct ConnectionStats {
     /// Messages handed to the link, as of the driver's last turn.
     pub messages_sent: u64,
+    /// Frames handed to the link: a large message travels in several, and signs of life count too.
+    pub frames_sent: u64,
     /// Frame bytes handed to the link.
     pub bytes_sent: u64,
     /// Messages that came in whole.
     pub messages_received: u64,
     /// Their bytes.
     pub bytes_received: u64,
+    /// Frames that came in.
+    pub frames_received: u64,
     /// Batches handed to the link: one write each, as far as the medium takes it.
     pub batches_sent: u64,
     /// Times that something came in; many messages in each when it is busy.
@@ -294,7 +301,7 @@ impl Established {
             queues: LaneQueues::new(message_bytes_max, config.lane_bytes_max),
             phase: Phase::Open,
             is_aborted: false,
-            wants_sends: false,
+            wants_sends: [false; Lane::COUNT],
             is_woken: true,
             waker: None,
             in_hand: Left::default(),
@@ -311,6 +318,8 @@ impl Established {
         // Two, or the part of a heartbeat before the first tick could count as silence.
         let silence_ticks =
             config.silence_max.as_nanos().div_ceil(heartbeat.as_nanos()).clamp(2, u32::MAX.into());
+        let streams = self.link.sender.streams().clamp(1, Lane::COUNT);
+        let outgoing = (0..streams).map(|stream| Outgoing::new(stream, streams)).collect();
         let driver = Driver {
             shared: shared.clone(),
             link: self.link,
@@ -319,10 +328,8 @@ impl Established {
             assembly: Assembly::new(message_bytes_max, budget),
             messages: Vec::new(),
             breach: None,
-            current: Outbox::new(FRAME_BYTES_MAX),
-            current_messages: 0,
+            outgoing,
             has_more: false,
-            is_unflushed: false,
             reading: Half::Open,
             writing: Half::Open,
             tick: Box::pin(tokio::time::sleep(heartbeat)),
@@ -351,13 +358,10 @@ pub struct Driver<D> {
     messages: Vec<Bytes>,
     /// Why nothing behind `messages` can be believed.
     breach: Option<End>,
-    /// What is being written.
-    current: Outbox,
-    current_messages: usize,
-    /// More was queued when that was taken out.
+    /// What is being written, for each stream of the link.
+    outgoing: Box<[Outgoing]>,
+    /// More was queued for one of these streams when that was taken out.
     has_more: bool,
-    /// The link took no more, perhaps because it has not passed on what it took.
-    is_unflushed: bool,
     reading: Half,
     writing: Half,
     tick: Pin<Box<Sleep>>,
@@ -380,6 +384,36 @@ struct Step {
     has_moved: bool,
     /// It has nothing more to do before it is woken, or before something is queued.
     waits: bool,
+}
+
+/// What is being written on one stream of the link.
+struct Outgoing {
+    /// The lanes that travel on it.
+    lanes: Range<usize>,
+    current: Outbox,
+    /// Messages that end in it.
+    messages: usize,
+    /// The link took no more, perhaps because it has not passed on what it took.
+    is_unflushed: bool,
+}
+
+impl Outgoing {
+    /// One of so many streams: each lane has one, as far as they go; the last one carries the rest.
+    fn new(stream: usize, streams: usize) -> Self {
+        let end = if stream + 1 == streams { Lane::COUNT } else { stream + 1 };
+        let current = Outbox::new(FRAME_BYTES_MAX);
+        Self { lanes: stream..end, current, messages: 0, is_unflushed: false }
+    }
+
+    /// It waits for something to write.
+    fn is_idle(&self) -> bool {
+        self.current.is_empty() && !self.is_unflushed
+    }
+
+    fn push_control(&mut self, tag: u8, rest: &[u8]) {
+        let pushed = self.current.push(&[&[tag], rest]);
+        debug_assert!(pushed.is_ok(), "a control frame is small");
+    }
 }
 
 /// One direction as seen from here.
@@ -415,8 +449,8 @@ impl<D: Deliver> Driver<D> {
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         let mut writes = self.shared.wake_up()?;
         self.poll_tick(cx)?;
-        writes |=
-            !self.current.is_empty() || self.is_unflushed || self.ping.is_due || self.writing != Half::Open;
+        writes |= self.ping.is_due || self.writing != Half::Open;
+        writes |= !self.outgoing.iter().all(Outgoing::is_idle);
         let (mut has_moved, mut reads) = (false, true);
         for _ in 0..ROUNDS_PER_TURN {
             const NOTHING: Step = Step { has_moved: false, waits: true };
@@ -473,54 +507,75 @@ impl<D: Deliver> Driver<D> {
             if self.writing == Half::Over {
                 return Ok(step);
             }
-            if self.current.is_empty() && !self.is_unflushed && !self.fill() {
-                // The end of the stream tells the peer that everything up to its goodbye was delivered here.
-                let owes_delivery = self.reading == Half::Open || !self.messages.is_empty();
-                if self.writing == Half::Open || owes_delivery {
+            if self.outgoing.iter().any(Outgoing::is_idle) {
+                self.fill();
+            }
+            let mut has_moved = false;
+            for stream in 0..self.outgoing.len() {
+                has_moved |= self.poll_write_on(cx, stream)?;
+            }
+            step.has_moved |= has_moved;
+            if has_moved {
+                // The common case: what comes next is found when the driver parks.
+                if !self.has_more && self.writing == Half::Open {
                     return Ok(step);
                 }
-                match self.link.sender.poll_close(cx) {
-                    Poll::Pending => return Ok(step),
-                    Poll::Ready(closed) => closed.map_err(End::Link)?,
-                }
-                self.writing = Half::Over;
-                return Ok(Step { has_moved: true, ..step });
+                continue;
             }
-            let before = self.current.bytes();
-            let sent = self.link.sender.poll_send(cx, &mut self.current);
-            let moved = before - self.current.bytes();
-            self.is_unflushed = sent.is_pending();
-            self.stats.bytes_sent += moved as u64;
-            // After a goodbye the peer is silent or about to be: then it lives while it takes what is left.
-            self.is_alive |= moved > 0 && (self.writing, self.reading) != (Half::Open, Half::Open);
-            match sent {
+            // The end of the streams tells the peer that everything up to its goodbye was delivered here.
+            let owes_delivery = self.reading == Half::Open || !self.messages.is_empty();
+            if self.writing == Half::Open || owes_delivery || !self.outgoing.iter().all(Outgoing::is_idle) {
+                return Ok(step);
+            }
+            match self.link.sender.poll_close(cx) {
                 Poll::Pending => return Ok(step),
-                Poll::Ready(Err(error)) => return Err(End::Link(error)),
-                Poll::Ready(Ok(())) => {
-                    self.stats.batches_sent += 1;
-                    self.stats.messages_sent += self.current_messages as u64;
-                    self.current_messages = 0;
-                    step.has_moved = true;
-                    // The common case: what comes next is found when the driver parks.
-                    if !self.has_more && self.writing == Half::Open {
-                        return Ok(step);
-                    }
-                }
+                Poll::Ready(closed) => closed.map_err(End::Link)?,
             }
+            self.writing = Half::Over;
+            return Ok(Step { has_moved: true, ..step });
         }
         Ok(Step { waits: false, ..step })
     }
 
-    /// Fills the empty `current`; false when there is nothing to write.
-    fn fill(&mut self) -> bool {
+    /// Writes what is in hand for one stream; true when all of it went out.
+    fn poll_write_on(&mut self, cx: &mut Context<'_>, stream: usize) -> Result<bool, End> {
+        let out = &mut self.outgoing[stream];
+        if out.is_idle() {
+            return Ok(false);
+        }
+        let (before, frames) = (out.current.bytes(), out.current.frames());
+        let sent = self.link.sender.poll_send_on(cx, stream, &mut out.current);
+        let moved = before - out.current.bytes();
+        out.is_unflushed = sent.is_pending();
+        self.stats.bytes_sent += moved as u64;
+        self.stats.frames_sent += (frames - out.current.frames()) as u64;
+        // After a goodbye the peer is silent or about to be: then it lives while it takes what is left.
+        self.is_alive |= moved > 0 && (self.writing, self.reading) != (Half::Open, Half::Open);
+        match sent {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Err(error)) => Err(End::Link(error)),
+            Poll::Ready(Ok(())) => {
+                self.stats.batches_sent += 1;
+                self.stats.messages_sent += std::mem::take(&mut out.messages) as u64;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Fills what is empty and can be written.
+    fn fill(&mut self) {
         let (relieved, is_last) = {
             let mut state = self.shared.state();
-            let popped = state.queues.pop(&mut self.current);
-            self.has_more = !state.queues.is_empty();
-            self.current_messages = popped.unwrap_or(0);
-            state.in_hand = Left { messages: self.current_messages, bytes: self.current.bytes() };
+            self.has_more = false;
+            for out in self.outgoing.iter_mut().filter(|out| out.is_idle()) {
+                out.messages = state.queues.pop_of(out.lanes.clone(), &mut out.current).unwrap_or(0);
+                self.has_more |= !state.queues.is_empty_of(out.lanes.clone());
+            }
+            state.in_hand = in_hand(&self.outgoing);
             // Nothing can be queued behind the goodbye: sends look at the phase under this lock.
-            let is_last = popped.is_none() && state.phase == Phase::Closing && self.writing == Half::Open;
+            let is_closing = state.phase == Phase::Closing && self.writing == Half::Open;
+            let is_last =
+                is_closing && state.queues.is_empty() && self.outgoing.iter().all(Outgoing::is_idle);
             (state.queues.take_relieved(), is_last)
         };
         for (room, relieved) in self.shared.room.iter().zip(relieved) {
@@ -530,25 +585,20 @@ impl<D: Deliver> Driver<D> {
         }
         if is_last {
             self.writing = Half::Goodbye;
-            self.push_control(GOODBYE, None);
-        } else if self.writing == Half::Open {
+            let streams = self.outgoing.len() as u8;
+            self.outgoing.iter_mut().for_each(|out| out.push_control(GOODBYE, &[streams]));
+        } else if self.writing == Half::Open
+            && let Some(first) = self.outgoing.first_mut().filter(|first| !first.is_unflushed)
+        {
             if let Some(number) = self.pong.take() {
-                self.push_control(PONG, Some(number));
+                first.push_control(PONG, &number.to_le_bytes());
             }
             if std::mem::take(&mut self.ping.is_due) {
                 self.ping.number += 1;
                 self.ping.sent_at = Some(Instant::now());
-                self.push_control(PING, Some(self.ping.number));
+                first.push_control(PING, &self.ping.number.to_le_bytes());
             }
         }
-        !self.current.is_empty()
-    }
-
-    fn push_control(&mut self, tag: u8, number: Option<u64>) {
-        let number = number.map(u64::to_le_bytes);
-        let number = number.as_ref().map_or(&[][..], |bytes| &bytes[..]);
-        let pushed = self.current.push(&[&[tag], number]);
-        debug_assert!(pushed.is_ok(), "a control frame is small");
     }
 
     /// Reads and delivers until nothing comes or the user takes no more.
@@ -611,6 +661,7 @@ impl<D: Deliver> Driver<D> {
         let peer = &self.link.peer;
         let frame_error = |source: FrameError| End::Link(LinkError::Frame { peer: peer.clone(), source });
         while let Some(frame) = self.inbox.next_frame().map_err(frame_error)? {
+            self.stats.frames_received += 1;
             match self.assembly.take(frame).map_err(End::Protocol)? {
                 Received::Message(lane, message) => {
                     let figures = &mut self.stats.lanes[lane as usize];
@@ -646,14 +697,26 @@ impl<D: Deliver> Driver<D> {
         if state.is_aborted {
             return Err(End::Aborted);
         }
-        let is_idle = self.current.is_empty() && !self.is_unflushed;
         let is_closing = state.phase == Phase::Closing && self.writing == Half::Open;
         let has_pong = self.pong.is_some() && self.writing == Half::Open;
-        if is_idle && (!state.queues.is_empty() || is_closing || has_pong) {
+        let mut wants_sends = [false; Lane::COUNT];
+        let mut are_all_idle = true;
+        for out in &self.outgoing {
+            if !out.is_idle() {
+                // While the link takes no more, a send needs no wake-up: the link will give one.
+                are_all_idle = false;
+                continue;
+            }
+            wants_sends[out.lanes.clone()].fill(true);
+            let is_due = has_pong && out.lanes.start == 0;
+            if is_due || !state.queues.is_empty_of(out.lanes.clone()) {
+                return Ok(false);
+            }
+        }
+        if are_all_idle && is_closing {
             return Ok(false);
         }
-        // While the link takes no more, a send needs no wake-up: the link will give one.
-        state.wants_sends = is_idle;
+        state.wants_sends = wants_sends;
         state.waker = Some(cx.waker().clone());
         Ok(true)
     }
@@ -661,7 +724,7 @@ impl<D: Deliver> Driver<D> {
     fn publish(&self) -> MutexGuard<'_, State> {
         let mut state = self.shared.state();
         state.stats = self.stats;
-        state.in_hand = Left { messages: self.current_messages, bytes: self.current.bytes() };
+        state.in_hand = in_hand(&self.outgoing);
         state
     }
 
@@ -701,8 +764,8 @@ impl Shared {
     /// Something may have been queued; the waker to be woken for it.
     #[inline]
     fn after_push(&self, state: &mut State, lane: Lane) -> Option<Waker> {
-        if state.wants_sends && !state.queues.is_empty() {
-            state.wants_sends = false;
+        if state.wants_sends[lane as usize] && !state.queues.is_empty() {
+            state.wants_sends = [false; Lane::COUNT];
             state.is_woken = true;
             return state.waker.take();
         }
@@ -715,7 +778,7 @@ impl Shared {
     /// The driver runs; is there something to be written?
     fn wake_up(&self) -> Result<bool, End> {
         let mut state = self.state();
-        state.wants_sends = false;
+        state.wants_sends = [false; Lane::COUNT];
         state.is_woken = false;
         state.waker = None;
         self.is_crowded.store(false, Ordering::Relaxed);
@@ -748,8 +811,8 @@ struct State {
     queues: LaneQueues,
     phase: Phase,
     is_aborted: bool,
-    /// The parked driver has nothing to write.
-    wants_sends: bool,
+    /// The lanes for which the parked driver has nothing to write.
+    wants_sends: [bool; Lane::COUNT],
     /// A sender has woken the driver, which has not run since; true before its first turn.
     is_woken: bool,
     /// Present while the driver is parked.
@@ -792,6 +855,13 @@ impl State {
     }
 }
 
+fn in_hand(outgoing: &[Outgoing]) -> Left {
+    outgoing.iter().fold(Left::default(), |left, out| Left {
+        messages: left.messages + out.messages,
+        bytes: left.bytes + out.current.bytes(),
+    })
+}
+
 /// Wakes outside the lock: the waker may run the driver at once.
 fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
@@ -800,9 +870,10 @@ fn wake(waker: Option<Waker>) {
 }
 
 /// Rounds of writing and reading before the driver lets others run: the user of what came, above all, who has to make
-/// room for more before the peer waits for it, and finds it in the processor's cache.
+/// room for more before the peer waits for it, and finds it in the processor's cache; and whoever has something urgent to
+/// say while a transfer goes on.
 const ROUNDS_PER_TURN: usize = 2;
-/// Segments written before the driver looks at what came in: 512 KiB.
-const SEGMENTS_PER_ROUND: usize = 8;
+/// Segments written before the driver looks at what came in: 256 KiB.
+const SEGMENTS_PER_ROUND: usize = 4;
 /// Reads before the driver looks at what is to be written, so that answers leave while requests come.
 const READS_PER_ROUND: usize = 2;

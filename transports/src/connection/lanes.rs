@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -198,12 +199,17 @@ impl LaneQueues {
         Ok(())
     }
 
-    /// Moves what goes next into `current`, which must be empty, and returns how many messages end in it; `None`
-    /// when nothing waits. At most one chunk.
+    /// Moves what goes next of all lanes into `current`: see [`pop_of`](Self::pop_of).
     pub fn pop(&mut self, current: &mut Outbox) -> Option<usize> {
+        self.pop_of(0..Lane::COUNT, current)
+    }
+
+    /// Moves what goes next of these lanes, by their numbers, into `current`, which must be empty, and returns how many
+    /// messages end in it; `None` when nothing waits there. At most one chunk.
+    pub fn pop_of(&mut self, lanes: Range<usize>, current: &mut Outbox) -> Option<usize> {
         debug_assert!(current.is_empty());
         let mut messages = None;
-        while let Some(index) = self.choose() {
+        while let Some(index) = self.choose(lanes.clone()) {
             let queue = &mut self.lanes[index];
             let fits = |segment: &Segment| current.bytes() + segment.outbox.bytes() <= COALESCED_BYTES_MAX;
             if messages.is_some() && !queue.segments.front().is_some_and(fits) {
@@ -224,7 +230,8 @@ impl LaneQueues {
             if self.spare.len() < SPARE_MAX {
                 self.spare.push(segment.outbox);
             }
-            for (other, queue) in self.lanes.iter_mut().enumerate() {
+            for (other, queue) in self.lanes.iter_mut().enumerate().filter(|(other, _)| lanes.contains(other))
+            {
                 if other == index || queue.segments.is_empty() {
                     queue.passed_over = 0;
                 } else if other > index {
@@ -244,7 +251,12 @@ impl LaneQueues {
 
     /// True when nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.lanes.iter().all(|queue| queue.segments.is_empty())
+        self.is_empty_of(0..Lane::COUNT)
+    }
+
+    /// True when nothing waits in these lanes.
+    pub fn is_empty_of(&self, lanes: Range<usize>) -> bool {
+        self.lanes[lanes].iter().all(|queue| queue.segments.is_empty())
     }
 
     /// True when the lane would take a message of any permitted size.
@@ -307,11 +319,11 @@ impl LaneQueues {
         })
     }
 
-    /// The lane whose turn it is.
-    fn choose(&self) -> Option<usize> {
+    /// The one of these lanes whose turn it is.
+    fn choose(&self, lanes: Range<usize>) -> Option<usize> {
         let mut first = None;
-        for (index, queue) in self.lanes.iter().enumerate().filter(|(_, queue)| !queue.segments.is_empty()) {
-            if queue.passed_over >= PASSED_OVER_MAX {
+        for index in lanes.filter(|index| !self.lanes[*index].segments.is_empty()) {
+            if self.lanes[index].passed_over >= PASSED_OVER_MAX {
                 return Some(index);
             }
             first = first.or(Some(index));

@@ -15,13 +15,17 @@ pub struct QuicConfig {
     /// first show that it gets what is sent to its address, which costs it a round trip and the listener no memory;
     /// beyond it the oldest one of the address that has most of them is given up.
     pub handshakes_max: usize,
-    /// Bytes of a link that may be under way in one direction. Default 1 MiB. Larger carries more over long ways and
-    /// makes urgent messages wait behind bulk ones.
-    pub link_bytes_max: u32,
-    /// Silence before a sign of life is sent, in milliseconds. Default 5000.
+    /// Bytes of each lane of a link that may be under way in one direction; a link has four lanes. Default 1 MiB. Larger
+    /// carries more over long ways and takes more memory.
+    pub lane_bytes_max: u32,
+    /// Peers of one datagram socket; datagrams to and of further ones are dropped. Default 256.
+    pub datagram_peers_max: usize,
+    /// Datagrams that wait to be received before further ones are dropped. Default 256. At least 1.
+    pub datagrams_max: usize,
+    /// Silence before a sign of life is sent on a link, in milliseconds. Default 5000.
     pub keepalive_ms: u32,
     /// Silence after which the peer counts as gone, in milliseconds. Default 20000; the smaller value of both sides
-    /// holds.
+    /// holds. A datagram socket then forgets it, and proves who it is again when there is something to send.
     pub silence_ms_max: u32,
 }
 
@@ -32,7 +36,9 @@ impl Default for QuicConfig {
             connect_ms_max: 5_000,
             handshake_ms_max: 5_000,
             handshakes_max: 64,
-            link_bytes_max: 1024 * 1024,
+            lane_bytes_max: 1024 * 1024,
+            datagram_peers_max: 256,
+            datagrams_max: 256,
             keepalive_ms: 5_000,
             silence_ms_max: 20_000,
         }

@@ -1,6 +1,6 @@
-//! A stream of a QUIC connection as a link.
+//! The streams of a QUIC connection as a link: one for each lane.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -35,10 +35,36 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// Opens the streams of a link, as who dialled.
+pub(super) async fn open(connection: &Connection) -> Result<Vec<(RecvStream, Writing)>, Failure> {
+    let mut streams = Vec::new();
+    for number in 0..STREAMS {
+        let (mut send, receive) = connection.open_bi().await?;
+        // Without a byte the peer would not hear of the stream.
+        send.write_all(&[number]).await.map_err(io::Error::from)?;
+        streams.push((receive, Writing::new(send, number)?));
+    }
+    Ok(streams)
+}
+
+/// Takes the streams of a link, as who was dialled.
+pub(super) async fn take(connection: &Connection) -> Result<Vec<(RecvStream, Writing)>, Failure> {
+    let mut streams = Vec::new();
+    for number in 0..STREAMS {
+        let (send, mut receive) = connection.accept_bi().await?;
+        let mut first = [u8::MAX];
+        receive.read_exact(&mut first).await.map_err(io::Error::other)?;
+        if first != [number] {
+            return Err(io::Error::new(ErrorKind::InvalidData, "unknown kind of stream").into());
+        }
+        streams.push((receive, Writing::new(send, number)?));
+    }
+    Ok(streams)
+}
+
 pub(super) fn link(
     connection: &Connection,
-    send: SendStream,
-    receive: RecvStream,
+    streams: Vec<(RecvStream, Writing)>,
     endpoint: &Endpoint,
     peer: Address,
 ) -> Link {
@@ -47,7 +73,7 @@ pub(super) fn link(
     let local = to_address(SCHEME, SocketAddr::new(ip, port));
     let chain =
         connection.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let link = stream::link(receive, Writing { send, finishing: None }, local, peer);
+    let link = stream::bundle(streams, local, peer);
     if let Some(certificate) = certificate(chain.as_deref().map(Vec::as_slice)) {
         // Just made, so it is empty.
         let _ = link.credentials.set(Credentials::Certificate(certificate));
@@ -55,11 +81,24 @@ pub(super) fn link(
     link
 }
 
-/// The sending half. Dropping it ends the direction; dropping both ends the connection, and what is under way is lost.
-struct Writing {
+/// The sending half of a stream. Dropping it ends the direction; dropping both ends the connection, and what is under way is lost.
+pub(super) struct Writing {
     send: SendStream,
     /// Waits until the peer has everything: the connection must not go before.
     finishing: Option<BoxFuture<'static, io::Result<()>>>,
+}
+
+impl Writing {
+    fn new(send: SendStream, number: u8) -> io::Result<Self> {
+        // What is urgent goes first. The others share: a lane that always has something must not starve the last one.
+        let priority = match number {
+            0 => 2,
+            1 => 1,
+            _ => 0,
+        };
+        send.set_priority(priority).map_err(io::Error::other)?;
+        Ok(Self { send, finishing: None })
+    }
 }
 
 impl AsyncWrite for Writing {
@@ -91,3 +130,6 @@ impl AsyncWrite for Writing {
         Poll::Ready(finished)
     }
 }
+
+/// Streams of a link: one for each lane.
+pub(super) const STREAMS: u8 = 4;

@@ -7,11 +7,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Endpoint, Incoming, ServerConfig};
+use quinn::{Connection, Endpoint, Incoming, ServerConfig};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::{PREFACE, Quic, SCHEME, link, trust_error, verify};
+use super::{Quic, SCHEME, Use, link, trust_error, verify};
 use crate::address::Address;
 use crate::error::{LinkError, TransportError};
 use crate::gate::{Gate, Handshakes};
@@ -32,7 +32,7 @@ impl QuicListener {
     pub(super) async fn open(quic: &Quic, address: &Address) -> Result<Self, TransportError> {
         let mut last = tcp::no_address(address);
         for place in tcp::places(address).await? {
-            match bind(quic, address, place).await {
+            match bind(quic, Use::Links, address, place).await {
                 Ok(endpoint) => {
                     let local = endpoint.local_addr().map_err(|error| tcp::io_error(address, error))?;
                     return Ok(Self {
@@ -52,36 +52,60 @@ impl QuicListener {
     }
 
     fn start(&mut self, incoming: Incoming) {
-        // Anybody can write any sender on a packet: when places become scarce, only who answers from there gets one.
-        if self.handshakes.is_busy() && !incoming.remote_address_validated() {
-            // Who could not be told tries again by itself.
-            let _ = incoming.retry();
-            return;
-        }
+        let endpoint = self.endpoint.clone();
         let peer = tcp::to_address(SCHEME, incoming.remote_address());
-        let mut place = self.handshakes.enter(&peer);
-        let limit = Duration::from_millis(self.quic.config.handshake_ms_max);
-        let (quic, endpoint) = (self.quic.clone(), self.endpoint.clone());
-        self.running.spawn(async move {
-            let accepting = accept(&quic, &endpoint, incoming, &peer);
-            let outcome = match place.hold(timeout(limit, accepting)).await {
-                Some(Ok(outcome)) => outcome,
-                Some(Err(_)) => Err(LinkError::broken(&peer, ErrorKind::TimedOut)),
-                None => Err(LinkError::broken(&peer, ErrorKind::ConnectionAborted)),
-            };
-            let gate: &Gate = &quic.gate;
-            match outcome {
-                Ok(link) => {
-                    gate.let_in();
-                    Some(link)
-                }
-                Err(error) => {
-                    gate.turn_away(error);
-                    None
-                }
-            }
-        });
+        let begin = |connection: Connection| async move {
+            let streams = link::take(&connection).await?;
+            Ok(link::link(&connection, streams, &endpoint, peer))
+        };
+        let admission = admit(&self.quic, Use::Links, &self.handshakes, incoming, begin);
+        if let Some(admission) = admission {
+            self.running.spawn(admission);
+        }
     }
+}
+
+/// Gives a newcomer a place in which it may prove who it is; `None` when it must first show where it is.
+pub(super) fn admit<T, B, F>(
+    quic: &Quic,
+    usage: Use,
+    handshakes: &Handshakes,
+    incoming: Incoming,
+    begin: B,
+) -> Option<impl Future<Output = Option<T>> + use<T, B, F>>
+where
+    B: FnOnce(Connection) -> F,
+    F: Future<Output = Result<T, link::Failure>>,
+{
+    // Anybody can write any sender on a packet: when places become scarce, only who answers from there gets one.
+    if handshakes.is_busy() && !incoming.remote_address_validated() {
+        // Who could not be told tries again by itself.
+        let _ = incoming.retry();
+        return None;
+    }
+    let peer = tcp::to_address(SCHEME, incoming.remote_address());
+    let mut place = handshakes.enter(&peer);
+    let limit = Duration::from_millis(quic.config.handshake_ms_max);
+    let quic = quic.clone();
+    Some(async move {
+        let accepting = accept(&quic, usage, incoming, &peer, begin);
+        let outcome = match place.hold(timeout(limit, accepting)).await {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(_)) => Err(LinkError::broken(&peer, ErrorKind::TimedOut)),
+            None => Err(LinkError::broken(&peer, ErrorKind::ConnectionAborted)),
+        };
+        let gate: &Gate = &quic.gate;
+        match outcome {
+            Ok(begun) => {
+                gate.let_in();
+                Some(begun)
+            }
+            Err(error) => {
+                gate.turn_away(error);
+                None
+            }
+        }
+    })
 }
 
 impl Listener for QuicListener {
@@ -119,8 +143,14 @@ fn next(endpoint: &Endpoint) -> BoxFuture<'static, Option<Incoming>> {
     Box::pin(async move { endpoint.accept().await })
 }
 
-async fn bind(quic: &Quic, address: &Address, place: SocketAddr) -> Result<Endpoint, TransportError> {
-    let (config, _) = server_config(quic, address)?;
+/// An endpoint that can be dialled, and dial.
+pub(super) async fn bind(
+    quic: &Quic,
+    usage: Use,
+    address: &Address,
+    place: SocketAddr,
+) -> Result<Endpoint, TransportError> {
+    let (config, _) = server_config(quic, usage, address)?;
     let mut tries = 0;
     loop {
         match Endpoint::server(config.clone(), place) {
@@ -134,39 +164,40 @@ async fn bind(quic: &Quic, address: &Address, place: SocketAddr) -> Result<Endpo
     }
 }
 
-fn server_config(quic: &Quic, address: &Address) -> Result<(ServerConfig, verify::Refusal), TransportError> {
+fn server_config(
+    quic: &Quic,
+    usage: Use,
+    address: &Address,
+) -> Result<(ServerConfig, verify::Refusal), TransportError> {
     let bad = |reason: String| TransportError::BadAddress { address: address.clone(), reason };
-    let (crypto, refusal) = verify::server(&quic.certificates).map_err(|error| bad(error.to_string()))?;
+    let (mut crypto, refusal) = verify::server(&quic.certificates).map_err(|error| bad(error.to_string()))?;
+    crypto.alpn_protocols = vec![usage.protocol().to_vec()];
     let crypto = QuicServerConfig::try_from(crypto).map_err(|error| bad(error.to_string()))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     config
-        .transport_config(Arc::new(quic.transport_config()))
+        .transport_config(Arc::new(quic.transport_config(usage)))
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(INCOMING_BYTES_MAX)
         .incoming_buffer_size_total(INCOMING_BYTES_MAX * 16);
     Ok((config, refusal))
 }
 
-async fn accept(
+/// Lets a dialler prove who it is, and does what begins with that.
+async fn accept<T, F>(
     quic: &Quic,
-    endpoint: &Endpoint,
+    usage: Use,
     incoming: Incoming,
     peer: &Address,
-) -> Result<Link, LinkError> {
+    begin: impl FnOnce(Connection) -> F,
+) -> Result<T, LinkError>
+where
+    F: Future<Output = Result<T, link::Failure>>,
+{
     let broken = |error: std::io::Error| LinkError::Broken { peer: peer.clone(), source: error };
     // A configuration of its own tells why this very dialler was refused.
     let (config, refusal) =
-        server_config(quic, peer).map_err(|error| broken(std::io::Error::other(error)))?;
-    let accepted = async {
-        let connection = incoming.accept_with(Arc::new(config))?.await?;
-        let (send, mut receive) = connection.accept_bi().await?;
-        let mut preface = [0xff; PREFACE.len()];
-        receive.read_exact(&mut preface).await.map_err(std::io::Error::other)?;
-        if preface != PREFACE {
-            return Err(std::io::Error::new(ErrorKind::InvalidData, "unknown kind of stream").into());
-        }
-        Ok(link::link(&connection, send, receive, endpoint, peer.clone()))
-    };
+        server_config(quic, usage, peer).map_err(|error| broken(std::io::Error::other(error)))?;
+    let accepted = async { begin(incoming.accept_with(Arc::new(config))?.await?).await };
     accepted.await.map_err(|failure| match failure {
         link::Failure::Connection(error) => match trust_error(&error, refusal.take()) {
             Some(source) => LinkError::Untrusted { peer: peer.clone(), source },

@@ -2,14 +2,19 @@
 //!
 //! Guarantee   as [TLS](crate::tls): nobody without a certificate of a trusted authority gets a link, reads or changes a
 //!             byte, or makes this side deliver one. A link survives a change of the dialler's address.
-//! Layout      one connection per link, one bidirectional stream per connection, opened by the dialler; its first byte
-//!             is 0, then both directions carry frames as on every stream.
+//! Lanes       each lane of a link is a stream: what one has lost on the way holds up no other. Control and urgent ones
+//!             go before the rest, in this order; ordinary and bulk ones share what is left.
+//! Datagrams   a datagram socket keeps a connection with each peer that it sends to or hears of, as long as something
+//!             travels. Who sends first waits for that with its first [`WAITING_MAX`] datagrams; more are dropped.
+//! Layout      one connection per link, four bidirectional streams per connection, opened by the dialler; the first
+//!             byte of each is its number, then both directions carry frames as on every stream.
 //! Names       `quic://host:port`, over UDP; `quic://*:port` listens on all interfaces. Of a host with several addresses
 //!             the first that answers is taken, as with TCP.
 //! Errors      as TLS. UDP has no word for "nobody listens here", so that is [`TransportError::TimedOut`].
 //! Limits      [`QuicConfig`].
 
 mod config;
+mod datagram;
 mod link;
 mod listen;
 mod verify;
@@ -21,18 +26,20 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
-    ClientConfig, ConnectionError, Endpoint, IdleTimeout, ReadError, TransportConfig, VarInt, WriteError,
+    ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, ReadError, TransportConfig, VarInt,
+    WriteError,
 };
 use tokio::time::timeout;
 
 pub use config::QuicConfig;
+pub use datagram::{DATAGRAM_BYTES_MAX, WAITING_MAX};
 
 use crate::address::Address;
-use crate::certificates::Certificates;
+use crate::certificates::{Certificates, PROTOCOL};
 use crate::error::{TransportError, TrustError};
 use crate::gate::{Gate, GateStats};
 use crate::tcp;
-use crate::transport::{BoxFuture, Link, Listener, Transport};
+use crate::transport::{BoxFuture, DatagramSocket, Link, Listener, Transport};
 
 /// The transport `quic://`. Clones share their counters.
 #[derive(Debug, Clone)]
@@ -93,26 +100,41 @@ impl Quic {
     }
 
     async fn dial_place(&self, address: &Address, place: SocketAddr) -> Result<Link, TransportError> {
-        let host = address.rest().rsplit_once(':').map_or(address.rest(), |(host, _)| host);
-        let name = self.config.expected_name.as_deref().unwrap_or(host.trim_matches(['[', ']']));
-        let (crypto, refusal) = verify::client(&self.certificates);
-        let bad = |reason: String| TransportError::BadAddress { address: address.clone(), reason };
-        let crypto = QuicClientConfig::try_from(crypto).map_err(|error| bad(error.to_string()))?;
-        let mut config = ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::new(self.transport_config()));
         let here: SocketAddr = match place {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
         let endpoint = Endpoint::client(here).map_err(|error| tcp::io_error(address, error))?;
-        let dialling = endpoint.connect_with(config, place, name).map_err(|error| bad(error.to_string()))?;
-        let connected = async {
-            let connection = dialling.await?;
-            let (mut send, receive) = connection.open_bi().await?;
-            // Without a byte the peer would not hear of the stream.
-            send.write_all(&PREFACE).await.map_err(io::Error::from)?;
-            Ok::<_, link::Failure>(link::link(&connection, send, receive, &endpoint, address.clone()))
+        let endpoint = &endpoint;
+        let begin = |connection: Connection| async move {
+            let streams = link::open(&connection).await?;
+            Ok(link::link(&connection, streams, endpoint, address.clone()))
         };
+        self.connect_from(endpoint, Use::Links, address, place, begin).await
+    }
+
+    /// Connects, and does what begins with that, of which an error may say more about the peer's trust.
+    async fn connect_from<T, F>(
+        &self,
+        endpoint: &Endpoint,
+        usage: Use,
+        address: &Address,
+        place: SocketAddr,
+        begin: impl FnOnce(Connection) -> F,
+    ) -> Result<T, TransportError>
+    where
+        F: Future<Output = Result<T, link::Failure>>,
+    {
+        let host = address.rest().rsplit_once(':').map_or(address.rest(), |(host, _)| host);
+        let name = self.config.expected_name.as_deref().unwrap_or(host.trim_matches(['[', ']']));
+        let (mut crypto, refusal) = verify::client(&self.certificates);
+        crypto.alpn_protocols = vec![usage.protocol().to_vec()];
+        let bad = |reason: String| TransportError::BadAddress { address: address.clone(), reason };
+        let crypto = QuicClientConfig::try_from(crypto).map_err(|error| bad(error.to_string()))?;
+        let mut config = ClientConfig::new(Arc::new(crypto));
+        config.transport_config(Arc::new(self.transport_config(usage)));
+        let dialling = endpoint.connect_with(config, place, name).map_err(|error| bad(error.to_string()))?;
+        let connected = async { begin(dialling.await?).await };
         connected.await.map_err(|failure| match failure {
             link::Failure::Connection(error) => match trust_error(&error, refusal.take()) {
                 Some(source) => TransportError::Untrusted { address: address.clone(), source },
@@ -122,17 +144,28 @@ impl Quic {
         })
     }
 
-    fn transport_config(&self) -> TransportConfig {
-        let window = VarInt::from_u32(self.config.link_bytes_max.max(1));
+    fn transport_config(&self, usage: Use) -> TransportConfig {
+        let window = self.config.lane_bytes_max.clamp(1, u32::MAX / u32::from(link::STREAMS));
+        let windows = VarInt::from_u32(window * u32::from(link::STREAMS));
+        let keepalive = Duration::from_millis(self.config.keepalive_ms.max(1).into());
         let mut config = TransportConfig::default();
         config
-            .max_concurrent_bidi_streams(VarInt::from_u32(1))
             .max_concurrent_uni_streams(VarInt::from_u32(0))
-            .stream_receive_window(window)
-            .receive_window(window)
-            .send_window(window.into_inner())
-            .keep_alive_interval(Some(Duration::from_millis(self.config.keepalive_ms.max(1).into())))
+            .stream_receive_window(VarInt::from_u32(window))
+            // A lane that is held up must not take the others' room.
+            .receive_window(windows)
+            .send_window(windows.into_inner())
             .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(self.config.silence_ms_max.max(1)))));
+        match usage {
+            Use::Links => config
+                .max_concurrent_bidi_streams(VarInt::from_u32(link::STREAMS.into()))
+                .datagram_receive_buffer_size(None)
+                .keep_alive_interval(Some(keepalive)),
+            Use::Datagrams => config
+                .max_concurrent_bidi_streams(VarInt::from_u32(0))
+                .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_BYTES))
+                .datagram_send_buffer_size(DATAGRAM_BUFFER_BYTES),
+        };
         config
     }
 }
@@ -154,6 +187,33 @@ impl Transport for Quic {
 
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Result<Link, TransportError>> {
         Box::pin(self.dial(address, tcp::resolve(address)))
+    }
+
+    fn bind<'a>(
+        &'a self,
+        address: &'a Address,
+    ) -> BoxFuture<'a, Result<Box<dyn DatagramSocket>, TransportError>> {
+        Box::pin(async move {
+            let socket = datagram::QuicDatagrams::open(self, address).await?;
+            Ok(Box::new(socket) as Box<dyn DatagramSocket>)
+        })
+    }
+}
+
+/// What a connection is for; the two sides must mean the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Links,
+    Datagrams,
+}
+
+impl Use {
+    /// Its name in the handshake (ALPN).
+    fn protocol(self) -> &'static [u8] {
+        match self {
+            Self::Links => PROTOCOL,
+            Self::Datagrams => b"quorate-datagrams",
+        }
     }
 }
 
@@ -190,8 +250,8 @@ fn is_alert(code: quinn::TransportErrorCode) -> bool {
 }
 
 const SCHEME: &str = "quic";
-/// What the stream begins with: the kind of what follows. There is only one so far.
-const PREFACE: [u8; 1] = [0];
+/// Datagrams of one connection that wait to leave, and that wait to be taken, in bytes; the oldest are dropped beyond it.
+const DATAGRAM_BUFFER_BYTES: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests {
