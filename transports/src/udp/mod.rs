@@ -11,7 +11,7 @@
 //!             group by its address.
 //! Links       `machine/` decides everything, `engine.rs` moves its packets: one socket per listener and per dialled link.
 //!             No state is kept for an address that has not proved that it is there. UDP has no word for "nobody listens
-//!             here", so that is [`TransportError::TimedOut`].
+//!             here", so that is [`TransportError::TimedOut`]. A listener's port stays taken until its last link has ended.
 //! Limits      [`BYTES_MAX`] per datagram; [`UdpConfig`].
 
 mod config;

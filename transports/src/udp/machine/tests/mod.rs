@@ -1,5 +1,6 @@
 //! The machine on a bad path: thousands of seeds, and bugs that they must find.
 
+mod crowd;
 mod plan;
 mod world;
 

@@ -143,7 +143,7 @@ impl Plan {
     }
 }
 
-fn limits(mut bytes_max: impl FnMut() -> usize) -> Limits {
+pub(super) fn limits(mut bytes_max: impl FnMut() -> usize) -> Limits {
     Limits {
         packet_bytes: PACKET_BYTES_MIN,
         send_bytes_max: bytes_max(),
