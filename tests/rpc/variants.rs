@@ -252,6 +252,32 @@ async fn r03_the_end_of_a_service_ends_calls_of_its_own_node() {
     assert_eq!(soon("the end", waiting).await, Err(CallError::MaybeExecuted(Doubt::SessionLost)));
 }
 
+#[tokio::test]
+async fn r03_a_hundred_thousand_outstanding_calls_need_less_than_200_bytes_each() {
+    const CALLS: usize = 100_000;
+    let (server, address) = Over::Tcp.server(1).await;
+    let mut options = ServeOptions::default();
+    (options.calls_max, options.executing_max) = (CALLS as u32, CALLS as u32);
+    let bench = Arc::new(Bench::default());
+    let serving = server.serve_with("shop", ShopServer::shared(Arc::clone(&bench)), options).unwrap();
+    let node = Over::Tcp.client(2).await;
+    let mut options = ClientOptions::default();
+    options.calls_max = CALLS as u32;
+    let shop = ShopClient::<Postcard>::connect_with(&node, "shop", &address, options).await.unwrap();
+    let waiting: Vec<_> = (0..CALLS).map(|_| shop.wait_start()).collect();
+    assert_eq!(shop.server().outstanding() as usize, CALLS);
+    let bytes = shop.server().table_bytes() / CALLS;
+    assert!(bytes < 200, "{bytes} bytes");
+    while (serving.stats().executing as usize) < CALLS {
+        tokio::task::yield_now().await;
+    }
+    bench.door.notify_waiters();
+    for call in waiting {
+        assert_eq!(soon("an answer", call).await, Ok(7));
+    }
+    assert_eq!(serving.stats().requests.executed, CALLS as u64);
+}
+
 /// A caller of the same node that never waits for anything does not keep its thread to itself.
 #[tokio::test]
 async fn r03_calls_of_the_same_node_let_other_tasks_live() {

@@ -346,6 +346,12 @@ impl Drop for Core {
 }
 
 impl State {
+    /// See [`Client::table_bytes`](super::Client::table_bytes).
+    pub(super) fn table_bytes(&self) -> usize {
+        let waiters = self.waiters.capacity() * size_of::<Waiter>() + self.free.capacity() * size_of::<u32>();
+        self.machine.table_bytes() + waiters
+    }
+
     /// Takes what became of a call, if it has ended.
     pub(super) fn take_outcome(&mut self, token: u32) -> Option<Outcome> {
         match std::mem::replace(&mut self.waiters[token as usize], Waiter::Free) {

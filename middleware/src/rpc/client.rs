@@ -252,6 +252,12 @@ impl<C: Codec> Client<C> {
         self.core.lock().machine.bound_to().is_some()
     }
 
+    /// Bytes that this process keeps for the calls of this client, without their arguments: grown for the most calls
+    /// that were outstanding at once.
+    pub fn table_bytes(&self) -> usize {
+        self.core.lock().table_bytes()
+    }
+
     /// Totals over all clones.
     pub fn stats(&self) -> rpc::ClientStats {
         self.core.lock().machine.stats()

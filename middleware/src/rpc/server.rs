@@ -61,6 +61,8 @@ pub struct ServeOptions {
     /// Requests executing at once; one more is refused as overloaded. Default 1,024. Small values refuse bursts,
     /// large ones let memory grow with slow handlers.
     pub executing_max: u32,
+    /// Outstanding calls of one client, at most, whatever the client itself allows. Default 16,384.
+    pub calls_max: u32,
     /// Clients known at once; the one that has been silent longest makes room. Default 1,024.
     pub clients_max: usize,
     /// Bytes of replies kept for one client until it acknowledges them. Default 1 MiB.
@@ -72,6 +74,7 @@ impl Default for ServeOptions {
         let machine = ServerConfig::new(0, 0);
         Self {
             executing_max: machine.executing_max,
+            calls_max: machine.slots_max,
             clients_max: machine.clients_max,
             reply_bytes_max: machine.reply_bytes_max,
         }
@@ -130,6 +133,7 @@ impl Node {
     ) -> Result<Serving, ServeError> {
         let mut config = ServerConfig::new(service.codec(), post::seed(self.identity(), self.fresh_number()));
         config.executing_max = options.executing_max;
+        config.slots_max = options.calls_max;
         config.clients_max = options.clients_max;
         config.reply_bytes_max = options.reply_bytes_max;
         config.exactly_once = keeper.is_some();

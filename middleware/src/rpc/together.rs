@@ -33,7 +33,7 @@ impl Wanted {
 /// Waits until enough of `calls` have been answered; the others are then dropped, and so cancelled. The answers come
 /// with the places of their calls, in the order of arrival.
 ///
-/// ```ignore
+/// ```text
 /// let asked = clients.iter().map(|client| client.balance(account));
 /// let answers = together(Wanted::Majority, asked).await?;
 /// ```

@@ -232,6 +232,11 @@ impl Client {
         }
     }
 
+    /// Bytes of the table of calls, without the arguments that it keeps.
+    pub const fn table_bytes(&self) -> usize {
+        self.calls.capacity() * size_of::<Call>() + self.free.capacity() * size_of::<u32>()
+    }
+
     /// Calls that have not ended.
     pub const fn outstanding(&self) -> u32 {
         self.outstanding
