@@ -4,7 +4,7 @@ const GUIDE: &str = include_str!("../../docs/guide.md");
 
 /// Where the types of the table are.
 const SOURCES: [(&str, &str); 7] = [
-    ("Communicator", include_str!("../../middleware/src/socket/communicator.rs")),
+    ("Communicator", include_str!("../../middleware/src/socket/communicator/mod.rs")),
     ("Requester", include_str!("../../middleware/src/socket/request.rs")),
     ("Push", include_str!("../../middleware/src/socket/pipeline.rs")),
     ("Publisher", include_str!("../../middleware/src/socket/publish.rs")),
