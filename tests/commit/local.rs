@@ -1,4 +1,4 @@
-//! Several nodes in one process, over TCP, with journals in files.
+//! Several nodes in one process, over every medium, with journals in files.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,14 +12,16 @@ use quorate::commit::{
 };
 use quorate::{Node, NodeId};
 use quorate_journal::{FaultyStorage, FileStorage, Journal, MemoryStorage, Record};
+use tests::{nets, until};
 use tokio::sync::Semaphore;
 
 use crate::vault::{START, Vault, pay};
 
 const LONG: Duration = Duration::from_secs(30);
 
+/// A node for the stories in which nothing depends on the medium.
 async fn node(id: u64) -> Node {
-    Node::builder().id(NodeId(id)).listen("tcp://127.0.0.1:0").start().await.unwrap()
+    tests::memory().node(id).await
 }
 
 /// Everyone knows where everyone is.
@@ -54,51 +56,55 @@ fn transfer(amount: i64) -> [(NodeId, Bytes); 2] {
 
 #[tokio::test]
 async fn k02_a_transfer_between_two_vaults_commits_or_aborts_as_a_whole() {
-    let directory = tempfile::tempdir().unwrap();
-    let (one, two, three) = (node(1).await, node(2).await, node(3).await);
-    introduce(&[&one, &two, &three]);
-    let (left, right) = (directory.path().join("2"), directory.path().join("3"));
-    let (left, right) = (Vault::open(&left, 2), Vault::open(&right, 3));
-    let coordinator = serve(&one, memory(1), NoResource).await;
-    let payer = serve(&two, memory(2), left.clone()).await;
-    let payee = serve(&three, memory(3), right.clone()).await;
+    for net in nets() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, two, three) = (net.node(1).await, net.node(2).await, net.node(3).await);
+        introduce(&[&one, &two, &three]);
+        let (left, right) = (directory.path().join("2"), directory.path().join("3"));
+        let (left, right) = (Vault::open(&left, 2), Vault::open(&right, 3));
+        let coordinator = serve(&one, memory(1), NoResource).await;
+        let payer = serve(&two, memory(2), left.clone()).await;
+        let payee = serve(&three, memory(3), right.clone()).await;
 
-    let outcome = coordinator.run(transfer(300)).await.unwrap();
-    assert!(outcome.is_committed(), "{outcome:?}");
-    let outcome = coordinator.run(transfer(START)).await.unwrap();
-    assert!(matches!(outcome, Outcome::Aborted(_, AbortReason::VotedNo(2))), "{outcome:?}");
+        let outcome = coordinator.run(transfer(300)).await.unwrap();
+        assert!(outcome.is_committed(), "{outcome:?}");
+        let outcome = coordinator.run(transfer(START)).await.unwrap();
+        assert!(matches!(outcome, Outcome::Aborted(_, AbortReason::VotedNo(2))), "{outcome:?}");
 
-    // The caller knows before everyone has applied it.
-    for served in [&coordinator, &payer, &payee] {
-        assert!(served.shutdown(LONG).await.is_nothing());
+        // The caller knows before everyone has applied it.
+        for served in [&coordinator, &payer, &payee] {
+            assert!(served.shutdown(LONG).await.is_nothing());
+        }
+        assert_eq!((left.balance(), right.balance()), (START - 300, START + 300));
+        assert_eq!((left.held(), right.held()), (0, 0));
+        let stats = coordinator.stats();
+        assert_eq!((stats.committed, stats.aborted), (1, 1));
+        assert_eq!(coordinator.run(transfer(1)).await, Err(BeginError::Stopped));
     }
-    assert_eq!((left.balance(), right.balance()), (START - 300, START + 300));
-    assert_eq!((left.held(), right.held()), (0, 0));
-    let stats = coordinator.stats();
-    assert_eq!((stats.committed, stats.aborted), (1, 1));
-    assert_eq!(coordinator.run(transfer(1)).await, Err(BeginError::Stopped));
 }
 
 #[tokio::test]
 async fn a_coordinator_may_take_part_itself_and_many_transactions_run_at_once() {
-    let directory = tempfile::tempdir().unwrap();
-    let (two, three) = (node(2).await, node(3).await);
-    introduce(&[&two, &three]);
-    let (left, right) = (directory.path().join("2"), directory.path().join("3"));
-    let (left, right) = (Vault::open(&left, 2), Vault::open(&right, 3));
-    let payer = serve(&two, memory(2), left.clone()).await;
-    let payee = serve(&three, memory(3), right.clone()).await;
-    let mut running = tokio::task::JoinSet::new();
-    for amount in 1..=40 {
-        let by = if amount % 2 == 0 { &payer } else { &payee }.clone();
-        running.spawn(async move { by.run(transfer(amount)).await });
+    for net in nets() {
+        let directory = tempfile::tempdir().unwrap();
+        let (two, three) = (net.node(2).await, net.node(3).await);
+        introduce(&[&two, &three]);
+        let (left, right) = (directory.path().join("2"), directory.path().join("3"));
+        let (left, right) = (Vault::open(&left, 2), Vault::open(&right, 3));
+        let payer = serve(&two, memory(2), left.clone()).await;
+        let payee = serve(&three, memory(3), right.clone()).await;
+        let mut running = tokio::task::JoinSet::new();
+        for amount in 1..=40 {
+            let by = if amount % 2 == 0 { &payer } else { &payee }.clone();
+            running.spawn(async move { by.run(transfer(amount)).await });
+        }
+        while let Some(done) = running.join_next().await {
+            assert!(done.unwrap().unwrap().is_committed());
+        }
+        assert!(payer.shutdown(LONG).await.is_nothing() && payee.shutdown(LONG).await.is_nothing());
+        assert_eq!((left.balance(), right.balance()), (START - 820, START + 820));
+        assert_eq!(left.applied().len(), 40);
     }
-    while let Some(done) = running.join_next().await {
-        assert!(done.unwrap().unwrap().is_committed());
-    }
-    assert!(payer.shutdown(LONG).await.is_nothing() && payee.shutdown(LONG).await.is_nothing());
-    assert_eq!((left.balance(), right.balance()), (START - 820, START + 820));
-    assert_eq!(left.applied().len(), 40);
 }
 
 /// Says yes when it is let.
@@ -117,64 +123,68 @@ impl Resource for Hesitant {
 
 #[tokio::test]
 async fn k02_a_promise_survives_the_restart_of_the_participant() {
-    let directory = tempfile::tempdir().unwrap();
-    let (one, two, three) = (node(1).await, node(2).await, node(3).await);
-    introduce(&[&one, &two, &three]);
-    let vault = Vault::open(directory.path(), 2);
-    let hesitant = Hesitant(Arc::new(Semaphore::new(0)));
-    let coordinator = serve(&one, memory(1), NoResource).await;
-    let kept = journal(directory.path(), 2);
-    let payer = serve(&two, kept.clone(), vault.clone()).await;
-    let _payee = serve(&three, memory(3), hesitant.clone()).await;
+    for net in nets() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, two, three) = (net.node(1).await, net.node(2).await, net.node(3).await);
+        introduce(&[&one, &two, &three]);
+        let vault = Vault::open(directory.path(), 2);
+        let hesitant = Hesitant(Arc::new(Semaphore::new(0)));
+        let coordinator = serve(&one, memory(1), NoResource).await;
+        let kept = journal(directory.path(), 2);
+        let payer = serve(&two, kept.clone(), vault.clone()).await;
+        let _payee = serve(&three, memory(3), hesitant.clone()).await;
 
-    let transaction = coordinator.begin(transfer(10)).await.unwrap();
-    let txn = transaction.id();
-    until(|| payer.in_doubt() == [txn]).await;
-    // Stopped in the middle: it leaves a promise behind.
-    let left = payer.shutdown(Duration::ZERO).await;
-    assert_eq!(left.in_doubt, 1);
-    two.shutdown(LONG).await;
-    kept.close().await;
-    vault.close().await;
+        let transaction = coordinator.begin(transfer(10)).await.unwrap();
+        let txn = transaction.id();
+        until(|| payer.in_doubt() == [txn]).await;
+        // Stopped in the middle: it leaves a promise behind.
+        let left = payer.shutdown(Duration::ZERO).await;
+        assert_eq!(left.in_doubt, 1);
+        two.shutdown(LONG).await;
+        kept.close().await;
+        vault.close().await;
 
-    let vault = Vault::open(directory.path(), 2);
-    let two = node(2).await;
-    introduce(&[&one, &two, &three]);
-    let payer = serve(&two, journal(directory.path(), 2), vault.clone()).await;
-    assert_eq!(vault.restored(), [txn].into());
-    hesitant.0.add_permits(1);
-    assert_eq!(transaction.outcome().await, Outcome::Committed(txn));
-    until(|| vault.balance() == START - 10).await;
-    assert!(payer.shutdown(LONG).await.is_nothing());
+        let vault = Vault::open(directory.path(), 2);
+        let two = net.node(2).await;
+        introduce(&[&one, &two, &three]);
+        let payer = serve(&two, journal(directory.path(), 2), vault.clone()).await;
+        assert_eq!(vault.restored(), [txn].into());
+        hesitant.0.add_permits(1);
+        assert_eq!(transaction.outcome().await, Outcome::Committed(txn));
+        until(|| vault.balance() == START - 10).await;
+        assert!(payer.shutdown(LONG).await.is_nothing());
+    }
 }
 
 #[tokio::test]
 async fn k02_a_decision_survives_the_restart_of_the_coordinator() {
-    let directory = tempfile::tempdir().unwrap();
-    let (one, two) = (node(1).await, node(2).await);
-    // The participant can answer and not be reached again: the coordinator's connection is the only one.
-    introduce(&[&one, &two]);
-    let hesitant = Hesitant(Arc::new(Semaphore::new(1)));
-    let kept = journal(directory.path(), 1);
-    let coordinator = serve(&one, kept.clone(), NoResource).await;
-    let slow = Slow(hesitant.0.clone());
-    let participant = serve(&two, memory(2), slow).await;
+    for net in nets() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, two) = (net.node(1).await, net.node(2).await);
+        // The participant can answer and not be reached again: the coordinator's connection is the only one.
+        introduce(&[&one, &two]);
+        let hesitant = Hesitant(Arc::new(Semaphore::new(1)));
+        let kept = journal(directory.path(), 1);
+        let coordinator = serve(&one, kept.clone(), NoResource).await;
+        let slow = Slow(hesitant.0.clone());
+        let participant = serve(&two, memory(2), slow).await;
 
-    let outcome = coordinator.run([(NodeId(2), Bytes::new())]).await.unwrap();
-    let txn = outcome.txn();
-    assert_eq!(outcome, Outcome::Committed(txn));
-    // Not acknowledged: the resource is still applying it.
-    coordinator.shutdown(Duration::ZERO).await;
-    one.shutdown(LONG).await;
-    kept.close().await;
+        let outcome = coordinator.run([(NodeId(2), Bytes::new())]).await.unwrap();
+        let txn = outcome.txn();
+        assert_eq!(outcome, Outcome::Committed(txn));
+        // Not acknowledged: the resource is still applying it.
+        coordinator.shutdown(Duration::ZERO).await;
+        one.shutdown(LONG).await;
+        kept.close().await;
 
-    let one = node(1).await;
-    introduce(&[&one, &two]);
-    let coordinator = serve(&one, journal(directory.path(), 1), NoResource).await;
-    until(|| coordinator.resumed() == [txn]).await;
-    hesitant.0.add_permits(1);
-    assert!(participant.shutdown(LONG).await.is_nothing());
-    assert_eq!(participant.stats().applied, 1);
+        let one = net.node(1).await;
+        introduce(&[&one, &two]);
+        let coordinator = serve(&one, journal(directory.path(), 1), NoResource).await;
+        until(|| coordinator.resumed() == [txn]).await;
+        hesitant.0.add_permits(1);
+        assert!(participant.shutdown(LONG).await.is_nothing());
+        assert_eq!(participant.stats().applied, 1);
+    }
 }
 
 /// Applies when it is let.
@@ -206,13 +216,15 @@ impl Resource for Broken {
 
 #[tokio::test]
 async fn a_resource_that_panics_votes_no() {
-    let (one, two) = (node(1).await, node(2).await);
-    introduce(&[&one, &two]);
-    let coordinator = serve(&one, memory(1), NoResource).await;
-    let participant = serve(&two, memory(2), Broken).await;
-    let outcome = coordinator.run([(NodeId(2), Bytes::new())]).await.unwrap();
-    assert!(matches!(outcome, Outcome::Aborted(_, AbortReason::VotedNo(2))), "{outcome:?}");
-    assert_eq!(participant.stats().panicked, 1);
+    for net in nets() {
+        let (one, two) = (net.node(1).await, net.node(2).await);
+        introduce(&[&one, &two]);
+        let coordinator = serve(&one, memory(1), NoResource).await;
+        let participant = serve(&two, memory(2), Broken).await;
+        let outcome = coordinator.run([(NodeId(2), Bytes::new())]).await.unwrap();
+        assert!(matches!(outcome, Outcome::Aborted(_, AbortReason::VotedNo(2))), "{outcome:?}");
+        assert_eq!(participant.stats().panicked, 1);
+    }
 }
 
 #[tokio::test]
@@ -279,22 +291,24 @@ impl Resource for Counting {
 
 #[tokio::test]
 async fn a_journal_that_fails_stops_it_and_no_promise_is_made() {
-    let (one, two) = (node(1).await, node(2).await);
-    introduce(&[&one, &two]);
-    let disk = FaultyStorage::new(1);
-    let (failing, _) = Journal::open(disk.clone(), quorate_journal::Config::new(1)).unwrap();
-    let coordinator = serve(&one, failing, NoResource).await;
-    let hesitant = Hesitant(Arc::new(Semaphore::new(0)));
-    let participant = serve(&two, memory(2), hesitant.clone()).await;
+    for net in nets() {
+        let (one, two) = (net.node(1).await, net.node(2).await);
+        introduce(&[&one, &two]);
+        let disk = FaultyStorage::new(1);
+        let (failing, _) = Journal::open(disk.clone(), quorate_journal::Config::new(1)).unwrap();
+        let coordinator = serve(&one, failing, NoResource).await;
+        let hesitant = Hesitant(Arc::new(Semaphore::new(0)));
+        let participant = serve(&two, memory(2), hesitant.clone()).await;
 
-    let transaction = coordinator.begin([(NodeId(2), Bytes::new())]).await.unwrap();
-    let txn = transaction.id();
-    // The next sync is the one that the decision waits for.
-    disk.fail_sync(disk.syncs());
-    hesitant.0.add_permits(1);
-    assert_eq!(transaction.outcome().await, Outcome::InDoubt(txn));
-    assert_eq!(participant.in_doubt(), [txn], "a decision that may not be durable is told to nobody");
-    assert_eq!(coordinator.run([(NodeId(2), Bytes::new())]).await, Err(BeginError::Stopped));
+        let transaction = coordinator.begin([(NodeId(2), Bytes::new())]).await.unwrap();
+        let txn = transaction.id();
+        // The next sync is the one that the decision waits for.
+        disk.fail_sync(disk.syncs());
+        hesitant.0.add_permits(1);
+        assert_eq!(transaction.outcome().await, Outcome::InDoubt(txn));
+        assert_eq!(participant.in_doubt(), [txn], "a decision that may not be durable is told to nobody");
+        assert_eq!(coordinator.run([(NodeId(2), Bytes::new())]).await, Err(BeginError::Stopped));
+    }
 }
 
 #[tokio::test]
@@ -361,17 +375,7 @@ async fn what_cannot_be_opened_or_begun_says_why() {
     let foreign = memory(1);
     foreign.append(vec![Record::new(0x2C, "not a record of transactions")]).await.unwrap();
     let damaged = Transactions::open(&one, "other", foreign, NoResource, Config::default()).await;
-    assert!(matches!(damaged, Err(OpenError::Record(_))));
-}
-
-/// Waits until it is so; the time limit only ends a hopeless wait.
-async fn until(mut is_so: impl FnMut() -> bool) {
-    let wait = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(LONG, wait).await.expect("it never came to be");
+    assert!(matches!(damaged, Err(OpenError::Record { .. })));
 }
 
 /// Never answers.

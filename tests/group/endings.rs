@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate::group::{Builder, CastError, Ended, Event, JoinError, Limits, Total};
 use quorate::node::Node;
-use tests::{nets, within};
+use tests::{memory, nets, within};
 
 use crate::until_members;
 
@@ -118,7 +118,7 @@ async fn g01_a_member_that_drops_its_events_leaves() {
 /// In virtual time: what comes first is certain.
 #[tokio::test(start_paused = true)]
 async fn g02_a_member_that_is_dropped_is_missed_long_before_its_silence_would_tell() {
-    let [net, ..] = nets();
+    let net = memory();
     let mut limits = Limits::default();
     limits.suspect_after = Duration::from_secs(3600);
     let builder = room().limits(limits.clone());

@@ -4,11 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate::group::{Builder, Ended, Event, Events, Group, Limits, Total};
-use quorate::node::{Node, Transport};
+use quorate::node::Node;
 use quorate_transports::fault::FaultHandle;
-use quorate_transports::mem::Mem;
-use quorate_transports::tcp::Tcp;
-use tests::within;
+use tests::{Net, nets, within};
 
 struct Member {
     node: Node,
@@ -43,13 +41,13 @@ fn message(text: &'static str) -> impl FnMut(&Event) -> bool {
     move |event| matches!(event, Event::Message { payload, .. } if payload == text)
 }
 
-async fn cut_and_heal<T: Transport>(listen: &str, transport: impl Fn() -> T) {
+async fn cut_and_heal(net: &Net) {
     let faults = FaultHandle::new(1);
     let mut limits = Limits::default();
     limits.suspect_after = Duration::from_millis(400);
     let mut all: Vec<Member> = Vec::new();
     for id in 1..=5_u64 {
-        let node = Node::builder().id(id).listen(listen).transport(faults.wrap(id, transport()));
+        let node = Node::builder().id(id).listen(net.listen()).transport(faults.wrap(id, net.transport()));
         let node = node.start().await.expect("the node starts");
         let builder = Builder::total("room").limits(limits.clone());
         let (group, events) = if id == 1 {
@@ -81,18 +79,18 @@ async fn cut_and_heal<T: Transport>(listen: &str, transport: impl Fn() -> T) {
     all[1].group.cast("of the majority".into()).await.expect("the group takes it");
     for member in &mut all[..3] {
         let seen = member.until(message("of the majority")).await;
-        assert!(!seen.iter().any(message("of the minority")), "{listen}: a minority was heard");
+        assert!(!seen.iter().any(message("of the minority")), "{net:?}: a minority was heard");
     }
     for member in &mut all[3..] {
         let seen = member.until(|event| matches!(event, Event::QuorumLost)).await;
-        assert!(!seen.iter().any(|event| matches!(event, Event::Message { .. })), "{listen}: {seen:?}");
+        assert!(!seen.iter().any(|event| matches!(event, Event::Message { .. })), "{net:?}: {seen:?}");
     }
 
     faults.change(|network| network.heal_all());
     for member in &mut all[3..] {
         let seen = member.until(|event| matches!(event, Event::Ended(_))).await;
-        assert!(matches!(seen.last(), Some(Event::Ended(Some(Ended::Expelled)))), "{listen}: {seen:?}");
-        assert!(!seen.iter().any(|event| matches!(event, Event::Message { .. })), "{listen}: {seen:?}");
+        assert!(matches!(seen.last(), Some(Event::Ended(Some(Ended::Expelled)))), "{net:?}: {seen:?}");
+        assert!(!seen.iter().any(|event| matches!(event, Event::Message { .. })), "{net:?}: {seen:?}");
         assert!(member.events.next().await.is_none());
         // Although the old handle is still there.
         within(Builder::<Total>::total("room").create(&member.node)).await.expect("the name is free again");
@@ -100,12 +98,8 @@ async fn cut_and_heal<T: Transport>(listen: &str, transport: impl Fn() -> T) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g01_a_minority_stops_and_is_told_that_it_is_out_over_memory() {
-    let world = Mem::new();
-    cut_and_heal("mem://", || world.clone()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn g01_a_minority_stops_and_is_told_that_it_is_out_over_tcp() {
-    cut_and_heal("tcp://127.0.0.1:0", Tcp::new).await;
+async fn g01_a_minority_stops_and_is_told_that_it_is_out() {
+    for net in nets() {
+        cut_and_heal(&net).await;
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate::group::{Builder, CastError, Events, Group, Limits, Total};
-use tests::{nets, within};
+use tests::{memory, nets, within};
 
 use crate::{group, messages};
 
@@ -35,7 +35,7 @@ fn numbers(count: u32) -> Vec<Bytes> {
 
 #[tokio::test(start_paused = true)]
 async fn g09_a_member_that_does_not_read_waits_with_its_own_messages() {
-    let [net, ..] = nets();
+    let net = memory();
     let node = net.node(1).await;
     let (group, mut events) =
         Builder::total("room").limits(limits()).create(&node).await.expect("founds the group");
@@ -51,7 +51,7 @@ async fn g09_a_member_that_does_not_read_waits_with_its_own_messages() {
 #[tokio::test(start_paused = true)]
 async fn g09_a_member_that_does_not_read_makes_the_others_wait_and_loses_nothing() {
     const COUNT: u32 = 40_000;
-    let [net, ..] = nets();
+    let net = memory();
     let (_nodes, groups, mut events) = group(&net, Builder::total("room").limits(limits()), 2).await;
     let (mut slow, mut fast) = (events.pop().expect("two members"), events.pop().expect("two members"));
     let sending = tokio::spawn(cast_numbers(groups[0].clone(), COUNT));
@@ -97,7 +97,7 @@ async fn gulps(events: &mut Events, count: u32) -> Vec<Bytes> {
 
 #[tokio::test(start_paused = true)]
 async fn g09_a_cast_that_is_dropped_while_it_waits_sends_nothing_and_takes_no_room() {
-    let [net, ..] = nets();
+    let net = memory();
     let node = net.node(1).await;
     let (group, mut events) =
         Builder::total("room").limits(limits()).create(&node).await.expect("founds the group");

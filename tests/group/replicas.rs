@@ -218,7 +218,7 @@ async fn d05_a_replica_that_panics_is_no_member_any_more() {
             until_nodes(replica, &[2, 3]).await;
         }
         assert_eq!(within(third.apply(&add("end", 1))).await, Ok(14), "{net:?}");
-        // The others may know that it is out before its own node does.
+        // The others may know it sooner than its own node.
         within(first.leave(Duration::from_secs(5))).await.expect("it was on its way out already");
         let again = flawed(&one, Some(&three), Flawed::default()).await;
         assert!(within(again.wait_state()).await);

@@ -24,13 +24,14 @@ impl Bell for Brass {
 
 #[tokio::test]
 async fn r05_nobody_at_the_address_is_told_at_once_with_the_address() {
-    for (over, address) in Over::all().into_iter().zip(["mem://nobody", "tcp://127.0.0.1:1"]) {
+    for over in Over::all() {
+        let Some(address) = over.nobody() else { continue };
         let node = over.client(2).await;
-        let error = soon("the refusal", BellClient::connect(&node, "bell", address)).await.err().unwrap();
+        let error = soon("the refusal", BellClient::connect(&node, "bell", &address)).await.err().unwrap();
         assert!(matches!(error, BindError::Unreachable { .. }), "{error:?}");
         assert!(error.is_retryable());
         let text = error.to_string();
-        assert!(text.contains("bell") && text.contains(address), "{text}");
+        assert!(text.contains("bell") && text.contains(&address), "{text}");
     }
 }
 

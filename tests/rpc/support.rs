@@ -4,36 +4,49 @@ use std::time::Duration;
 
 use quorate::node::{Incarnation, Node, NodeBuilder};
 use quorate_transports::mem::Mem;
+use tests::Net;
 
-/// The transports that the tests of this area run over.
+/// What the nodes of a test meet over.
 #[derive(Clone)]
 pub(crate) enum Over {
+    /// For a story in which time stands still.
     Mem(Mem),
+    /// For a story in which nothing depends on the medium.
     Tcp,
-    Udp,
+    /// One of those that every story is told on.
+    Net(Net),
 }
 
 impl Over {
-    pub(crate) fn all() -> [Self; 3] {
-        [Self::Mem(Mem::new()), Self::Tcp, Self::Udp]
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        tests::nets().into_iter().map(Self::Net)
     }
 
     /// Where a node may listen that takes any free place.
-    pub(crate) fn anywhere(&self) -> &'static str {
+    pub(crate) fn anywhere(&self) -> &str {
         match self {
             Self::Mem(_) => "mem://",
             Self::Tcp => "tcp://127.0.0.1:0",
-            Self::Udp => "udp://127.0.0.1:0",
+            Self::Net(net) => net.listen(),
+        }
+    }
+
+    /// Where nobody listens; none where the medium cannot tell that.
+    pub(crate) fn nobody(&self) -> Option<String> {
+        match self {
+            Self::Mem(_) => Some("mem://nobody".to_owned()),
+            Self::Tcp => Some("tcp://127.0.0.1:1".to_owned()),
+            Self::Net(net) => net.nobody(),
         }
     }
 
     fn builder(&self, id: u64) -> NodeBuilder {
-        let builder = Node::builder().id(id).seed(id);
-        match self {
-            Self::Mem(world) => builder.transport(world.clone()),
-            // In every node's registry.
-            Self::Tcp | Self::Udp => builder,
-        }
+        let builder = match self {
+            Self::Mem(world) => Node::builder().id(id).transport(world.clone()),
+            Self::Tcp => Node::builder().id(id),
+            Self::Net(net) => net.dialler(id),
+        };
+        builder.seed(id)
     }
 
     /// A node that others can dial.
@@ -56,7 +69,7 @@ impl Over {
 
 /// Longer than any of these tests takes: a hang becomes a failure.
 pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(Duration::from_secs(20), future).await {
+    match tokio::time::timeout(Duration::from_secs(60), future).await {
         Ok(output) => output,
         Err(_) => panic!("{what} takes for ever"),
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quorate::Node;
 use quorate::socket::{CollectiveError, Communicator, Options, PassError, SendError};
 
-use crate::support::{Net, nets, within};
+use crate::support::{Net, everywhere, nets, within};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -130,48 +130,50 @@ async fn s04_receives_choose_by_source_and_tag_or_take_any() {
     }
 }
 
+async fn together(net: Net) {
+    let company = company(&net, 5, &Options::default()).await;
+    let mut working = Vec::new();
+    for (communicator, node) in company {
+        working.push(tokio::spawn(async move {
+            let rank = communicator.rank();
+            let own = Bytes::from(format!("{rank};"));
+            let join = |one: &[u8], two: &[u8]| Bytes::from([one, two].concat());
+            communicator.barrier().await.unwrap();
+            let told = communicator.broadcast(3, own.clone()).await.unwrap();
+            assert_eq!(&told[..], b"3;");
+            let parts = (0..5).map(|to| format!("{rank}>{to}").into()).collect::<Vec<Bytes>>();
+            let part = communicator.scatter(1, parts.clone()).await.unwrap();
+            assert_eq!(part, format!("1>{rank}"));
+            let all: Vec<_> = (0..5).map(|rank| Bytes::from(format!("{rank};"))).collect();
+            let gathered = communicator.gather(4, own.clone()).await.unwrap();
+            assert_eq!(gathered, if rank == 4 { all.clone() } else { vec![] });
+            assert_eq!(communicator.all_gather(own.clone()).await.unwrap(), all);
+            let reduced = communicator.reduce(2, own.clone(), join).await.unwrap();
+            assert_eq!(reduced, (rank == 2).then(|| "0;1;2;3;4;".into()));
+            assert_eq!(&communicator.all_reduce(own.clone(), join).await.unwrap()[..], b"0;1;2;3;4;");
+            let upto = all[..=rank as usize].concat();
+            assert_eq!(communicator.scan(own, join).await.unwrap(), upto);
+            let exchanged = communicator.all_to_all(parts).await.unwrap();
+            assert_eq!(exchanged, (0..5).map(|from| format!("{from}>{rank}")).collect::<Vec<_>>());
+            communicator.barrier().await.unwrap();
+            (communicator, node)
+        }));
+    }
+    let mut company = Vec::new();
+    for done in working {
+        company.push(within(done).await.unwrap());
+    }
+    // One dies: all others get an error, and get it again.
+    let (dead, node) = company.remove(3);
+    drop((dead, node));
+    for (communicator, _) in &company {
+        let failed = within(communicator.barrier()).await;
+        assert_eq!(failed, Err(CollectiveError::Gone { rank: 3 }));
+        assert!(within(communicator.all_gather(Bytes::new())).await.is_err());
+    }
+}
+
 #[tokio::test]
 async fn s05_all_members_work_operations_out_together() {
-    for net in nets() {
-        let company = company(&net, 5, &Options::default()).await;
-        let mut working = Vec::new();
-        for (communicator, node) in company {
-            working.push(tokio::spawn(async move {
-                let rank = communicator.rank();
-                let own = Bytes::from(format!("{rank};"));
-                let join = |one: &[u8], two: &[u8]| Bytes::from([one, two].concat());
-                communicator.barrier().await.unwrap();
-                let told = communicator.broadcast(3, own.clone()).await.unwrap();
-                assert_eq!(&told[..], b"3;");
-                let parts = (0..5).map(|to| format!("{rank}>{to}").into()).collect::<Vec<Bytes>>();
-                let part = communicator.scatter(1, parts.clone()).await.unwrap();
-                assert_eq!(part, format!("1>{rank}"));
-                let all: Vec<_> = (0..5).map(|rank| Bytes::from(format!("{rank};"))).collect();
-                let gathered = communicator.gather(4, own.clone()).await.unwrap();
-                assert_eq!(gathered, if rank == 4 { all.clone() } else { vec![] });
-                assert_eq!(communicator.all_gather(own.clone()).await.unwrap(), all);
-                let reduced = communicator.reduce(2, own.clone(), join).await.unwrap();
-                assert_eq!(reduced, (rank == 2).then(|| "0;1;2;3;4;".into()));
-                assert_eq!(&communicator.all_reduce(own.clone(), join).await.unwrap()[..], b"0;1;2;3;4;");
-                let upto = all[..=rank as usize].concat();
-                assert_eq!(communicator.scan(own, join).await.unwrap(), upto);
-                let exchanged = communicator.all_to_all(parts).await.unwrap();
-                assert_eq!(exchanged, (0..5).map(|from| format!("{from}>{rank}")).collect::<Vec<_>>());
-                communicator.barrier().await.unwrap();
-                (communicator, node)
-            }));
-        }
-        let mut company = Vec::new();
-        for done in working {
-            company.push(within(done).await.unwrap());
-        }
-        // One dies: all others get an error, and get it again.
-        let (dead, node) = company.remove(3);
-        drop((dead, node));
-        for (communicator, _) in &company {
-            let failed = within(communicator.barrier()).await;
-            assert_eq!(failed, Err(CollectiveError::Gone { rank: 3 }));
-            assert!(within(communicator.all_gather(Bytes::new())).await.is_err());
-        }
-    }
+    everywhere(nets(), together).await;
 }

@@ -9,7 +9,7 @@ use quorate::socket::{
     SendError, Subscriber, Surveyor, WhenFull,
 };
 
-use crate::support::{nets, within};
+use crate::support::{Net, everywhere, nets, within};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -350,40 +350,41 @@ async fn s03_a_router_answers_whom_it_chooses_and_dealers_take_turns() {
     }
 }
 
+async fn gathering(net: Net) {
+    let here = net.node(1).await;
+    let surveyor = Surveyor::bind(&here, "poll", Options::default()).unwrap();
+    let mut respondents = Vec::new();
+    for id in 2..6 {
+        let node = net.node(id).await;
+        let respondent = Respondent::connect(&node, &here.addresses()[0], "poll", Options::default()).await;
+        respondents.push((respondent.unwrap(), node));
+    }
+    surveyor.linked(4).await.unwrap();
+    let mut survey = surveyor.survey("who are you", LONG).unwrap();
+    for (respondent, node) in &mut respondents {
+        let asked = within(respondent.receive()).await.unwrap();
+        asked.reply(&node.identity().node.0.to_le_bytes()).await.unwrap();
+    }
+    let mut names = BTreeSet::new();
+    while let Some(answer) = within(survey.next()).await {
+        assert_eq!(answer.from.node().0, number(&answer.body));
+        names.insert(number(&answer.body));
+    }
+    assert_eq!(names, (2..6).collect());
+    drop(survey);
+    // One answers, one goes, two are silent.
+    let mut survey = surveyor.survey("again", Duration::from_secs(2)).unwrap();
+    let asked = within(respondents[0].0.receive()).await.unwrap();
+    asked.reply("here").await.unwrap();
+    drop(respondents.remove(1));
+    assert_eq!(&within(survey.next()).await.unwrap().body[..], b"here");
+    assert!(within(survey.next()).await.is_none());
+    assert_eq!(survey.missing(), 2);
+}
+
 #[tokio::test]
 async fn s03_a_survey_gathers_answers_until_all_have_come_or_the_deadline_has() {
-    for net in nets() {
-        let here = net.node(1).await;
-        let surveyor = Surveyor::bind(&here, "poll", Options::default()).unwrap();
-        let mut respondents = Vec::new();
-        for id in 2..6 {
-            let node = net.node(id).await;
-            let respondent =
-                Respondent::connect(&node, &here.addresses()[0], "poll", Options::default()).await;
-            respondents.push((respondent.unwrap(), node));
-        }
-        surveyor.linked(4).await.unwrap();
-        let mut survey = surveyor.survey("who are you", LONG).unwrap();
-        for (respondent, node) in &mut respondents {
-            let asked = within(respondent.receive()).await.unwrap();
-            asked.reply(&node.identity().node.0.to_le_bytes()).await.unwrap();
-        }
-        let mut names = BTreeSet::new();
-        while let Some(answer) = within(survey.next()).await {
-            assert_eq!(answer.from.node().0, number(&answer.body));
-            names.insert(number(&answer.body));
-        }
-        assert_eq!(names, (2..6).collect());
-        drop(survey);
-        // One answers, one goes, two are silent.
-        let mut survey = surveyor.survey("again", Duration::from_secs(2)).unwrap();
-        let asked = within(respondents[0].0.receive()).await.unwrap();
-        asked.reply("here").await.unwrap();
-        drop(respondents.remove(1));
-        assert_eq!(&within(survey.next()).await.unwrap().body[..], b"here");
-        assert!(within(survey.next()).await.is_none());
-        assert_eq!(survey.missing(), 2);
-    }
+    everywhere(nets(), gathering).await;
 }
 
 /// All results, in the order of the futures.

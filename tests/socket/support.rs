@@ -1,10 +1,8 @@
 //! Networks and nodes for the tests of sockets.
 
-use std::time::Duration;
-
 use quorate::Node;
 use quorate_transports::sim::SimNetwork;
-pub(crate) use tests::within;
+pub(crate) use tests::{everywhere, until, within};
 
 /// A network that a test runs on.
 pub(crate) enum Net {
@@ -32,14 +30,4 @@ pub(crate) async fn simulated(network: &SimNetwork, id: u64) -> Node {
 pub(crate) fn nets() -> Vec<Net> {
     let real = tests::nets().into_iter().map(Net::Real);
     real.chain([Net::Simulated(SimNetwork::new(1))]).collect()
-}
-
-/// Looks again and again until it is so.
-pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {
-    within(async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
 }

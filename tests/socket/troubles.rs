@@ -12,9 +12,11 @@ use quorate::socket::{
 use quorate_transports::fault::model::LinkModel;
 use quorate_transports::sim::SimNetwork;
 
-use crate::support::{nets, simulated, until, within};
+use crate::support::{Net, everywhere, nets, simulated, until, within};
 
 const LONG: Duration = Duration::from_secs(30);
+/// For a reply that does not come.
+const SHORT: Duration = Duration::from_millis(500);
 
 fn options(change: impl FnOnce(&mut Options)) -> Options {
     let mut options = Options::default();
@@ -156,34 +158,32 @@ async fn s03_a_subscriber_that_hangs_hurts_no_other() {
     }
 }
 
+async fn no_link(net: Net) {
+    let (here, there) = (net.node(1).await, net.node(2).await);
+    let address = &here.addresses()[0];
+    let _pull = Pull::bind(&here, "work", Options::default()).unwrap();
+    let taken = Pull::bind(&here, "work", Options::default());
+    assert!(matches!(taken, Err(BindError::NameTaken { .. })));
+    let broken = Pull::bind(&here, "other", options(|o| o.window_messages = 0));
+    assert!(matches!(broken, Err(BindError::Option { name: "window_messages", .. })));
+
+    let wrong_kind = within(Pull::connect(&there, address, "work", Options::default())).await.unwrap_err();
+    assert!(matches!(wrong_kind, ConnectError::Rejected { reason: Rejection::Kind, .. }), "{wrong_kind:?}");
+    assert!(!wrong_kind.is_retryable());
+    let no_socket = within(Push::connect(&there, address, "play", Options::default())).await.unwrap_err();
+    assert!(matches!(no_socket, ConnectError::NoSocket { .. }), "{no_socket:?}");
+    assert_eq!(no_socket.to_string(), format!("the node at {address} has no socket \"play\""));
+    let no_address = Push::connect(&there, "nonsense", "work", Options::default()).await.unwrap_err();
+    assert!(matches!(no_address, ConnectError::Address(_)));
+    here.shutdown(LONG).await;
+    let nobody = net.node(3).await;
+    let no_node = within(Push::connect(&nobody, address, "work", Options::default())).await.unwrap_err();
+    assert!(matches!(no_node, ConnectError::Node { .. }) && no_node.is_retryable(), "{no_node:?}");
+}
+
 #[tokio::test]
 async fn s03_why_a_link_does_not_come_to_be_is_told() {
-    for net in nets() {
-        let (here, there) = (net.node(1).await, net.node(2).await);
-        let address = &here.addresses()[0];
-        let _pull = Pull::bind(&here, "work", Options::default()).unwrap();
-        let taken = Pull::bind(&here, "work", Options::default());
-        assert!(matches!(taken, Err(BindError::NameTaken { .. })));
-        let broken = Pull::bind(&here, "other", options(|o| o.window_messages = 0));
-        assert!(matches!(broken, Err(BindError::Option { name: "window_messages", .. })));
-
-        let wrong_kind =
-            within(Pull::connect(&there, address, "work", Options::default())).await.unwrap_err();
-        assert!(
-            matches!(wrong_kind, ConnectError::Rejected { reason: Rejection::Kind, .. }),
-            "{wrong_kind:?}"
-        );
-        assert!(!wrong_kind.is_retryable());
-        let no_socket = within(Push::connect(&there, address, "play", Options::default())).await.unwrap_err();
-        assert!(matches!(no_socket, ConnectError::NoSocket { .. }), "{no_socket:?}");
-        assert_eq!(no_socket.to_string(), format!("the node at {address} has no socket \"play\""));
-        let no_address = Push::connect(&there, "nonsense", "work", Options::default()).await.unwrap_err();
-        assert!(matches!(no_address, ConnectError::Address(_)));
-        here.shutdown(LONG).await;
-        let nobody = net.node(3).await;
-        let no_node = within(Push::connect(&nobody, address, "work", Options::default())).await.unwrap_err();
-        assert!(matches!(no_node, ConnectError::Node { .. }) && no_node.is_retryable(), "{no_node:?}");
-    }
+    everywhere(nets(), no_link).await;
 }
 
 #[tokio::test]
@@ -266,49 +266,51 @@ async fn s03_closing_sends_what_waits_and_says_what_is_left() {
     }
 }
 
+async fn dead_and_silent(net: Net) {
+    let asking = net.node(9).await;
+    let requester: Requester = {
+        let mut options = RequestOptions::default();
+        options.reply_wait = SHORT;
+        options.tries_max = 3;
+        let node = net.node(1).await;
+        let silent = Replier::bind(&node, "ask", Options::default()).unwrap();
+        let made = Requester::connect(&asking, &node.addresses()[0], "ask", Options::default()).await;
+        // It takes requests and never answers.
+        tokio::spawn(async move {
+            let (_node, mut silent) = (node, silent);
+            let mut held = Vec::new();
+            while let Ok(asked) = silent.receive().await {
+                held.push(asked);
+            }
+        });
+        made.unwrap().with(options)
+    };
+    let node = net.node(2).await;
+    let mut replier = Replier::bind(&node, "ask", Options::default()).unwrap();
+    requester.link(&node.addresses()[0], "ask").await.unwrap();
+    let answering = tokio::spawn(async move {
+        let mut tries = Vec::new();
+        for _ in 0..4 {
+            let asked = replier.receive().await.unwrap();
+            tries.push(asked.tries_before());
+            asked.reply("yes").await.unwrap();
+        }
+        tries
+    });
+    for _ in 0..4 {
+        assert_eq!(&within(requester.request("?")).await.unwrap()[..], b"yes");
+    }
+    // Every second one was asked of the silent one first, and the replier was told.
+    let tries = within(answering).await.unwrap();
+    assert!(tries.iter().any(|tries| *tries > 0), "{tries:?}");
+    // The replier is gone with its task: what is sent from now on goes to the silent one or nowhere.
+    let error = within(requester.request("?")).await.unwrap_err();
+    assert_eq!(error, RequestError::NoReply { tries: 3, waited: SHORT });
+}
+
 #[tokio::test]
 async fn s03_a_request_goes_to_the_next_replier_when_one_dies_or_is_silent() {
-    for net in nets() {
-        let asking = net.node(9).await;
-        let requester: Requester = {
-            let mut options = RequestOptions::default();
-            options.reply_wait = Duration::from_millis(500);
-            options.tries_max = 3;
-            let node = net.node(1).await;
-            let silent = Replier::bind(&node, "ask", Options::default()).unwrap();
-            let made = Requester::connect(&asking, &node.addresses()[0], "ask", Options::default()).await;
-            // It takes requests and never answers.
-            tokio::spawn(async move {
-                let (_node, mut silent) = (node, silent);
-                let mut held = Vec::new();
-                while let Ok(asked) = silent.receive().await {
-                    held.push(asked);
-                }
-            });
-            made.unwrap().with(options)
-        };
-        let node = net.node(2).await;
-        let mut replier = Replier::bind(&node, "ask", Options::default()).unwrap();
-        requester.link(&node.addresses()[0], "ask").await.unwrap();
-        let answering = tokio::spawn(async move {
-            let mut tries = Vec::new();
-            for _ in 0..10 {
-                let asked = replier.receive().await.unwrap();
-                tries.push(asked.tries_before());
-                asked.reply("yes").await.unwrap();
-            }
-            tries
-        });
-        for _ in 0..10 {
-            assert_eq!(&within(requester.request("?")).await.unwrap()[..], b"yes");
-        }
-        // Every second one was asked of the silent one first, and the replier was told.
-        let tries = within(answering).await.unwrap();
-        assert!(tries.iter().any(|tries| *tries > 0), "{tries:?}");
-        // The replier is gone with its task: what is sent from now on goes to the silent one or nowhere.
-        let error = within(requester.request("?")).await.unwrap_err();
-        assert_eq!(error, RequestError::NoReply { tries: 3, waited: Duration::from_millis(500) });
-    }
+    everywhere(nets(), dead_and_silent).await;
 }
 
 /// A push and a pull over a network that is reset and cut; returns what came, what was lost by count, and the trace.

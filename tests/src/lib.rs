@@ -1,40 +1,14 @@
-//! The cluster harness and what the test areas share.
+//! The cluster harness and what the test areas share: networks of every medium, and other processes.
 
-use std::fmt;
+#[path = "../../transports/tests/authority/mod.rs"]
+mod authority;
+mod net;
+mod worker;
+
 use std::time::Duration;
 
-use quorate::node::{Node, NodeBuilder};
-use quorate_transports::mem::Mem;
-
-/// A network that a test runs on.
-#[derive(Clone)]
-pub struct Net {
-    mem: Mem,
-    listen: &'static str,
-}
-
-impl Net {
-    /// A node that listens on this network.
-    pub async fn node(&self, id: u64) -> Node {
-        self.builder(id).start().await.expect("the node starts")
-    }
-
-    /// A node on this network that is still to be given its limits.
-    pub fn builder(&self, id: u64) -> NodeBuilder {
-        Node::builder().id(id).listen(self.listen).transport(self.mem.clone())
-    }
-}
-
-impl fmt::Debug for Net {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.listen)
-    }
-}
-
-/// Every network that carries whole nodes in one process.
-pub fn nets() -> [Net; 3] {
-    ["mem://", "tcp://127.0.0.1:0", "udp://127.0.0.1:0"].map(|listen| Net { mem: Mem::new(), listen })
-}
+pub use net::{Net, memory, nets, nets_between_processes, tcp};
+pub use worker::{Orders, Worker};
 
 /// The result of `future`, which must come before a test may be said to hang.
 ///
@@ -42,4 +16,31 @@ pub fn nets() -> [Net; 3] {
 /// After a minute.
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), future).await.expect("done within a minute")
+}
+
+/// The same story on every network, at the same time: for stories that mostly wait.
+///
+/// # Panics
+/// When one of them does.
+pub async fn everywhere<N, F>(nets: impl IntoIterator<Item = N>, story: fn(N) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut stories: tokio::task::JoinSet<()> = nets.into_iter().map(story).collect();
+    while let Some(told) = stories.join_next().await {
+        told.expect("the story ends well");
+    }
+}
+
+/// Looks again and again until it is so.
+///
+/// # Panics
+/// After a minute.
+pub async fn until(mut is_so: impl FnMut() -> bool) {
+    within(async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
 }
