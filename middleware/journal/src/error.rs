@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::format::Position;
+use crate::storage::Storage;
 
 /// Why a journal could not be opened. The directory is as it was, unless a variant says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +69,21 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+}
+
+impl OpenError {
+    /// Names the file in a way that leads to it.
+    pub(crate) fn located(mut self, storage: &dyn Storage) -> Self {
+        match &mut self {
+            Self::Owner { file, .. }
+            | Self::NotAJournal { file }
+            | Self::Version { file, .. }
+            | Self::Io { file, .. }
+            | Self::Corrupt(Corruption { file, .. }) => *file = storage.locate(file),
+            Self::Config { .. } | Self::InUse { .. } | Self::DiskFull => {}
+        }
+        self
+    }
 }
 
 /// Damage that is not the torn tail of the last segment.
@@ -145,8 +161,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn new(operation: &'static str, file: &str, source: io::Error) -> Self {
-        Self { operation, file: file.to_owned(), source: Arc::new(source) }
+    pub(crate) fn new(operation: &'static str, file: String, source: io::Error) -> Self {
+        Self { operation, file, source: Arc::new(source) }
     }
 
     /// What was attempted: "write", "sync", ...
@@ -204,6 +220,16 @@ pub enum ReadError {
         #[source]
         source: io::Error,
     },
+}
+
+impl ReadError {
+    /// Names the file in a way that leads to it.
+    pub(crate) fn located(mut self, storage: &dyn Storage) -> Self {
+        if let Self::Corrupt(Corruption { file, .. }) | Self::Io { file, .. } = &mut self {
+            *file = storage.locate(file);
+        }
+        self
+    }
 }
 
 /// What recovery cut off the end of the log: records that were never acknowledged.

@@ -691,7 +691,7 @@ impl Drop for Committer {
         // A panic in here is a bug, and must not leave anyone waiting for ever.
         if thread::panicking() {
             let source = io::Error::other("the committer thread panicked");
-            self.finish(AppendError::Poisoned(Failure::new("run", "the committer", source)));
+            self.finish(AppendError::Poisoned(Failure::new("run", "the committer".to_owned(), source)));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What can go wrong with transactions.
 
-use quorate_journal::{AppendError, ReadError};
+use quorate_journal::{AppendError, Position, ReadError};
 use quorate_protocols::WireError;
 use quorate_protocols::commit;
 
@@ -20,8 +20,23 @@ pub enum OpenError {
     #[error("cannot write the journal")]
     Write(#[from] AppendError),
     /// A record of transactions is none. The journal's checksums hold, so another program or version wrote it.
-    #[error("unknown record in the journal")]
-    Record(#[from] WireError),
+    #[error("record {position} of the journal is none of transactions")]
+    Record {
+        /// Which.
+        position: Position,
+        /// What is wrong with it.
+        #[source]
+        source: WireError,
+    },
+    /// The snapshot of the transactions is none. Its checksum holds, so another program or version wrote it.
+    #[error("the journal's snapshot {name} is none of transactions")]
+    Snapshot {
+        /// Which.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: WireError,
+    },
     /// The runtime is shutting down.
     #[error("the runtime is shutting down")]
     Runtime,

@@ -60,14 +60,18 @@ fn snapshot_name(channel: Channel) -> String {
 
 fn read(journal: &Journal, name: &str) -> Result<(Vec<Record>, Position), OpenError> {
     let (mut records, mut end) = match journal.load_snapshot(name)? {
-        Some(snapshot) => (decode(snapshot.blob)?, snapshot.position),
+        Some(snapshot) => {
+            let wrong = |source| OpenError::Snapshot { name: name.to_owned(), source };
+            (decode(snapshot.blob).map_err(wrong)?, snapshot.position)
+        }
         None => (Vec::new(), journal.first()),
     };
     for entry in journal.read(end) {
         let entry = entry?;
         if entry.kind == RECORD_KIND {
             // A copy: the payload shares a large buffer, and some records live long.
-            records.push(Record::from_bytes(Bytes::copy_from_slice(&entry.payload))?);
+            let wrong = |source| OpenError::Record { position: entry.position, source };
+            records.push(Record::from_bytes(Bytes::copy_from_slice(&entry.payload)).map_err(wrong)?);
         }
         end = entry.position.plus(1);
     }

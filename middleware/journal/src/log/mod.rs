@@ -98,7 +98,8 @@ impl Log {
     /// See [`OpenError`]. Nothing is changed in a directory that belongs to another owner, that has another format
     /// version, or that is corrupt.
     pub fn open(storage: impl Storage, config: Config) -> Result<(Self, Recovered), OpenError> {
-        recover::open(Arc::new(storage), config)
+        let storage: Arc<dyn Storage> = Arc::new(storage);
+        recover::open(storage.clone(), config).map_err(|error| error.located(&*storage))
     }
 
     /// Takes records into the log's buffer and gives them positions; they are durable after [`commit`](Self::commit).
@@ -230,8 +231,8 @@ impl Log {
     }
 
     fn poison(&mut self, operation: &'static str, file: &str, source: io::Error) -> AppendError {
-        let failure = Failure::new(operation, file, source);
-        tracing::error!(operation, file, error = %failure.source, "journal poisoned");
+        let failure = Failure::new(operation, self.storage.locate(file), source);
+        tracing::error!(operation, file = failure.file(), error = %failure.source, "journal poisoned");
         self.failure = Some(failure.clone());
         AppendError::Poisoned(failure)
     }

@@ -95,7 +95,10 @@ impl Iterator for Reader {
         if item.is_err() {
             self.until = Position::ZERO;
         }
-        Some(item)
+        Some(item.map_err(|error| match &self.storage {
+            Some(storage) => error.located(&**storage),
+            None => error,
+        }))
     }
 }
 

@@ -26,7 +26,7 @@ use crate::storage::{Storage, StorageFile, read_full, write_full};
 
 pub(super) fn open(storage: Arc<dyn Storage>, config: Config) -> Result<(Log, Recovered), OpenError> {
     config.check()?;
-    let names = storage.list().map_err(io_error("list", "the directory"))?;
+    let names = storage.list().map_err(io_error("list", "."))?;
     let found = find_segments(&*storage, &names, config.owner)?;
     check_snapshots(&*storage, &names, config.owner)?;
 
@@ -66,10 +66,13 @@ pub(super) fn open(storage: Arc<dyn Storage>, config: Config) -> Result<(Log, Re
     if !leftovers.is_empty() {
         // A later truncation drops the segment behind an empty one; the empty one must not come back after that,
         // because the segments would not join any more.
-        storage.sync_directory().map_err(io_error("sync", "the directory"))?;
+        storage.sync_directory().map_err(io_error("sync", "."))?;
     }
 
-    let dropped = tail.and_then(|tail| tail.dropped);
+    let mut dropped = tail.and_then(|tail| tail.dropped);
+    if let Some(dropped) = &mut dropped {
+        dropped.file = storage.locate(&dropped.file);
+    }
     let catalog = Catalog::new(segments, next);
     let first = catalog.lock().first();
     let recovered = Recovered { first, next, epoch, dropped };

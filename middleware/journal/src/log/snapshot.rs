@@ -49,6 +49,10 @@ impl Log {
 }
 
 pub(crate) fn load(storage: &dyn Storage, name: &str, next: Position) -> Result<Option<Snapshot>, ReadError> {
+    read(storage, name, next).map_err(|error| error.located(storage))
+}
+
+fn read(storage: &dyn Storage, name: &str, next: Position) -> Result<Option<Snapshot>, ReadError> {
     if !is_valid_name(name) {
         return Ok(None);
     }

@@ -100,6 +100,10 @@ impl Storage for FileStorage {
     fn sync_directory(&self) -> io::Result<()> {
         self.handle.sync_all()
     }
+
+    fn locate(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
+    }
 }
 
 impl StorageFile for File {

@@ -32,6 +32,10 @@ pub trait Storage: Send + Sync + 'static {
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Makes all creations, removals and renames so far durable.
     fn sync_directory(&self) -> io::Result<()>;
+    /// What errors call a file, so that whoever reads them finds it. The bare name unless the storage knows more.
+    fn locate(&self, name: &str) -> String {
+        name.to_owned()
+    }
 }
 
 /// An open file.
