@@ -15,8 +15,8 @@
 //! | values as bytes | [`codec`] |
 //! | tests under every fault, thousands of times faster than real time | [`sim`] |
 //!
-//! The protocols under them are pure state machines, in `quorate_protocols`; transports and the journal are crates of
-//! their own. `docs/ARCHITECTURE.md` in the repository has the picture.
+//! The protocols under them are pure state machines, in [`protocols`]; [`transports`] and the [`journal`] are crates of
+//! their own, too. `docs/ARCHITECTURE.md` in the repository has the picture.
 
 // `#[service]` names what it needs by its public paths, here too.
 extern crate self as quorate;
@@ -33,10 +33,14 @@ pub mod rpc;
 pub mod sim;
 pub mod socket;
 
+/// Bytes that are shared when they are cloned: what messages are made of.
+pub use bytes::Bytes;
 pub use codec::Payload;
 pub use node::{Address, Identity, Incarnation, Lane, Node, NodeId};
 /// Stable storage: what transactions and queues are kept in.
 pub use quorate_journal as journal;
 pub use quorate_macros::service;
+/// The algorithms alone, as pure state machines.
+pub use quorate_protocols as protocols;
 /// What carries messages, and the contract of transports of your own.
 pub use quorate_transports as transports;

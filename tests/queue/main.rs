@@ -4,6 +4,7 @@ mod crash;
 mod delivery;
 mod kill;
 mod limits;
+mod together;
 
 use quorate::queue::{Delivery, Queue, Queues};
 use quorate_journal::{Config, Storage};

@@ -126,3 +126,57 @@ fn the_bank_refuses_a_file_that_is_none_and_a_kill_that_nobody_survives() {
         assert!(said.contains(part), "{arguments:?}: {said}");
     }
 }
+
+/// A replica alone, on a directory of its own.
+fn replica(index: &str, directory: &str) -> Vec<String> {
+    ["replica", "--branch", "1", "--index", index, "--directory", directory].map(str::to_owned).to_vec()
+}
+
+/// What a replica says on standard error until it ends, which must be a failure.
+fn refusal(index: &str, directory: &str) -> String {
+    let arguments = replica(index, directory);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut running = Running::start_with_errors("replica", "bank", &arguments);
+    running.say("found");
+    running.expect_end();
+    let said = running.seen.join("\n");
+    assert!(!running.finish().success() && !said.contains("panicked"), "{said}");
+    said
+}
+
+#[tokio::test]
+async fn q02_a_replica_with_a_damaged_or_a_foreign_directory_says_which_file_and_where_and_ends() {
+    use quorate::journal::{Config, FileStorage, Journal, Record};
+    let directory = scratch("damaged-replica");
+    // Left over from an earlier run.
+    let _ = fs::remove_dir_all(&directory);
+    let place = std::path::Path::new(&directory).join("transactions");
+    let open = || Journal::open(FileStorage::open(&place).expect("it can be made"), Config::new(100));
+    let (journal, _) = open().expect("a good disk");
+    for _ in 0..20 {
+        journal.append(vec![Record::new(1, vec![7; 100])]).await.expect("a good disk");
+    }
+    journal.close().await;
+    let file = place.join(format!("{:020}.segment", 1));
+    let whole = fs::read(&file).expect("it can be read");
+
+    // A bit in the tenth of twenty records.
+    let mut flipped = whole.clone();
+    flipped[4096 + 9 * 136 + 50] ^= 1;
+    fs::write(&file, flipped).expect("it can be written");
+    let said = refusal("0", &directory);
+    let expected = format!("journal is corrupt: {} at byte {}", file.display(), 4096 + 9 * 136);
+    assert!(said.contains(&expected), "{said}");
+
+    // Cut off in the middle of it, it is the journal of a process that died there.
+    fs::write(&file, &whole[..4096 + 9 * 136 + 50]).expect("it can be written");
+    let arguments = replica("0", &directory);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut running = Running::start("replica", "bank", &arguments);
+    running.say("found");
+    running.expect("serving");
+    assert!(running.finish().success());
+
+    let said = refusal("1", &directory);
+    assert!(said.contains(&format!("{directory} belongs to node 100, not to node 101")), "{said}");
+}

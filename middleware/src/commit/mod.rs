@@ -14,8 +14,8 @@
 //! ```
 //! use bytes::Bytes;
 //! use quorate::commit::{Config, Resource, Transactions, TxnId, Vote};
+//! use quorate::journal::{self, Journal, MemoryStorage};
 //! use quorate::{Node, NodeId};
-//! use quorate_journal::{Journal, MemoryStorage};
 //!
 //! /// Agrees to everything that is not empty.
 //! struct Agreeable;
@@ -31,7 +31,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let node = Node::builder().id(NodeId(7)).listen("tcp://127.0.0.1:0").start().await?;
-//! let (journal, _) = Journal::open(MemoryStorage::new(), quorate_journal::Config::new(7))?;
+//! let (journal, _) = Journal::open(MemoryStorage::new(), journal::Config::new(7))?;
 //! let transactions = Transactions::open(&node, "orders", journal, Agreeable, Config::default()).await?;
 //! // As many participants as are needed; here it is this process alone.
 //! assert!(transactions.run([(NodeId(7), "a book".into())]).await?.is_committed());

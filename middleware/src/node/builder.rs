@@ -57,8 +57,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Uses a transport. Those that need no settings are there without being named when their features are on (`tcp`,
-    /// `udp`, `unix`), unless another one serves their scheme.
+    /// Uses a transport. Those that need no settings are there without being named (`mem`, and when their features are
+    /// on `tcp`, `udp`, `unix`), unless another one serves their scheme.
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transports.push(Arc::new(transport));
         self
@@ -114,6 +114,7 @@ impl NodeBuilder {
         for transport in self.transports {
             registry.add_shared(transport)?;
         }
+        registry.add_missing(quorate_transports::mem::Mem::of_process());
         #[cfg(feature = "tcp")]
         registry.add_missing(quorate_transports::tcp::Tcp::new());
         #[cfg(feature = "udp")]

@@ -70,8 +70,17 @@ impl Directory {
 
     /// Lets another process have it.
     pub(super) fn release(&self) {
-        // Closing the file drops the lock.
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(lock) = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Closing alone is not enough: a child that another thread has just forked shares the lock until it executes
+            // its program, and the next start would find the directory in use. If this fails, the system unlocks later.
+            let _ = lock.unlock();
+        }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 

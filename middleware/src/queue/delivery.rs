@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use super::error::QueueError;
-use super::room::Queue;
+use super::face::Queue;
 use super::shelf::{Lease, MessageId, Taken};
 
 /// A message that was delivered and waits for its acknowledgement.

@@ -78,6 +78,18 @@ pub enum PutError {
         /// The limit.
         limit: usize,
     },
+    /// So many messages at once never fit into the queue. Retrying cannot help.
+    #[error("{count} messages of {size} bytes exceed a queue of {messages} messages and {bytes} bytes")]
+    TooMany {
+        /// How many.
+        count: usize,
+        /// Their bytes.
+        size: usize,
+        /// The queue's limit in messages.
+        messages: usize,
+        /// Its limit in bytes.
+        bytes: usize,
+    },
     /// The journal did not take it. After [`AppendError::Poisoned`] the message **may or may not** be found when the
     /// queues are opened again.
     #[error("cannot store the message")]
@@ -90,7 +102,7 @@ impl PutError {
         match self {
             Self::Full { .. } => true,
             Self::Journal(error) => error.is_retryable(),
-            Self::TooLarge { .. } => false,
+            Self::TooLarge { .. } | Self::TooMany { .. } => false,
         }
     }
 }

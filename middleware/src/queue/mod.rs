@@ -17,8 +17,8 @@
 //! ```
 //! use std::time::Duration;
 //!
+//! use quorate::journal::{Config, MemoryStorage}; // `Queues::on(&node)` keeps them in the node's directory
 //! use quorate::queue::Queues;
-//! use quorate_journal::{Config, MemoryStorage}; // `Queues::on(&node)` keeps them in the node's directory
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,12 +37,14 @@
 mod config;
 mod delivery;
 mod error;
+mod face;
 mod record;
 mod room;
 mod shelf;
+mod tidy;
 
 pub use config::{QueueConfig, WhenFull};
 pub use delivery::{DeadLetter, Delivery, NotifyGuard};
 pub use error::{DeclareError, PutError, QueueError, QueuesOpenError};
-pub use room::{Left, Queue, QueueStats, Queues, Receipt};
+pub use face::{Left, Queue, QueueStats, Queues, Receipt, Settled};
 pub use shelf::MessageId;

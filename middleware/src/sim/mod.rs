@@ -13,7 +13,7 @@
 //!
 //! ```
 //! use quorate::sim::{self, Boot, Config, Observed, Scenario, World};
-//! use quorate_protocols::{Input, Lane, Machine, Outputs, ProcessId, Time, Violation};
+//! use quorate::protocols::{Input, Lane, Machine, Outputs, ProcessId, Time, Violation};
 //!
 //! /// Answers every message, and tells its user how many it got.
 //! struct Echo { id: ProcessId, got: u64 }

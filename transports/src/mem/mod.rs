@@ -2,7 +2,8 @@
 //!
 //! Guarantee   as the contract says; bounded memory per direction; deterministic: nothing depends on time or chance.
 //! Names       `mem://anything`; `mem://` alone takes a fresh name. A [`Mem`] is a world of its own: names of two
-//!             worlds do not meet, so tests do not disturb each other. Clones share their world.
+//!             worlds do not meet, so tests do not disturb each other. Clones share their world. A node that was given
+//!             none takes the world [of the process](Mem::of_process).
 //! Limits      [`MemConfig`].
 
 mod config;
@@ -10,7 +11,7 @@ mod link;
 mod listen;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -32,6 +33,12 @@ impl Mem {
     /// A new, empty world.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The one world that everything in this process shares which has no world of its own.
+    pub fn of_process() -> Self {
+        static WORLD: OnceLock<Mem> = OnceLock::new();
+        WORLD.get_or_init(Self::new).clone()
     }
 
     /// A new, empty world with limits of your own.
