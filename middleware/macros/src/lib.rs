@@ -44,6 +44,10 @@ use syn::parse_macro_input;
 /// - `BankServer`: `node.serve("bank", BankServer::new(my_bank))`.
 /// - `BankClient::SCHEMA` and `BankServer::SCHEMA`: names, types, stable ids and the fingerprint.
 ///
+/// # What the types need
+/// Arguments, results and errors of your own implement serde's `Serialize` and `Deserialize`. An error that implements
+/// `std::error::Error` too can be passed on with `?`: then `RpcError` of it is one as well.
+///
 /// # Errors of a call
 /// A method that returns `Result<T, E>` returns `Result<T, RpcError<E>>` on the client: `RpcError::Application(E)`
 /// is the service's own answer, `RpcError::Call(CallError)` says what is known when there is no answer. A method

@@ -349,16 +349,16 @@ impl Drop for PassedOn<'_> {
     }
 }
 
+type Names = BTreeMap<u32, String>;
+type Desks = BTreeMap<u32, Desk>;
+
 /// What the journal holds.
-fn restore(
-    journal: &Journal,
-    first: Position,
-) -> Result<(BTreeMap<u32, String>, BTreeMap<u32, Desk>), QueuesOpenError> {
+fn restore(journal: &Journal, first: Position) -> Result<(Names, Desks), QueuesOpenError> {
     let names = match journal.load_snapshot(NAMES).map_err(QueuesOpenError::Read)? {
         Some(snapshot) => decode_names(snapshot.blob).map_err(|reason| QueuesOpenError::Names { reason })?,
         None => BTreeMap::new(),
     };
-    let mut desks: BTreeMap<u32, Desk> = names.keys().map(|number| (*number, Desk::default())).collect();
+    let mut desks: Desks = names.keys().map(|number| (*number, Desk::default())).collect();
     for entry in journal.read(first) {
         let entry = entry.map_err(QueuesOpenError::Read)?;
         let wrong = |reason| QueuesOpenError::Record { position: entry.position, reason };
