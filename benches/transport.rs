@@ -6,7 +6,8 @@
 //!             before a write, reads up to 128 KiB at once, parses in place, TCP_NODELAY on both sides. "owned" hands
 //!             each frame over as `Bytes`, "borrowed" as a slice. Rivals alternate within every round; figures are
 //!             medians of the rounds.
-//! Also        the same through a connection's lanes (tag, lock, heartbeat, liveness) and through a node (channels).
+//! Also        the same through a connection's lanes (tag, lock, heartbeat, liveness), through a node (channels), and over
+//!             a link of `udp://`, whose reliability is made in user space.
 //! Blind spot  loopback has no distance and no loss; two busy threads share the machine's cores with the kernel's
 //!             work, so ratios of one run are claims, rates are not.
 //! Run         cargo bench -p benches --bench transport [-- --quick] [-- --rounds N]
@@ -27,6 +28,7 @@ use quorate_transports::connection::{
     CodecId, Connection, ConnectionConfig, Deliver, Hello, Lane, Verdict, answer, dial,
 };
 use quorate_transports::tcp::Tcp;
+use quorate_transports::udp::Udp;
 use quorate_transports::{Address, Identity, Inbox, Incarnation, Link, Listener, Outbox, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -101,19 +103,22 @@ enum Rival {
     LinkBorrowed,
     HandOwned,
     LinkOwned,
+    LinkUdp,
     Connection,
     Node,
 }
 
-const ONE_WAY: [Rival; 6] = [
+const ONE_WAY: [Rival; 7] = [
     Rival::HandBorrowed,
     Rival::LinkBorrowed,
     Rival::HandOwned,
     Rival::LinkOwned,
+    Rival::LinkUdp,
     Rival::Connection,
     Rival::Node,
 ];
-const ROUND_TRIP: [Rival; 4] = [Rival::HandOwned, Rival::LinkOwned, Rival::Connection, Rival::Node];
+const ROUND_TRIP: [Rival; 5] =
+    [Rival::HandOwned, Rival::LinkOwned, Rival::LinkUdp, Rival::Connection, Rival::Node];
 
 impl Rival {
     fn name(self) -> &'static str {
@@ -122,9 +127,15 @@ impl Rival {
             Self::LinkBorrowed => "link, borrowed",
             Self::HandOwned => "by hand, owned",
             Self::LinkOwned => "link, owned",
+            Self::LinkUdp => "link over udp, owned",
             Self::Connection => "connection (lanes)",
             Self::Node => "node (channels)",
         }
+    }
+
+    /// What its link goes over.
+    fn transport(self) -> Box<dyn Transport> {
+        if self == Self::LinkUdp { Box::new(Udp::new()) } else { Box::new(Tcp::new()) }
     }
 }
 
@@ -138,9 +149,9 @@ fn one_way(rival: Rival, size: usize, frames: usize) -> Outcome<f64> {
                     place.send(format!("tcp://{}", listener.local_addr()?).parse()?)?;
                     hand_count(listener.accept().await?.0, frames, rival == Rival::HandOwned).await
                 }
-                Rival::LinkBorrowed | Rival::LinkOwned => {
-                    let mut link = accept(place).await?;
-                    link_count(&mut link, frames, rival == Rival::LinkOwned).await
+                Rival::LinkBorrowed | Rival::LinkOwned | Rival::LinkUdp => {
+                    let mut link = accept_over(rival.transport(), place).await?;
+                    link_count(&mut link, frames, rival != Rival::LinkBorrowed).await
                 }
                 Rival::Connection => connection_serve(accept(place).await?, Mode::Count(frames)).await,
                 Rival::Node => node_serve(place, Mode::Count(frames)).await,
@@ -157,8 +168,8 @@ fn one_way(rival: Rival, size: usize, frames: usize) -> Outcome<f64> {
                     stream.read_u8().await?;
                     Ok(frames as f64 / start.elapsed().as_secs_f64())
                 }
-                Rival::LinkBorrowed | Rival::LinkOwned => {
-                    let mut link = Tcp::new().connect(&place).await?;
+                Rival::LinkBorrowed | Rival::LinkOwned | Rival::LinkUdp => {
+                    let mut link = rival.transport().connect(&place).await?;
                     let start = Instant::now();
                     link_send(&mut link, &payload, frames).await?;
                     link_hear(&mut link, &mut Inbox::new(FRAME_BYTES_MAX)).await?;
@@ -181,7 +192,9 @@ fn round_trips(rival: Rival, turns: usize) -> Outcome<Histogram<u64>> {
                     place.send(format!("tcp://{}", listener.local_addr()?).parse()?)?;
                     hand_echo(listener.accept().await?.0).await
                 }
-                Rival::LinkBorrowed | Rival::LinkOwned => link_echo(accept(place).await?).await,
+                Rival::LinkBorrowed | Rival::LinkOwned | Rival::LinkUdp => {
+                    link_echo(accept_over(rival.transport(), place).await?).await
+                }
                 Rival::Connection => connection_serve(accept(place).await?, Mode::Echo).await,
                 Rival::Node => node_serve(place, Mode::Echo).await,
             }
@@ -205,8 +218,8 @@ fn round_trips(rival: Rival, turns: usize) -> Outcome<Histogram<u64>> {
                         times.record(nanos(start))?;
                     }
                 }
-                Rival::LinkBorrowed | Rival::LinkOwned => {
-                    let mut link = Tcp::new().connect(&place).await?;
+                Rival::LinkBorrowed | Rival::LinkOwned | Rival::LinkUdp => {
+                    let mut link = rival.transport().connect(&place).await?;
                     let (mut outbox, mut inbox) = (Outbox::new(FRAME_BYTES_MAX), Inbox::new(FRAME_BYTES_MAX));
                     for _ in 0..turns {
                         let start = Instant::now();
@@ -355,7 +368,12 @@ async fn hand_echo(mut stream: TcpStream) -> Outcome<()> {
 // A link of the transport contract.
 
 async fn accept(place: mpsc::Sender<Address>) -> Outcome<Link> {
-    let mut listener: Box<dyn Listener> = Tcp::new().listen(&"tcp://127.0.0.1:0".parse()?).await?;
+    accept_over(Box::new(Tcp::new()), place).await
+}
+
+async fn accept_over(transport: Box<dyn Transport>, place: mpsc::Sender<Address>) -> Outcome<Link> {
+    let anywhere = format!("{}://127.0.0.1:0", transport.scheme()).parse()?;
+    let mut listener: Box<dyn Listener> = transport.listen(&anywhere).await?;
     place.send(listener.local_address())?;
     Ok(poll_fn(|cx| listener.poll_accept(cx)).await?)
 }

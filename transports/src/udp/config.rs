@@ -21,9 +21,11 @@ pub struct UdpConfig {
     /// lost, and the link breaks.
     pub packet_bytes: usize,
     /// Bytes of a link in one direction that each side keeps: what was sent and not acknowledged, what came and was not
-    /// read. Default 1 MiB, from 4096 to 1 GiB. Larger carries more over long ways and makes urgent messages wait behind
-    /// bulk ones.
+    /// read. Default 1 MiB, from 4096 to 1 GiB. Larger carries more over long ways.
     pub link_bytes_max: usize,
+    /// Of that, bytes that were never sent. Default 128 KiB, at least 4096. Larger makes urgent messages wait behind
+    /// bulk ones, much smaller costs wake-ups.
+    pub unsent_bytes_max: usize,
     /// Silence on a link before a sign of life is asked for, in milliseconds. Default 5000; of more than half of
     /// `silence_ms_max` only that holds.
     pub keepalive_ms: u32,
@@ -51,6 +53,7 @@ impl UdpConfig {
         Limits {
             packet_bytes: self.packet_bytes.clamp(PACKET_BYTES_MIN, BYTES_MAX),
             send_bytes_max: link_bytes_max,
+            unsent_bytes_max: self.unsent_bytes_max.max(LINK_BYTES_MIN),
             receive_bytes_max: link_bytes_max,
             // Who asks later than this gives up a peer that is well.
             keepalive: nanos(self.keepalive_ms.into()).min(silence_max / 2),
@@ -79,6 +82,7 @@ impl Default for UdpConfig {
             receive_bytes_max: 1024 * 1024,
             packet_bytes: PACKET_BYTES_MIN,
             link_bytes_max: 1024 * 1024,
+            unsent_bytes_max: 128 * 1024,
             keepalive_ms: 5_000,
             silence_ms_max: 20_000,
             connect_ms_max: 5_000,

@@ -19,7 +19,6 @@ mod packet;
 mod plant;
 mod recovery;
 mod runs;
-mod sending;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -41,6 +40,8 @@ pub(super) struct Limits {
     pub(super) packet_bytes: usize,
     /// Bytes of a direction that were written and not acknowledged.
     pub(super) send_bytes_max: usize,
+    /// Bytes of a direction that were written and never sent.
+    pub(super) unsent_bytes_max: usize,
     /// Bytes of a direction that came and were not read.
     pub(super) receive_bytes_max: usize,
     /// Silence before a sign of life is asked for.

@@ -10,6 +10,8 @@ pub(super) const VERSION: u8 = 1;
 pub(super) const HELLO_BYTES: usize = 1200;
 /// Runs of packet numbers that one acknowledgement tells of; older ones are told of no more.
 pub(super) const ACK_RUNS_MAX: usize = 32;
+/// More packets than anybody sends: what lies behind a number can be counted without an overflow.
+const NUMBERS_MAX: u64 = 1 << 62;
 /// What a packet takes beside its acknowledgement and its piece of the stream, at most: header, number, flags, a
 /// challenge and a response.
 const DATA_HEAD_BYTES: usize = HEADER_BYTES + 8 + 1;
@@ -295,7 +297,7 @@ pub(super) fn decode(datagram: &[u8], checks_sum: bool) -> Option<Packet<'_>> {
 }
 
 fn take_data<'a>(rest: &mut &'a [u8]) -> Option<Data<'a>> {
-    let number = take_u64(rest)?;
+    let number = take_u64(rest).filter(|number| *number < NUMBERS_MAX)?;
     let flags = take_u8(rest)?;
     let acks = if flags & ACKS == 0 { None } else { Some(take_acks(rest)?) };
     let challenge = if flags & CHALLENGE == 0 { None } else { Some(take_u64(rest)?) };

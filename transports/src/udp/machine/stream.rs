@@ -45,9 +45,14 @@ impl Outgoing {
         Self { credit, plant, ..Self::default() }
     }
 
-    /// Takes what fits below `bytes_max`; how much that was.
-    pub(super) fn write(&mut self, slices: &[IoSlice<'_>], bytes_max: usize) -> usize {
-        let mut room = bytes_max.saturating_sub(self.bytes.len());
+    /// How much may be written: no more than `bytes_max` is held, and of that `unsent_max` that was never sent.
+    pub(super) fn room(&self, bytes_max: usize, unsent_max: usize) -> usize {
+        let unsent = (self.written_until() - self.sent) as usize;
+        bytes_max.saturating_sub(self.bytes.len()).min(unsent_max.saturating_sub(unsent))
+    }
+
+    /// Takes at most `room`; how much that was.
+    pub(super) fn write(&mut self, slices: &[IoSlice<'_>], mut room: usize) -> usize {
         let mut taken = 0;
         for slice in slices {
             let count = slice.len().min(room);
@@ -77,6 +82,7 @@ impl Outgoing {
     }
 
     /// Bytes that are held.
+    #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.bytes.len()
     }

@@ -1,6 +1,7 @@
 //! The machine on a bad path: thousands of seeds, and bugs that they must find.
 
 mod crowd;
+mod hostile;
 mod plan;
 mod world;
 

@@ -147,6 +147,7 @@ pub(super) fn limits(mut bytes_max: impl FnMut() -> usize) -> Limits {
     Limits {
         packet_bytes: PACKET_BYTES_MIN,
         send_bytes_max: bytes_max(),
+        unsent_bytes_max: bytes_max(),
         receive_bytes_max: bytes_max(),
         keepalive: 1_000 * MILLI,
         silence_max: SILENCE_MAX,

@@ -1,13 +1,13 @@
 //! One connection: what goes out.
 
-use super::connection::{Connection, PAUSE_MAX, Phase};
-use super::packet::{self, AcksOut, Data, Head, Piece, Reason, piece_bytes_max};
-use super::recovery::Sent;
-use super::{Limits, Nanos};
+use super::super::packet::{self, AcksOut, Data, Head, Piece, Reason, piece_bytes_max};
+use super::super::recovery::Sent;
+use super::super::{Limits, Nanos};
+use super::{Connection, PAUSE_MAX, Phase};
 
 impl<A: Copy + Eq> Connection<A> {
     /// Appends the next packet that may leave now, of at most `bytes_max`, and says where it goes.
-    pub(super) fn next_packet(
+    pub(in super::super) fn next_packet(
         &mut self,
         now: Nanos,
         limits: &Limits,

@@ -1,18 +1,19 @@
-//! One connection: what comes in and what its owner asks for.
+//! One connection: what comes in, and what the time brings. What its owner asks for and what goes out is in the files beside.
 
-use std::io::IoSlice;
+mod owner;
+mod sending;
 
 use super::acks::{ACK_DELAY_MAX, Received};
 use super::packet::{CHALLENGE_BYTES, Cookie, Data, Reason};
 use super::plant::{Plant, Planted};
 use super::recovery::{News, Recovery, Sent};
 use super::stream::{Incoming, Outgoing};
-use super::{Broken, Limits, MILLI, Nanos, Read};
+use super::{Broken, Limits, MILLI, Nanos};
 
 /// The first pause before a hello is repeated; it doubles.
 const HELLO_PAUSE: Nanos = 200 * MILLI;
 /// The longest pause between hellos and between probes: a path that heals is found within it.
-pub(super) const PAUSE_MAX: Nanos = 1_000 * MILLI;
+const PAUSE_MAX: Nanos = 1_000 * MILLI;
 /// How long a connection that nobody holds any more may take to end.
 const LINGER_MAX: Nanos = 2_000 * MILLI;
 /// Overdue answers for which an ended connection stays to acknowledge what is repeated.
@@ -477,79 +478,6 @@ impl<A: Copy + Eq> Connection<A> {
                 self.is_gone = true;
             }
         }
-    }
-
-    /// Takes bytes of the owner; 0 when there is no room: `writable` tells when there is.
-    pub(super) fn write(&mut self, limits: &Limits, slices: &[IoSlice<'_>]) -> Result<usize, Broken> {
-        self.check_sender()?;
-        let taken = self.out.write(slices, limits.send_bytes_max);
-        self.is_writer_waiting = taken == 0;
-        Ok(taken)
-    }
-
-    /// True when everything was delivered, the end included; `writable` tells when it may be so.
-    pub(super) fn finish(&mut self) -> Result<bool, Broken> {
-        // Whoever reads no more needs no end either.
-        if self.out.is_delivered() || self.is_stopped_by_peer {
-            return Ok(true);
-        }
-        self.check_sender()?;
-        self.out.finish();
-        self.is_writer_waiting = true;
-        Ok(false)
-    }
-
-    fn check_sender(&self) -> Result<(), Broken> {
-        match self.phase {
-            Phase::Broken(broken) => Err(broken),
-            _ if self.is_stopped_by_peer => Err(Broken::Stopped),
-            _ => Ok(()),
-        }
-    }
-
-    /// A writer that waits is woken when a quarter of its room is free, not for every packet.
-    pub(super) fn wake_writer(&mut self, limits: &Limits) -> bool {
-        let has_room = self.out.bytes() <= limits.send_bytes_max - limits.send_bytes_max / 4;
-        let is_worth_it = if self.out.is_finishing() { self.out.is_delivered() } else { has_room };
-        let wakes = self.writable || self.is_writer_waiting && is_worth_it;
-        self.is_writer_waiting &= !wakes;
-        self.writable = false;
-        wakes
-    }
-
-    /// Takes at most `count` bytes; `take` gets them in slices.
-    pub(super) fn read(&mut self, count: usize, take: impl FnMut(&[u8])) -> Result<Read, Broken> {
-        if self.incoming.has_ready() {
-            let count = self.incoming.read(count, take);
-            self.owes.credit |= self.phase == Phase::Open && self.incoming.owes_credit();
-            return Ok(Read::Bytes(count));
-        }
-        if self.incoming.is_at_end() {
-            return Ok(Read::End);
-        }
-        match self.phase {
-            Phase::Broken(broken) => Err(broken),
-            _ if self.is_aborted_by_peer => Err(Broken::Reset),
-            _ => Ok(Read::Nothing),
-        }
-    }
-
-    pub(super) fn drop_sender(&mut self) {
-        self.has_sender = false;
-        // Whoever finished and does not wait for the outcome still wants it delivered.
-        if !self.out.is_finishing() && !self.is_stopped_by_peer {
-            self.is_aborting = true;
-            self.owes.abort = true;
-            self.out.discard();
-        }
-    }
-
-    pub(super) fn drop_receiver(&mut self) {
-        self.has_receiver = false;
-        if !self.incoming.is_whole() && !self.is_aborted_by_peer {
-            self.owes.stop = true;
-        }
-        self.incoming.stop();
     }
 
     /// True when there is something to be said that wants an answer.
