@@ -39,7 +39,7 @@ async fn pipeline(here: &Node, there: &Node) -> Outcome {
     let push = Push::bind(here, "work", Options::default())?;
     let mut workers = Vec::new();
     for _ in 0..2 {
-        workers.push(Pull::connect(there, &here.addresses()[0], "work", Options::default()).await?);
+        workers.push(Pull::connect(there, "work", &here.addresses()[0], Options::default()).await?);
     }
     push.linked(2).await?;
     for job in ["dig", "carry", "fill", "rest"] {
@@ -59,7 +59,7 @@ async fn publish_subscribe(here: &Node, there: &Node) -> Outcome {
     let mut options = Options::default();
     options.when_full = Some(WhenFull::DropOldest);
     let publisher = Publisher::bind(here, "news", options)?;
-    let mut chess = Subscriber::connect(there, &here.addresses()[0], "news", Options::default()).await?;
+    let mut chess = Subscriber::connect(there, "news", &here.addresses()[0], Options::default()).await?;
     // When this returns the publisher knows.
     chess.subscribe("sports/chess").await?;
     publisher.publish("weather/north", "rain").await?;
@@ -73,7 +73,7 @@ async fn publish_subscribe(here: &Node, there: &Node) -> Outcome {
 async fn request_reply(here: &Node, there: &Node) -> Outcome {
     let shout = |body: &[u8]| Bytes::from(body.to_ascii_uppercase());
     let _serving = Replier::serve(here, "shout", Options::default(), shout)?;
-    let requester = Requester::connect(there, &here.addresses()[0], "shout", Options::default()).await?;
+    let requester = Requester::connect(there, "shout", &here.addresses()[0], Options::default()).await?;
     println!("request/reply: {:?}", requester.request("louder").await?);
     Ok(())
 }
@@ -81,7 +81,7 @@ async fn request_reply(here: &Node, there: &Node) -> Outcome {
 /// Questions and answers without lock-step: the router answers whom it likes, when it likes.
 async fn router_dealer(here: &Node, there: &Node) -> Outcome {
     let mut router = Router::bind(here, "desk", Options::default())?;
-    let mut dealer = Dealer::connect(there, &here.addresses()[0], "desk", Options::default()).await?;
+    let mut dealer = Dealer::connect(there, "desk", &here.addresses()[0], Options::default()).await?;
     for question in ["one", "two"] {
         dealer.send(question).await?;
     }
@@ -98,7 +98,7 @@ async fn survey(here: &Node, there: &Node) -> Outcome {
     let surveyor = Surveyor::bind(here, "poll", Options::default())?;
     for number in 0..3 {
         let mut respondent =
-            Respondent::connect(there, &here.addresses()[0], "poll", Options::default()).await?;
+            Respondent::connect(there, "poll", &here.addresses()[0], Options::default()).await?;
         tokio::spawn(async move {
             while let Ok(asked) = respondent.receive().await {
                 if asked.reply(format!("respondent {number}")).await.is_err() {
@@ -120,7 +120,7 @@ async fn survey(here: &Node, there: &Node) -> Outcome {
 /// Two, and nobody else.
 async fn pair(here: &Node, there: &Node) -> Outcome {
     let mut one = Pair::bind(here, "tube", Options::default())?;
-    let mut two = Pair::connect(there, &here.addresses()[0], "tube", Options::default()).await?;
+    let mut two = Pair::connect(there, "tube", &here.addresses()[0], Options::default()).await?;
     two.send("ping").await?;
     let ping = one.receive().await?.body;
     one.send("pong").await?;
@@ -131,7 +131,7 @@ async fn pair(here: &Node, there: &Node) -> Outcome {
 /// Bind, listen, accept, connect, send, receive, close; and a message that overtakes.
 async fn primitives(here: &Node, there: &Node) -> Outcome {
     let mut listener = Socket::new(here, Options::default()).bind("door")?.listen(16);
-    let caller = Socket::new(there, Options::default()).connect(&here.addresses()[0], "door").await?;
+    let caller = Socket::new(there, Options::default()).connect("door", &here.addresses()[0]).await?;
     let mut called = listener.accept().await?;
     for part in 0..50_u8 {
         caller.send(vec![part; 10_000]).await?;

@@ -195,7 +195,7 @@ pub fn attend(audience: &Audience) -> Outcome<()> {
             let id = HANGING.0 + number;
             let node = Node::builder().id(id).start().await?;
             let mut subscriber =
-                Subscriber::connect(&node, audience.address.clone(), SOCKET, Options::default()).await?;
+                Subscriber::connect(&node, SOCKET, audience.address.clone(), Options::default()).await?;
             subscriber.subscribe("").await?;
             if id == HANGING.0 {
                 readers.spawn(read_or_hang(node, subscriber, hanging.clone()));

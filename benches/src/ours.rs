@@ -106,7 +106,7 @@ async fn drive(node: &Node, task: &Task, address: &Address) -> Outcome<()> {
     let kept = Bytes::from(task.payload());
     let payload = || if task.bytes < UNCOPIED_BYTES { Body::Slice(&kept) } else { Body::Owned(kept.clone()) };
     if task.kind == Kind::OneWay {
-        let push = Push::connect(node, address.clone(), SOCKET, Options::default()).await?;
+        let push = Push::connect(node, SOCKET, address.clone(), Options::default()).await?;
         let end = Instant::now() + task.time;
         while Instant::now() < end {
             if task.rival == MANY {
@@ -126,7 +126,7 @@ async fn drive(node: &Node, task: &Task, address: &Address) -> Outcome<()> {
             Ok(())
         };
     }
-    let requester = Requester::connect(node, address.clone(), SOCKET, Options::default()).await?;
+    let requester = Requester::connect(node, SOCKET, address.clone(), Options::default()).await?;
     let mut trips = Trips::new(task)?;
     while trips.goes_on() {
         let start = Instant::now();

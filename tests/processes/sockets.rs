@@ -98,7 +98,7 @@ async fn primitives(net: Net) {
     let (mut worker, address) = start(&net, "1 anywhere listener").await;
     let node = node(&net, 2, net.listen()).await;
     assert_eq!(worker.hear().await, "listening");
-    let connect = || Socket::new(&node, options(|_| ())).connect(&address, "door");
+    let connect = || Socket::new(&node, options(|_| ())).connect("door", &address);
     let mut caller = within(connect()).await.expect("it listens");
     for n in 0..1_000_u64 {
         caller.send(&n.to_le_bytes()).await.expect("it reads");
@@ -156,7 +156,7 @@ async fn out_of_band(net: Net) {
     let (mut worker, address) = start(&net, "1 anywhere reader").await;
     let node = node(&net, 2, net.listen()).await;
     let roomy = options(|o| o.window_bytes = 64 << 20);
-    let sender = within(Socket::new(&node, roomy).connect(&address, "door")).await.expect("it listens");
+    let sender = within(Socket::new(&node, roomy).connect("door", &address)).await.expect("it listens");
     assert_eq!(worker.hear().await, "accepted");
     for round in 0..2 {
         if round == 1 {
@@ -196,7 +196,7 @@ async fn publish(_: &Orders, node: &Node) {
 async fn subscribe(orders: &Orders, node: &Node) {
     let address = orders.next().await.expect("the publisher's address");
     let mut subscriber =
-        Subscriber::connect(node, &*address, "ticks", options(|_| ())).await.expect("it is there");
+        Subscriber::connect(node, "ticks", &*address, options(|_| ())).await.expect("it is there");
     subscriber.subscribe("tick/").await.expect("it is there");
     orders.say(&number(&subscriber.receive().await.expect("a tick").body).to_string());
     while subscriber.receive().await.is_ok() {}
@@ -205,7 +205,7 @@ async fn subscribe(orders: &Orders, node: &Node) {
 async fn late_subscribers(net: Net) {
     let (publisher, address) = start(&net, "1 anywhere publisher").await;
     let here = node(&net, 2, net.listen()).await;
-    let connect = || Subscriber::connect(&here, &address, "ticks", options(|_| ()));
+    let connect = || Subscriber::connect(&here, "ticks", &address, options(|_| ()));
     let mut early = within(connect()).await.expect("the publisher is there");
     within(early.subscribe("tick/")).await.expect("the publisher is there");
     let tick = within(early.receive()).await.expect("a tick").body;
@@ -266,7 +266,7 @@ const LIVES: u64 = 3;
 async fn killed_pullers(net: Net) {
     let (mut puller, address) = start(&net, "1 anywhere puller").await;
     let here = node(&net, 2, net.listen()).await;
-    let push = within(Push::connect(&here, &address, "work", options(|_| ()))).await.expect("it is there");
+    let push = within(Push::connect(&here, "work", &address, options(|_| ()))).await.expect("it is there");
     let pushing = tokio::spawn(async move {
         for n in 0_u64.. {
             if push.send(&n.to_le_bytes()).await.is_err() {
@@ -309,8 +309,8 @@ async fn killed_repliers(net: Net) {
     let (_two, second) = start(&net, "2 anywhere replier").await;
     let here = node(&net, 3, net.listen()).await;
     let requester =
-        within(Requester::connect(&here, &first, "ask", options(|_| ()))).await.expect("it is there");
-    within(requester.link(&second, "ask")).await.expect("it is there");
+        within(Requester::connect(&here, "ask", &first, options(|_| ()))).await.expect("it is there");
+    within(requester.link("ask", &second)).await.expect("it is there");
     let mut patient = RequestOptions::default();
     (patient.reply_wait, patient.tries_max) = (Duration::from_secs(10), 4);
     let requester = requester.with(patient);

@@ -73,7 +73,7 @@ async fn start(net: &Net) -> (Worker, Address) {
 /// Somebody with honest wishes, before, while and after the strangers are there.
 async fn customer(net: &Net, address: &Address) -> (Node, Requester) {
     let node = net.dialler(2).start().await.expect("the node starts");
-    let requester = Requester::connect(&node, address, "echo", Options::default()).await;
+    let requester = Requester::connect(&node, "echo", address, Options::default()).await;
     (node, requester.expect("the host answers"))
 }
 
@@ -277,7 +277,7 @@ async fn t07_strangers_of_every_kind_are_cut_off_in_bounded_memory_and_the_other
 
 async fn customer_again(net: &Net, address: &Address) -> (Node, Requester) {
     let node = net.dialler(3).start().await.expect("the node starts");
-    let requester = Requester::connect(&node, address, "echo", Options::default()).await;
+    let requester = Requester::connect(&node, "echo", address, Options::default()).await;
     (node, requester.expect("the host answers"))
 }
 

@@ -24,7 +24,7 @@ async fn s01_the_end_of_a_stream_of_bytes_is_told_apart_from_a_break() {
     let text = vec![7; 300_000];
     for is_broken in [true, false] {
         let socket = Socket::new(&there, Options::default());
-        let writer = within(socket.connect(&here.addresses()[0], "pipe")).await.unwrap().into_bytes();
+        let writer = within(socket.connect("pipe", &here.addresses()[0])).await.unwrap().into_bytes();
         let mut reader = accept(&mut listener).await.into_bytes();
         within(writer.write(&text)).await.unwrap();
         let mut buffer = [0; 10_000];
@@ -124,7 +124,7 @@ async fn s03_one_node_cannot_take_all_the_links_of_a_socket() {
             assert_eq!(answer, if own <= 2 { WELCOME } else { REJECT });
             kept.push(raw);
         }
-        let push = Push::connect(&elsewhere, &here.addresses()[0], "work", Options::default()).await;
+        let push = Push::connect(&elsewhere, "work", &here.addresses()[0], Options::default()).await;
         assert!(push.is_ok(), "{push:?}");
         assert_eq!(pull.stats().links, 3);
     }

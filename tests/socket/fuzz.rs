@@ -64,16 +64,16 @@ fn s03_any_frames_of_a_peer_harm_no_socket_and_nobody_who_uses_it() {
                 raws.push(raw);
             }
             let address = &here.addresses()[0];
-            let push = Push::connect(&honest, address, "work", options.clone()).await.unwrap();
+            let push = Push::connect(&honest, "work", address, options.clone()).await.unwrap();
             push.send("work").await.unwrap();
             // What the liar pushed comes too.
             while within(pull.receive()).await.unwrap().from.node().0 != 3 {}
             let mut subscriber =
-                Subscriber::connect(&honest, address, "news", options.clone()).await.unwrap();
+                Subscriber::connect(&honest, "news", address, options.clone()).await.unwrap();
             within(subscriber.subscribe("news")).await.unwrap();
             publisher.publish("news", "news").await.unwrap();
             assert_eq!(&within(subscriber.receive()).await.unwrap().body[..], b"news");
-            let requester = Requester::connect(&honest, address, "questions", options.clone()).await.unwrap();
+            let requester = Requester::connect(&honest, "questions", address, options.clone()).await.unwrap();
             let answering = async {
                 loop {
                     let asked = replier.receive().await.unwrap();
@@ -87,7 +87,7 @@ fn s03_any_frames_of_a_peer_harm_no_socket_and_nobody_who_uses_it() {
                 () = answering => unreachable!("it goes on"),
             };
             assert_eq!(&reply[..], b"question");
-            let caller = Socket::new(&honest, options).connect(address, "door").await.unwrap();
+            let caller = Socket::new(&honest, options).connect("door", address).await.unwrap();
             caller.send("knock").await.unwrap();
             loop {
                 let mut called = within(listener.accept()).await.unwrap();

@@ -129,7 +129,7 @@ async fn s03_a_writer_that_claims_to_be_far_ahead_is_cut_and_disturbs_no_count()
     for net in nets() {
         let (here, there) = (net.node(1).await, net.node(2).await);
         let mut pull = Pull::bind(&here, "work", Options::default()).unwrap();
-        let push = Push::connect(&there, &here.addresses()[0], "work", Options::default()).await.unwrap();
+        let push = Push::connect(&there, "work", &here.addresses()[0], Options::default()).await.unwrap();
         for own in 1..=3 {
             let (liar, _) = Raw::hello(&there, &here, "work", PUSH, own).await;
             liar.data(u64::MAX, u64::MAX, &[]);
@@ -194,7 +194,7 @@ async fn s03_both_ends_may_close_at_once_and_both_know_that_all_arrived() {
         let (here, there) = (net.node(1).await, net.node(2).await);
         for _ in 0..20 {
             let one = Pair::bind(&here, "pair", Options::default()).unwrap();
-            let two = Pair::connect(&there, &here.addresses()[0], "pair", Options::default()).await.unwrap();
+            let two = Pair::connect(&there, "pair", &here.addresses()[0], Options::default()).await.unwrap();
             within(one.send("to two")).await.unwrap();
             within(two.send("to one")).await.unwrap();
             let (first, second) = within(async { tokio::join!(one.close(LONG), two.close(LONG)) }).await;
@@ -211,7 +211,7 @@ async fn s03_a_publisher_that_waited_for_a_full_lane_goes_on_when_it_has_room() 
             Publisher::bind(&here, "news", options(|o| o.when_full = Some(WhenFull::Wait))).unwrap();
         // So large that no grant is due.
         let wide = options(|o| o.window_bytes = 1 << 40);
-        let mut subscriber = Subscriber::connect(&there, &here.addresses()[0], "news", wide).await.unwrap();
+        let mut subscriber = Subscriber::connect(&there, "news", &here.addresses()[0], wide).await.unwrap();
         within(subscriber.subscribe("")).await.unwrap();
         let body = Bytes::from(vec![0; 700_000]);
         let publishing = async {
@@ -237,7 +237,7 @@ async fn s03_only_who_was_asked_can_answer() {
         let address = &here.addresses()[0];
         // Requests go to the links in turn: the first one to the second.
         let (forger, _) = Raw::hello(&there, &here, "ask", REPLIER, 1).await;
-        let mut replier = Replier::connect(&there, address, "ask", Options::default()).await.unwrap();
+        let mut replier = Replier::connect(&there, "ask", address, Options::default()).await.unwrap();
         let asked = async { within(asking.request("?")).await.unwrap() };
         let answered = async {
             let request = within(replier.receive()).await.unwrap();
@@ -268,15 +268,15 @@ async fn s03_who_takes_small_messages_only_does_not_keep_large_ones_from_others(
         let publisher = Publisher::bind(&here, "news", Options::default()).unwrap();
         let push = Push::bind(&here, "work", Options::default()).unwrap();
         let address = &here.addresses()[0];
-        let narrow = Subscriber::connect(&small, address, "news", Options::default()).await.unwrap();
-        let wide = Subscriber::connect(&there, address, "news", Options::default()).await.unwrap();
+        let narrow = Subscriber::connect(&small, "news", address, Options::default()).await.unwrap();
+        let wide = Subscriber::connect(&there, "news", address, Options::default()).await.unwrap();
         within(narrow.subscribe("")).await.unwrap();
         assert!(publisher.publish("", vec![0; 10_000]).await.is_err());
         within(wide.subscribe("")).await.unwrap();
         assert_eq!(publisher.publish("", vec![0; 10_000]).await, Ok(1));
-        let _narrow = Pull::connect(&small, address, "work", Options::default()).await.unwrap();
+        let _narrow = Pull::connect(&small, "work", address, Options::default()).await.unwrap();
         assert!(matches!(within(push.send(vec![0; 10_000])).await, Err(SendError::TooLarge { .. })));
-        let _wide = Pull::connect(&there, address, "work", Options::default()).await.unwrap();
+        let _wide = Pull::connect(&there, "work", address, Options::default()).await.unwrap();
         for _ in 0..4 {
             within(push.send(vec![0; 10_000])).await.unwrap();
         }
@@ -289,7 +289,7 @@ async fn s03_whoever_waits_on_a_socket_is_told_when_its_node_stops() {
         let (here, there) = (net.node(1).await, net.node(2).await);
         let mut pull = Pull::bind(&here, "work", options(|o| o.window_messages = 1)).unwrap();
         let forever = options(|o| o.connect_wait = Duration::MAX);
-        let push = Push::connect(&there, &here.addresses()[0], "work", forever).await.unwrap();
+        let push = Push::connect(&there, "work", &here.addresses()[0], forever).await.unwrap();
         within(push.send("one")).await.unwrap();
         let sending = tokio::spawn(async move { push.send("two").await });
         until(|| !pull.links().is_empty()).await;

@@ -28,7 +28,7 @@ async fn s03_work_is_pushed_in_turn_and_pulled_whole_and_in_order() {
         roomy.window_bytes = 64 << 20;
         for _ in 0..3 {
             let address = &here.addresses()[0];
-            pulls.push(Pull::connect(&there, address, "work", roomy.clone()).await.unwrap());
+            pulls.push(Pull::connect(&there, "work", address, roomy.clone()).await.unwrap());
         }
         push.linked(3).await.unwrap();
         // Small ones, large ones, empty ones.
@@ -72,7 +72,7 @@ async fn s03_many_messages_of_one_call_arrive_in_order_and_a_refusal_says_how_ma
         let (here, there) = (net.node(1).await, net.node(2).await);
         let address = &here.addresses()[0];
         let mut pull = Pull::bind(&here, "work", Options::default()).unwrap();
-        let push = Push::connect(&there, address, "work", Options::default()).await.unwrap();
+        let push = Push::connect(&there, "work", address, Options::default()).await.unwrap();
         const COUNT: u64 = 5_000;
         let body = |n: u64| [&n.to_le_bytes()[..], &vec![n as u8; n as usize % 3_000]].concat();
         let sending = async { push.send_many((0..COUNT).map(body)).await.unwrap() };
@@ -89,7 +89,7 @@ async fn s03_many_messages_of_one_call_arrive_in_order_and_a_refusal_says_how_ma
         let mut pull = Pull::bind(&here, "few", small).unwrap();
         let mut options = Options::default();
         options.when_full = Some(WhenFull::DropNewest);
-        let push = Push::connect(&there, address, "few", options).await.unwrap();
+        let push = Push::connect(&there, "few", address, options).await.unwrap();
         let refused = within(push.send_many((0..30).map(body))).await.unwrap_err();
         assert_eq!((refused.sent, refused.source), (10, SendError::Full));
         for n in 0..10 {
@@ -106,7 +106,7 @@ async fn s03_a_puller_takes_from_all_pushers_in_turn_also_in_borrowed_batches() 
         let mut pushes = Vec::new();
         for id in 2..4_u64 {
             let node = net.node(id).await;
-            let push = Push::connect(&node, &here.addresses()[0], "work", Options::default()).await.unwrap();
+            let push = Push::connect(&node, "work", &here.addresses()[0], Options::default()).await.unwrap();
             for n in 0..10_000_u64 {
                 push.send(&[id.to_le_bytes(), n.to_le_bytes()].concat()).await.unwrap();
             }
@@ -139,7 +139,7 @@ async fn s03_a_socket_of_the_same_node_is_linked_by_the_nodes_own_address() {
     for net in nets() {
         let node = net.node(1).await;
         let mut pull = Pull::bind(&node, "work", Options::default()).unwrap();
-        let push = Push::connect(&node, &node.addresses()[0], "work", Options::default()).await.unwrap();
+        let push = Push::connect(&node, "work", &node.addresses()[0], Options::default()).await.unwrap();
         for n in 0..100_000_u64 {
             push.send(&n.to_le_bytes()).await.unwrap();
             if n % 1_000 == 999 {
@@ -157,8 +157,8 @@ async fn s03_a_pair_talks_both_ways_and_turns_a_third_away() {
         let (here, there) = (net.node(1).await, net.node(2).await);
         let mut bound = Pair::bind(&here, "tube", Options::default()).unwrap();
         let connected =
-            Pair::connect(&there, &here.addresses()[0], "tube", Options::default()).await.unwrap();
-        let third = Pair::connect(&there, &here.addresses()[0], "tube", Options::default()).await;
+            Pair::connect(&there, "tube", &here.addresses()[0], Options::default()).await.unwrap();
+        let third = Pair::connect(&there, "tube", &here.addresses()[0], Options::default()).await;
         let error = third.unwrap_err();
         assert!(error.is_retryable(), "{error:?}");
         let (sender, mut receiver) = connected.split();
@@ -182,7 +182,7 @@ async fn s03_a_pair_talks_both_ways_and_turns_a_third_away() {
             options.connect_wait = LONG;
             options
         };
-        within(Pair::connect(&there, &here.addresses()[0], "tube", patient)).await.unwrap();
+        within(Pair::connect(&there, "tube", &here.addresses()[0], patient)).await.unwrap();
     }
 }
 
@@ -192,8 +192,8 @@ async fn s03_filters_are_applied_at_the_publisher() {
         let (here, there) = (net.node(1).await, net.node(2).await);
         let publisher = Publisher::bind(&here, "news", Options::default()).unwrap();
         let address = &here.addresses()[0];
-        let mut sports = Subscriber::connect(&there, address, "news", Options::default()).await.unwrap();
-        let mut all = Subscriber::connect(&there, address, "news", Options::default()).await.unwrap();
+        let mut sports = Subscriber::connect(&there, "news", address, Options::default()).await.unwrap();
+        let mut all = Subscriber::connect(&there, "news", address, Options::default()).await.unwrap();
         assert_eq!(publisher.publish("sports/chess", "nobody wants this yet").await.unwrap(), 0);
         within(sports.subscribe("sports/")).await.unwrap();
         within(sports.subscribe("sports/chess")).await.unwrap();
@@ -230,7 +230,7 @@ async fn s03_a_subscriber_that_comes_late_gets_what_is_published_from_then_on() 
         let address = &here.addresses()[0];
         let mut subscribers = Vec::new();
         for n in 0..10_u64 {
-            let subscriber = Subscriber::connect(&there, address, "ticks", Options::default()).await.unwrap();
+            let subscriber = Subscriber::connect(&there, "ticks", address, Options::default()).await.unwrap();
             within(subscriber.subscribe("")).await.unwrap();
             subscribers.push(subscriber);
             assert_eq!(publisher.publish("tick", &n.to_le_bytes()).await.unwrap(), n as usize + 1);
@@ -248,7 +248,7 @@ async fn s03_requests_are_answered_each_with_its_own_reply() {
     for net in nets() {
         let (here, there) = (net.node(1).await, net.node(2).await);
         let mut replier = Replier::bind(&here, "double", Options::default()).unwrap();
-        let requester = Requester::connect(&there, &here.addresses()[0], "double", Options::default()).await;
+        let requester = Requester::connect(&there, "double", &here.addresses()[0], Options::default()).await;
         let requester = requester.unwrap();
         let serving = async {
             let mut held = Vec::new();
@@ -284,7 +284,7 @@ async fn s03_a_handler_answers_in_the_task_of_the_connection() {
         let serving =
             Replier::serve(&here, "upper", Options::default(), |body| Bytes::from(body.to_ascii_uppercase()));
         let serving = serving.unwrap();
-        let requester = Requester::connect(&there, &here.addresses()[0], "upper", Options::default()).await;
+        let requester = Requester::connect(&there, "upper", &here.addresses()[0], Options::default()).await;
         let requester = requester.unwrap();
         for _ in 0..1_000 {
             assert_eq!(&within(requester.request("shout")).await.unwrap()[..], b"SHOUT");
@@ -314,9 +314,9 @@ async fn s03_a_router_answers_whom_it_chooses_and_dealers_take_turns() {
                 let router = Router::bind(&node, "desk", Options::default()).unwrap();
                 let address = node.addresses()[0].clone();
                 match &dealer {
-                    Some(dealer) => drop(dealer.link(address, "desk").await.unwrap()),
+                    Some(dealer) => drop(dealer.link("desk", address).await.unwrap()),
                     None => {
-                        let made = Dealer::connect(&there, address, "desk", Options::default());
+                        let made = Dealer::connect(&there, "desk", address, Options::default());
                         dealer = Some(made.await.unwrap());
                     }
                 }
@@ -356,7 +356,7 @@ async fn gathering(net: Net) {
     let mut respondents = Vec::new();
     for id in 2..6 {
         let node = net.node(id).await;
-        let respondent = Respondent::connect(&node, &here.addresses()[0], "poll", Options::default()).await;
+        let respondent = Respondent::connect(&node, "poll", &here.addresses()[0], Options::default()).await;
         respondents.push((respondent.unwrap(), node));
     }
     surveyor.linked(4).await.unwrap();

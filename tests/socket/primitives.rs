@@ -17,7 +17,7 @@ async fn s01_primitives_in_their_order_carry_messages_both_ways_until_the_close(
         let (here, there) = (net.node(1).await, net.node(2).await);
         let bound = Socket::new(&here, Options::default()).bind("door").unwrap();
         let address = here.addresses()[0].clone();
-        let connect = || Socket::new(&there, Options::default()).connect(address.clone(), "door");
+        let connect = || Socket::new(&there, Options::default()).connect("door", address.clone());
         // Bound is not listening.
         let early = within(connect()).await.unwrap_err();
         assert!(matches!(early, ConnectError::Rejected { reason: Rejection::Busy, .. }), "{early:?}");
@@ -58,7 +58,7 @@ async fn s01_a_stream_of_bytes_has_no_borders_and_an_end() {
     for net in nets() {
         let (here, there) = (net.node(1).await, net.node(2).await);
         let mut listener = Socket::new(&here, Options::default()).bind("pipe").unwrap().listen(1);
-        let writer = Socket::new(&there, Options::default()).connect(&here.addresses()[0], "pipe").await;
+        let writer = Socket::new(&there, Options::default()).connect("pipe", &here.addresses()[0]).await;
         let writer = writer.unwrap().into_bytes();
         let mut reader = listener.accept().await.unwrap().into_bytes();
         let text: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
@@ -100,12 +100,12 @@ async fn s01_a_call_out_of_order_is_a_typed_error_that_names_the_state() {
         socket.bind("door").unwrap();
         assert_eq!(out_of_order(socket.bind("again").unwrap_err()), ("bind", SocketState::Bound));
         assert_eq!(out_of_order(socket.receive().await.unwrap_err()), ("receive on", SocketState::Bound));
-        let connecting = socket.connect(&address, "door").await.unwrap_err();
+        let connecting = socket.connect("door", &address).await.unwrap_err();
         assert_eq!(out_of_order(connecting), ("connect", SocketState::Bound));
         socket.listen(1).unwrap();
         assert_eq!(out_of_order(socket.listen(1).unwrap_err()), ("listen on", SocketState::Listening));
         let mut caller = AnySocket::new(&there, Options::default());
-        within(caller.connect(&address, "door")).await.unwrap();
+        within(caller.connect("door", &address)).await.unwrap();
         let mut called = within(socket.accept()).await.unwrap();
         caller.send("in order").await.unwrap();
         assert_eq!(&within(called.receive()).await.unwrap().body[..], b"in order");
@@ -124,7 +124,7 @@ async fn s02_an_urgent_message_overtakes_a_transfer_which_stays_whole_and_in_ord
         let mut roomy = Options::default();
         roomy.window_bytes = 64 << 20;
         let mut listener = Socket::new(&here, roomy.clone()).bind("pipe").unwrap().listen(1);
-        let sender = Socket::new(&there, roomy).connect(&here.addresses()[0], "pipe").await.unwrap();
+        let sender = Socket::new(&there, roomy).connect("pipe", &here.addresses()[0]).await.unwrap();
         let mut reader = listener.accept().await.unwrap();
         const COUNT: u64 = 2_000;
         const SIZE: usize = 10_000;

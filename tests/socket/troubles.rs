@@ -36,7 +36,7 @@ async fn s03_at_the_high_water_mark_a_sender_waits_drops_the_newest_or_drops_the
         let address = &here.addresses()[0];
 
         let mut pull = Pull::bind(&here, "wait", ten.clone()).unwrap();
-        let push = Push::connect(&there, address, "wait", Options::default()).await.unwrap();
+        let push = Push::connect(&there, "wait", address, Options::default()).await.unwrap();
         for n in 0..10_u64 {
             push.try_send(&n.to_le_bytes()).unwrap();
         }
@@ -60,7 +60,7 @@ async fn s03_at_the_high_water_mark_a_sender_waits_drops_the_newest_or_drops_the
 
         let mut pull = Pull::bind(&here, "newest", ten.clone()).unwrap();
         let newest = options(|o| o.when_full = Some(WhenFull::DropNewest));
-        let push = Push::connect(&there, address, "newest", newest).await.unwrap();
+        let push = Push::connect(&there, "newest", address, newest).await.unwrap();
         let sent: Vec<_> = async {
             let mut sent = Vec::new();
             for n in 0..100_u64 {
@@ -81,7 +81,7 @@ async fn s03_at_the_high_water_mark_a_sender_waits_drops_the_newest_or_drops_the
             o.when_full = Some(WhenFull::DropOldest);
             o.queue_messages = 5;
         });
-        let push = Push::connect(&there, address, "oldest", oldest).await.unwrap();
+        let push = Push::connect(&there, "oldest", address, oldest).await.unwrap();
         for n in 0..100_u64 {
             push.send(&n.to_le_bytes()).await.unwrap();
         }
@@ -98,7 +98,7 @@ async fn s03_the_high_water_mark_in_bytes_holds_for_large_messages_too() {
     for net in nets() {
         let (here, there) = (net.node(1).await, net.node(2).await);
         let mut pull = Pull::bind(&here, "large", options(|o| o.window_bytes = 100_000)).unwrap();
-        let push = Push::connect(&there, &here.addresses()[0], "large", Options::default()).await.unwrap();
+        let push = Push::connect(&there, "large", &here.addresses()[0], Options::default()).await.unwrap();
         let body = Bytes::from(vec![1; 60_000]);
         // The second begins below the mark, the third does not.
         push.try_send(body.clone()).unwrap();
@@ -129,12 +129,12 @@ async fn s03_a_subscriber_that_hangs_hurts_no_other() {
         let address = &here.addresses()[0];
         let mut readers = Vec::new();
         for _ in 0..20 {
-            let reader = Subscriber::connect(&there, address, "ticks", Options::default()).await.unwrap();
+            let reader = Subscriber::connect(&there, "ticks", address, Options::default()).await.unwrap();
             within(reader.subscribe("")).await.unwrap();
             readers.push(reader);
         }
         // On the same connection, and never read.
-        let hung = Subscriber::connect(&there, address, "ticks", small).await.unwrap();
+        let hung = Subscriber::connect(&there, "ticks", address, small).await.unwrap();
         within(hung.subscribe("")).await.unwrap();
         const COUNT: u64 = 2_000;
         for n in 0..COUNT {
@@ -167,17 +167,17 @@ async fn no_link(net: Net) {
     let broken = Pull::bind(&here, "other", options(|o| o.window_messages = 0));
     assert!(matches!(broken, Err(BindError::Option { name: "window_messages", .. })));
 
-    let wrong_kind = within(Pull::connect(&there, address, "work", Options::default())).await.unwrap_err();
+    let wrong_kind = within(Pull::connect(&there, "work", address, Options::default())).await.unwrap_err();
     assert!(matches!(wrong_kind, ConnectError::Rejected { reason: Rejection::Kind, .. }), "{wrong_kind:?}");
     assert!(!wrong_kind.is_retryable());
-    let no_socket = within(Push::connect(&there, address, "play", Options::default())).await.unwrap_err();
+    let no_socket = within(Push::connect(&there, "play", address, Options::default())).await.unwrap_err();
     assert!(matches!(no_socket, ConnectError::NoSocket { .. }), "{no_socket:?}");
     assert_eq!(no_socket.to_string(), format!("the node at {address} has no socket \"play\""));
-    let no_address = Push::connect(&there, "nonsense", "work", Options::default()).await.unwrap_err();
+    let no_address = Push::connect(&there, "work", "nonsense", Options::default()).await.unwrap_err();
     assert!(matches!(no_address, ConnectError::Address(_)));
     here.shutdown(LONG).await;
     let nobody = net.node(3).await;
-    let no_node = within(Push::connect(&nobody, address, "work", Options::default())).await.unwrap_err();
+    let no_node = within(Push::connect(&nobody, "work", address, Options::default())).await.unwrap_err();
     assert!(matches!(no_node, ConnectError::Node { .. }) && no_node.is_retryable(), "{no_node:?}");
 }
 
@@ -193,7 +193,7 @@ async fn s03_who_is_patient_waits_for_the_node_and_for_the_socket() {
         let address = here.addresses()[0].clone();
         let patient = options(|o| o.connect_wait = LONG);
         let waiting = tokio::spawn(async move {
-            let push = Push::connect(&there, &address, "late", patient).await.unwrap();
+            let push = Push::connect(&there, "late", &address, patient).await.unwrap();
             push.send("at last").await.unwrap();
             push.close(LONG).await
         });
@@ -209,7 +209,7 @@ async fn s03_a_link_comes_back_when_the_other_socket_is_opened_again() {
     for net in nets() {
         let (here, there) = (net.node(1).await, net.node(2).await);
         let mut pull = Pull::bind(&here, "work", Options::default()).unwrap();
-        let push = Push::connect(&there, &here.addresses()[0], "work", Options::default()).await.unwrap();
+        let push = Push::connect(&there, "work", &here.addresses()[0], Options::default()).await.unwrap();
         for round in 0..3_u64 {
             within(push.send(&round.to_le_bytes())).await.unwrap();
             assert_eq!(number(&within(pull.receive()).await.unwrap().body), round);
@@ -221,7 +221,7 @@ async fn s03_a_link_comes_back_when_the_other_socket_is_opened_again() {
         // What a subscriber wants is told again to a publisher that comes back.
         let publisher = Publisher::bind(&here, "news", Options::default()).unwrap();
         let mut subscriber =
-            Subscriber::connect(&there, &here.addresses()[0], "news", Options::default()).await.unwrap();
+            Subscriber::connect(&there, "news", &here.addresses()[0], Options::default()).await.unwrap();
         within(subscriber.subscribe("a")).await.unwrap();
         drop(publisher);
         until(|| subscriber.stats().links == 0).await;
@@ -242,7 +242,7 @@ async fn s03_closing_sends_what_waits_and_says_what_is_left() {
         let (here, there) = (net.node(1).await, net.node(2).await);
         let mut pull = Pull::bind(&here, "work", options(|o| o.window_messages = 10)).unwrap();
         let oldest = options(|o| o.when_full = Some(WhenFull::DropOldest));
-        let push = Push::connect(&there, &here.addresses()[0], "work", oldest.clone()).await.unwrap();
+        let push = Push::connect(&there, "work", &here.addresses()[0], oldest.clone()).await.unwrap();
         for n in 0..100_u64 {
             push.send(&n.to_le_bytes()).await.unwrap();
         }
@@ -252,7 +252,7 @@ async fn s03_closing_sends_what_waits_and_says_what_is_left() {
         }
         assert!(within(closing).await.unwrap().is_nothing());
 
-        let push = Push::connect(&there, &here.addresses()[0], "work", oldest).await.unwrap();
+        let push = Push::connect(&there, "work", &here.addresses()[0], oldest).await.unwrap();
         for n in 0..100_u64 {
             push.send(&n.to_le_bytes()).await.unwrap();
         }
@@ -274,7 +274,7 @@ async fn dead_and_silent(net: Net) {
         options.tries_max = 3;
         let node = net.node(1).await;
         let silent = Replier::bind(&node, "ask", Options::default()).unwrap();
-        let made = Requester::connect(&asking, &node.addresses()[0], "ask", Options::default()).await;
+        let made = Requester::connect(&asking, "ask", &node.addresses()[0], Options::default()).await;
         // It takes requests and never answers.
         tokio::spawn(async move {
             let (_node, mut silent) = (node, silent);
@@ -287,7 +287,7 @@ async fn dead_and_silent(net: Net) {
     };
     let node = net.node(2).await;
     let mut replier = Replier::bind(&node, "ask", Options::default()).unwrap();
-    requester.link(&node.addresses()[0], "ask").await.unwrap();
+    requester.link("ask", &node.addresses()[0]).await.unwrap();
     let answering = tokio::spawn(async move {
         let mut tries = Vec::new();
         for _ in 0..4 {
@@ -328,7 +328,7 @@ fn run(seed: u64) -> (Vec<u64>, u64, u64) {
         let there = builder(2, "there").start().await.unwrap();
         let mut pull = Pull::bind(&here, "work", options(|o| o.window_messages = 100)).unwrap();
         let patient = options(|o| o.connect_wait = LONG);
-        let push = Push::connect(&there, "sim://here:1", "work", patient).await.unwrap();
+        let push = Push::connect(&there, "work", "sim://here:1", patient).await.unwrap();
         const COUNT: u64 = 5_000;
         let sending = async {
             for n in 0..COUNT {
@@ -381,7 +381,7 @@ async fn s03_a_crashed_subscriber_is_noticed_by_its_silence() {
     let network = SimNetwork::new(7);
     let (here, there) = (simulated(&network, 1).await, simulated(&network, 2).await);
     let publisher = Publisher::bind(&here, "ticks", Options::default()).unwrap();
-    let subscriber = Subscriber::connect(&there, &here.addresses()[0], "ticks", Options::default()).await;
+    let subscriber = Subscriber::connect(&there, "ticks", &here.addresses()[0], Options::default()).await;
     subscriber.unwrap().subscribe("").await.unwrap();
     network.crash("host2");
     let began = tokio::time::Instant::now();

@@ -33,7 +33,7 @@
 //! let here = Node::builder().listen("tcp://127.0.0.1:0").start().await?;
 //! let there = Node::builder().start().await?;
 //! let mut pull = Pull::bind(&here, "work", Options::default())?;
-//! let push = Push::connect(&there, &here.addresses()[0], "work", Options::default()).await?;
+//! let push = Push::connect(&there, "work", &here.addresses()[0], Options::default()).await?;
 //! push.send("dig a hole").await?;
 //! println!("{:?}", pull.receive().await?.body);
 //! # Ok(()) }
@@ -200,8 +200,8 @@ macro_rules! socket {
             /// Dropping the future leaves nothing behind but a connection that others may use.
             pub async fn connect<A>(
                 node: &crate::node::Node,
-                address: A,
                 name: &str,
+                address: A,
                 options: crate::socket::Options,
             ) -> Result<Self, crate::socket::ConnectError>
             where
@@ -209,7 +209,7 @@ macro_rules! socket {
                 A::Error: Into<quorate_transports::AddressError>,
             {
                 let socket = Self::make(node, None, options)?;
-                socket.owner().core.connect(address, name).await?;
+                socket.owner().core.connect(name, address).await?;
                 Ok(socket)
             }
 
@@ -221,14 +221,14 @@ macro_rules! socket {
             /// Dropping the future leaves the socket as it was.
             pub async fn link<A>(
                 &self,
-                address: A,
                 name: &str,
+                address: A,
             ) -> Result<crate::socket::Remote, crate::socket::ConnectError>
             where
                 A: TryInto<crate::node::Address>,
                 A::Error: Into<quorate_transports::AddressError>,
             {
-                self.owner().core.connect(address, name).await
+                self.owner().core.connect(name, address).await
             }
 
             /// Waits until at least `links` links stand.

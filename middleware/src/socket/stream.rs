@@ -35,7 +35,7 @@ use crate::node::{Address, Node};
 /// let here = Node::builder().listen("tcp://127.0.0.1:0").start().await?;
 /// let there = Node::builder().start().await?;
 /// let mut listener = Socket::new(&here, Options::default()).bind("door")?.listen(16);
-/// let caller = Socket::new(&there, Options::default()).connect(&here.addresses()[0], "door").await?;
+/// let caller = Socket::new(&there, Options::default()).connect("door", &here.addresses()[0]).await?;
 /// let mut called = listener.accept().await?;
 /// caller.send("knock").await?;
 /// println!("{:?}", called.receive().await?.body);
@@ -79,13 +79,13 @@ impl Socket {
     /// [`ConnectError`].
     /// # Cancel safety
     /// Dropping the future drops the attempt.
-    pub async fn connect<A>(self, address: A, name: &str) -> Result<Connected, ConnectError>
+    pub async fn connect<A>(self, name: &str, address: A) -> Result<Connected, ConnectError>
     where
         A: TryInto<Address>,
         A::Error: Into<AddressError>,
     {
         let owner = open(&self.node, Role::Stream, None, self.options)?;
-        let remote = owner.core.connect(address, name).await?;
+        let remote = owner.core.connect(name, address).await?;
         owner.core.stop_dialling();
         Ok(Connected::new(Arc::new(owner), remote))
     }
@@ -499,13 +499,13 @@ impl AnySocket {
     /// [`PrimitiveError`].
     /// # Cancel safety
     /// Dropping the future leaves the socket closed.
-    pub async fn connect<A>(&mut self, address: A, name: &str) -> Result<(), PrimitiveError>
+    pub async fn connect<A>(&mut self, name: &str, address: A) -> Result<(), PrimitiveError>
     where
         A: TryInto<Address>,
         A::Error: Into<AddressError>,
     {
         match std::mem::replace(&mut self.0, Inner::Closed) {
-            Inner::Unbound(socket) => self.0 = Inner::Connected(socket.connect(address, name).await?),
+            Inner::Unbound(socket) => self.0 = Inner::Connected(socket.connect(name, address).await?),
             other => return Err(self.out_of_order("connect", other)),
         }
         Ok(())

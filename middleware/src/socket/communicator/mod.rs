@@ -124,7 +124,7 @@ impl Communicator {
         let began = Instant::now();
         // Itself too: a message to oneself travels as every other.
         for (other, address) in (0..=rank).zip(members) {
-            let remote = owner.core.connect(address, name).await?;
+            let remote = owner.core.connect(name, address).await?;
             mail.mail().links[other as usize] = Some(remote.link);
         }
         let all = async {

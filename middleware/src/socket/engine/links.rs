@@ -4,7 +4,7 @@ use super::*;
 
 impl Core {
     /// Links with the socket `name` of the node at `address`, and keeps linked with it from now on.
-    pub(in crate::socket) async fn connect<A>(&self, address: A, name: &str) -> Result<Remote, ConnectError>
+    pub(in crate::socket) async fn connect<A>(&self, name: &str, address: A) -> Result<Remote, ConnectError>
     where
         A: TryInto<Address>,
         A::Error: Into<AddressError>,
