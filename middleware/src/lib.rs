@@ -14,6 +14,7 @@
 //! | identity, connections, limits, shutdown | [`node`] |
 //! | values as bytes | [`codec`] |
 //! | tests under every fault, thousands of times faster than real time | [`sim`] |
+//! | whether what clients saw is what a consistency model allows | [`history`] |
 //!
 //! The protocols under them are pure state machines, in [`protocols`]; [`transports`] and the [`journal`] are crates of
 //! their own, too. `docs/ARCHITECTURE.md` in the repository has the picture.
@@ -25,6 +26,7 @@ pub mod codec;
 pub mod commit;
 mod driver;
 pub mod group;
+pub mod history;
 pub mod naming;
 pub mod node;
 pub mod queue;

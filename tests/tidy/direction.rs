@@ -42,7 +42,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Modules that stand apart: they use none of the layers and none of the layers uses them.
-const APART: &[&str] = &["sim"];
+const APART: &[&str] = &["history", "sim"];
 
 const FACE: &str = "middleware/src/";
 
