@@ -11,6 +11,7 @@
 //! | state that survives the death of a minority | [`replication`] |
 //! | a change in several processes, everywhere or nowhere | [`commit`] |
 //! | find who offers what, and tell others | [`naming`] |
+//! | services that are started when somebody asks for them | [`host`] |
 //! | identity, connections, limits, shutdown | [`node`] |
 //! | values as bytes | [`codec`] |
 //! | tests under every fault, thousands of times faster than real time | [`sim`] |
@@ -27,6 +28,7 @@ pub mod commit;
 mod driver;
 pub mod group;
 pub mod history;
+pub mod host;
 pub mod naming;
 pub mod node;
 pub mod queue;

@@ -1,18 +1,20 @@
 //! Faults of a real network: links go down and up, strangers are silent, talk nonsense or come in crowds.
 //!
-//! Method      a test that breaks the network runs itself again inside a network namespace of its own, where the loopback
-//!             interface is the only link. Where the system forbids that, it says so and is skipped.
+//! Method      a test that breaks the network runs itself again inside a network namespace of its own.
 #![cfg(target_os = "linux")]
 
 #[path = "../../transports/tests/authority/mod.rs"]
 mod authority;
+#[path = "../../tests/src/namespace.rs"]
+#[allow(unreachable_pub, reason = "public where it is a part of a library")]
+mod namespace;
 
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use namespace::{in_namespace, ip};
 use quorate::node::{Channel, ChannelGuard, ChannelHandler, Limits, NodeBuilder, PeerEvent, Transport};
 use quorate::{Identity, Lane, Node, NodeId};
 use quorate_transports::quic::Quic;
@@ -24,36 +26,6 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 const CHANNEL: Channel = Channel::named("test", "netns");
-const INSIDE: &str = "QUORATE_TEST_INSIDE_NAMESPACE";
-
-/// Runs a scenario in a namespace of its own; `test` is the name of the test that calls this.
-fn in_namespace(test: &str, scenario: impl Future<Output = ()>) {
-    if std::env::var_os(INSIDE).is_some() {
-        ip(&["link", "set", "lo", "up"]);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        return runtime.block_on(scenario);
-    }
-    let unshare = || {
-        let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--net"]);
-        command
-    };
-    match unshare().args(["ip", "link", "set", "lo", "up"]).output() {
-        Ok(probe) if probe.status.success() => {}
-        Ok(probe) => return println!("{test} skipped: {}", String::from_utf8_lossy(&probe.stderr)),
-        Err(error) => return println!("{test} skipped: no unshare: {error}"),
-    }
-    let this = std::env::current_exe().unwrap();
-    let status =
-        unshare().arg(this).args([test, "--exact", "--nocapture"]).env(INSIDE, "1").status().unwrap();
-    assert!(status.success(), "{test} failed in its namespace: {status}");
-}
-
-fn ip(arguments: &[&str]) {
-    let output = Command::new("ip").args(arguments).output().unwrap();
-    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
 /// A bound on every wait, never what decides a test.
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), future).await.expect("a test hangs")

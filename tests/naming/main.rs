@@ -6,7 +6,12 @@ use quorate::naming::{Directory, Entry, Found, NameError, Names, NamesError, Nam
 use quorate::node::{Address, Node};
 use tests::{Net, nets, within};
 
+mod finding;
+#[cfg(target_os = "linux")]
+mod partition;
 mod processes;
+#[cfg(unix)]
+mod superserver;
 mod weather;
 
 /// Replicas on nodes 1 to `count` of `net`.

@@ -2,11 +2,15 @@
 
 #[path = "../../transports/tests/authority/mod.rs"]
 mod authority;
+#[cfg(target_os = "linux")]
+mod namespace;
 mod net;
 mod worker;
 
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+pub use namespace::{in_namespace, ip};
 pub use net::{Net, memory, nets, nets_between_processes, tcp};
 pub use worker::{Orders, Worker};
 

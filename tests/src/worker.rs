@@ -5,6 +5,7 @@
 //! End         a worker does not outlive its handle: it is killed with SIGKILL, as a crash would.
 
 use std::io::{BufRead, Write};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -25,10 +26,27 @@ impl Worker {
     /// # Panics
     /// When the process does not start.
     pub fn start(function: &str, net: &Net, words: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("this program"))
+        Self::run(Command::new(this_program()), function, net, words)
+    }
+
+    /// As [`start`](Self::start), in a network namespace of its own, which has no link but the loopback interface, and
+    /// that is down.
+    ///
+    /// # Panics
+    /// When the process does not start.
+    pub fn start_apart(function: &str, net: &Net, words: &str) -> Self {
+        let mut command = Command::new("unshare");
+        command.arg("--net").arg(this_program());
+        Self::run(command, function, net, words)
+    }
+
+    fn run(mut command: Command, function: &str, net: &Net, words: &str) -> Self {
+        let mut child = command
             .args(["--exact", function, "--nocapture", "--test-threads=1"])
             .env(NET_VARIABLE, net.description())
             .env(WORDS_VARIABLE, words)
+            // What a daemon among them would log.
+            .env("QUORATE_LOG", "error")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -37,6 +55,14 @@ impl Worker {
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let input = child.stdin.take().expect("piped");
         Self { child, lines, input }
+    }
+
+    /// The number of the process.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn process(&self) -> u32 {
+        self.child.id().expect("the worker lives")
     }
 
     /// The next thing that it says.
@@ -72,6 +98,10 @@ impl Worker {
         assert_eq!(self.child.try_wait().expect("its state"), None, "the worker ended by itself");
         self.child.kill().await.expect("it is killed");
     }
+}
+
+fn this_program() -> PathBuf {
+    std::env::current_exe().expect("this program")
 }
 
 /// What a worker was started for.

@@ -16,12 +16,20 @@ const CRATES: &[(&str, &str, &[&str])] = &[
         "quorate",
         &["quorate-transports", "quorate-journal", "quorate-protocols", "quorate-macros"],
     ),
+    ("daemon", "quorate-superd", &["quorate"]),
     // An example sees what a user sees.
-    ("examples", "examples", &["quorate"]),
+    ("examples", "examples", &["quorate", "quorate-superd"]),
     (
         "tests",
         "tests",
-        &["quorate-transports", "quorate-journal", "quorate-protocols", "quorate-macros", "quorate"],
+        &[
+            "quorate-transports",
+            "quorate-journal",
+            "quorate-protocols",
+            "quorate-macros",
+            "quorate",
+            "quorate-superd",
+        ],
     ),
     (
         "benches",
@@ -39,6 +47,7 @@ const LAYERS: &[&[&str]] = &[
     &["socket", "rpc", "queue", "stream", "group"],
     &["replication", "commit", "recovery"],
     &["naming", "coordination"],
+    &["host"],
 ];
 
 /// Modules that stand apart: they use none of the layers and none of the layers uses them.
@@ -257,7 +266,7 @@ fn every_member_takes_its_facts_and_lints_from_the_workspace() {
 
 #[test]
 fn a_planted_upward_crate_is_found() {
-    let root = "[workspace]\nmembers = [\"transports\", \"middleware/journal\", \"middleware/protocols\", \"middleware/macros\", \"middleware\", \"examples\", \"tests\", \"benches\"]";
+    let root = "[workspace]\nmembers = [\"transports\", \"middleware/journal\", \"middleware/protocols\", \"middleware/macros\", \"middleware\", \"daemon\", \"examples\", \"tests\", \"benches\"]";
     let tree = Tree::planted([
         ("Cargo.toml", root),
         (
@@ -318,14 +327,14 @@ fn a_planted_private_version_and_missing_lints_are_found() {
     let lints = "[lints]\nworkspace = true\n";
     let manifests: Vec<(String, String)> =
         CRATES.iter().map(|(folder, name, _)| (format!("{folder}/Cargo.toml"), good(name, lints))).collect();
-    let mut planted: [(&str, &str); 8] =
+    let mut planted: [(&str, &str); 9] =
         std::array::from_fn(|i| (manifests[i].0.as_str(), manifests[i].1.as_str()));
     assert_clean(&wrong_manifests(&Tree::planted(planted)));
     let own_version =
         good("quorate-transports", "[lints]\nworkspace = true\n[dependencies]\nbytes = \"1\"\n");
     let no_lints = good("examples", "").replace("publish = false\n", "");
     planted[0].1 = &own_version;
-    planted[5].1 = &no_lints;
+    planted[6].1 = &no_lints;
     assert_findings(
         &wrong_manifests(&Tree::planted(planted)),
         [

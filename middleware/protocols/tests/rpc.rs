@@ -417,6 +417,32 @@ fn too_many_calls_are_told_so_at_once() {
     );
 }
 
+#[test]
+fn p02_who_knows_that_the_server_goes_sends_it_nothing_new_and_is_answered_what_it_sent() {
+    let mut service = Service::new(ServerConfig::new(1, 7));
+    assert_eq!(
+        service.handle(Input::Command(ServerCommand::Drain)).0,
+        "Rejected { client: 3, reason: ShuttingDown }"
+    );
+    assert_eq!(service.handle(Input::Command(ServerCommand::Drain)).0, "", "once is enough");
+    assert_eq!(service.request(id(1, 0), 0, Semantics::AtMostOnce).0, "reply(1@0, Refused(ShuttingDown))");
+
+    let mut caller = Caller::bound();
+    caller.call(1, Semantics::AtMostOnce, 60_000);
+    assert!(caller.client.is_served());
+    let going = Message::Rejected { client: 3, reason: Rejection::ShuttingDown };
+    assert_eq!(caller.hear(SERVER, going), "");
+    assert!(!caller.client.is_served());
+    for semantics in [Semantics::AtMostOnce, Semantics::Idempotent, Semantics::OneWay] {
+        assert_eq!(caller.call(2, semantics, 60_000), "event ended(2, NotExecuted(ShuttingDown))");
+    }
+    assert_eq!(caller.tick(300), "request(1@0 in 70, 0 behind)", "what was sent is asked for again");
+    assert_eq!(caller.hear(SERVER, reply(70, id(1, 0))), "event ended(1, Replied(b\"!\"))");
+    assert_eq!(caller.hear(RESTARTED, bound(71)), "event bound(1#6)");
+    assert!(caller.client.is_served(), "the next life is another one");
+    assert_eq!(caller.call(3, Semantics::AtMostOnce, 1_000), "request(5@0 in 71, 0 behind)");
+}
+
 /// Any message, with fields from a small range, so that they meet.
 fn any_message() -> impl Strategy<Value = Message> {
     let call = (0..4u32, 0..6u64).prop_map(|(slot, sequence)| CallId { slot, sequence });

@@ -7,7 +7,7 @@
 //!             than the last one is old. No clock: a replica that finds a lease unused long enough *proposes* its end,
 //!             naming the renewals it had seen; a renewal that came first makes the proposal void.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -33,6 +33,10 @@ pub(super) const LEASE_MIN: Duration = Duration::from_secs(1);
 
 /// The longest lease.
 pub(super) const LEASE_MAX: Duration = Duration::from_secs(3600);
+
+/// Changes that those who wait can catch up with one by one; who is further behind looks at everything once. Of entries
+/// of the largest size 1 MiB.
+const LATEST_MAX: usize = 256;
 
 /// Registrations that one answer carries; 1 MiB when they are of the largest size.
 pub(super) const FOUND_MAX: usize = 256;
@@ -92,9 +96,30 @@ pub(super) struct Book {
     /// How many entries there are; follows from `sessions`.
     #[serde(skip)]
     entries: usize,
+    /// The latest changes, for those who wait. No part of the state.
+    #[serde(skip)]
+    latest: Latest,
     /// Tells the questions that wait on this replica of every change. No part of the state.
     #[serde(skip)]
     changed: watch::Sender<u64>,
+}
+
+/// Which entries were touched last, so that a question that waits need not look at all of them after every change.
+#[derive(Debug, Default)]
+struct Latest {
+    /// Entries before or after a change, each with the version that the change made.
+    touched: VecDeque<(u64, Kept)>,
+    /// Every later version is among them.
+    after: u64,
+    /// Grows when the book is replaced by another one: nothing is known of what lies between.
+    books: u64,
+}
+
+/// A state of the book that somebody has looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Looked {
+    books: u64,
+    version: u64,
 }
 
 impl Book {
@@ -121,6 +146,25 @@ impl Book {
     /// What the query accepts, by name; the first [`FOUND_MAX`] of it.
     pub(super) fn found(&self, query: &Query) -> Vec<Kept> {
         self.accepted(query).take(FOUND_MAX).cloned().collect()
+    }
+
+    /// The present state, to ask later what [has changed](Self::may_differ) since.
+    pub(super) fn looked(&self) -> Looked {
+        Looked { books: self.latest.books, version: self.version }
+    }
+
+    /// False when no change since then concerns what the query finds.
+    pub(super) fn may_differ(&self, since: Looked, query: &Query) -> bool {
+        let is_known = since.books == self.latest.books && since.version >= self.latest.after;
+        let newer = self.latest.touched.iter().rev().take_while(|(version, _)| *version > since.version);
+        !is_known || newer.map(|(_, kept)| kept).any(|kept| query.finds(kept))
+    }
+
+    /// Under which sessions, each after how many renewals, the query finds something.
+    pub(super) fn owners(&self, query: &Query) -> BTreeSet<(SessionId, u64)> {
+        let finds = |session: &Session| session.entries.values().any(|kept| query.finds(kept));
+        let owners = self.sessions.iter().filter(|(_, session)| finds(session));
+        owners.map(|(id, session)| (*id, session.renewals)).collect()
     }
 
     fn accepted<'a>(&'a self, query: &'a Query) -> impl Iterator<Item = &'a Kept> {
@@ -159,12 +203,15 @@ impl Book {
                     }
                     session.last = sequence;
                     self.version += 1;
-                    let kept = Kept { name: name.clone(), entry, version: self.version };
-                    match session.entries.insert(number, kept) {
-                        Some(old) if old.name != name => forget(&mut self.names, &old.name, (id, number)),
-                        Some(_) => {}
-                        None => self.entries += 1,
+                    if let Some(old) = session.entries.remove(&number) {
+                        self.entries -= 1;
+                        forget(&mut self.names, &old.name, (id, number));
+                        self.latest.note(self.version, old);
                     }
+                    self.entries += 1;
+                    let kept = Kept { name: name.clone(), entry, version: self.version };
+                    self.latest.note(self.version, kept.clone());
+                    session.entries.insert(number, kept);
                     self.names.entry(name).or_default().insert((id, number));
                 }
                 session.renewals += 1;
@@ -179,6 +226,7 @@ impl Book {
                         self.version += 1;
                         self.entries -= 1;
                         forget(&mut self.names, &old.name, (id, number));
+                        self.latest.note(self.version, old);
                     }
                 }
             }
@@ -197,7 +245,19 @@ impl Book {
             self.version += 1;
             self.entries -= 1;
             forget(&mut self.names, &kept.name, (id, number));
+            self.latest.note(self.version, kept);
         }
+    }
+}
+
+impl Latest {
+    fn note(&mut self, version: u64, kept: Kept) {
+        if self.touched.len() >= LATEST_MAX
+            && let Some((oldest, _)) = self.touched.pop_front()
+        {
+            self.after = oldest;
+        }
+        self.touched.push_back((version, kept));
     }
 }
 
@@ -248,7 +308,9 @@ impl StateMachine for Book {
         let book: Self = decode_frame::<Postcard, _>(&snapshot.split_off(1))
             .map_err(|error| RestoreError(error.to_string()))?;
         let changed = std::mem::take(&mut self.changed);
-        *self = Self { changed, ..book };
+        let books = self.latest.books + 1;
+        let latest = Latest { touched: VecDeque::new(), after: book.version, books };
+        *self = Self { changed, latest, ..book };
         for (id, session) in &self.sessions {
             self.entries += session.entries.len();
             for (number, kept) in &session.entries {
@@ -263,7 +325,7 @@ impl StateMachine for Book {
 const SNAPSHOT_VERSION: u8 = 1;
 
 /// FNV-1a over words: where it starts, and its prime.
-const DIGEST_START: u64 = 0xcbf2_9ce4_8422_2325;
+pub(super) const DIGEST_START: u64 = 0xcbf2_9ce4_8422_2325;
 const DIGEST_PRIME: u64 = 0x0000_0100_0000_01b3;
 
 #[cfg(test)]

@@ -99,6 +99,10 @@ impl Query {
         self
     }
 
+    pub(super) fn finds(&self, kept: &Kept) -> bool {
+        self.name.as_ref().is_none_or(|name| *name == kept.name) && self.accepts(&kept.entry)
+    }
+
     pub(super) fn accepts(&self, entry: &Entry) -> bool {
         self.attributes.iter().all(|(key, value)| entry.attributes.get(key) == Some(value))
     }

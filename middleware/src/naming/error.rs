@@ -47,6 +47,22 @@ pub enum NameError {
     /// The lease has run out, and what was registered under it is gone.
     #[error("the lease has run out")]
     SessionEnded,
+    /// Nobody has registered the name.
+    #[error("nobody has registered {name:?}, within {waited:?}")]
+    NotRegistered {
+        /// The name.
+        name: String,
+        /// How long was waited for it.
+        waited: Duration,
+    },
+    /// Nobody has registered the name, and who is to start it could not.
+    #[error("{name:?} could not be started: {reason}")]
+    NotStarted {
+        /// The name.
+        name: String,
+        /// What went wrong, in the words of who tried.
+        reason: String,
+    },
     /// This replica cannot answer now; another one may.
     #[error("this replica of the directory cannot answer: {0}")]
     Unavailable(String),

@@ -40,12 +40,23 @@ struct Wishes {
 
 struct Item {
     name: String,
-    /// `None` when it is to be withdrawn.
-    entry: Option<Entry>,
+    wish: Wish,
     revision: u64,
     /// What the directory has, as far as is known.
     kept: Option<Kept>,
+    /// Whether the directory ever had it.
+    was_kept: bool,
     status: watch::Sender<Status>,
+}
+
+/// What is to become of an item.
+enum Wish {
+    /// To be registered, and to stay so.
+    Keep(Entry),
+    /// The directory has refused it; until it is replaced it is to be out.
+    Refused,
+    /// To be out, and forgotten.
+    Forget,
 }
 
 #[derive(Clone, Copy)]
@@ -104,7 +115,10 @@ impl Keeper {
         let (status, receiver) = watch::channel(Status::Pending);
         let number = wishes.next;
         wishes.next += 1;
-        wishes.items.insert(number, Item { name, entry: Some(entry), revision: 0, kept: None, status });
+        wishes.items.insert(
+            number,
+            Item { name, wish: Wish::Keep(entry), revision: 0, kept: None, was_kept: false, status },
+        );
         drop(wishes);
         self.wake.notify_one();
         Ok((number, receiver))
@@ -115,7 +129,7 @@ impl Keeper {
         let mut wishes = self.lock();
         let item = wishes.items.get_mut(&number).ok_or(NamesError::Closed)?;
         entry.check(&item.name).map_err(NamesError::Refused)?;
-        item.entry = Some(entry);
+        item.wish = Wish::Keep(entry);
         item.revision += 1;
         item.status.send_replace(Status::Pending);
         drop(wishes);
@@ -126,7 +140,7 @@ impl Keeper {
     /// Wants it registered no more. The status ends when it is out.
     pub(super) fn remove(&self, number: u64) {
         if let Some(item) = self.lock().items.get_mut(&number) {
-            item.entry = None;
+            item.wish = Wish::Forget;
         }
         self.wake.notify_one();
     }
@@ -203,6 +217,10 @@ impl Keeper {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the directory does not take what is to be registered");
+                    if let NamesError::Refused(_) = &error {
+                        // It answers at once; there may be room later.
+                        let _ = tokio::time::timeout(self.pace(), self.wake.notified()).await;
+                    }
                     if session.as_ref().is_some_and(|session| session.renewed.elapsed() >= self.lease) {
                         self.lock().is_uncertain();
                     }
@@ -232,7 +250,7 @@ impl Keeper {
             }
             Err(error) => {
                 if let NamesError::Refused(error) = &error {
-                    self.lock().refuse_all(error);
+                    self.lock().refuse_new(error);
                 }
                 Err(error)
             }
@@ -270,7 +288,7 @@ impl Keeper {
         let change = Change::Remove { sequence: session.sequence, number };
         self.change(session.id, change, self.pace()).await?;
         session.renewed = sent;
-        self.lock().items.remove(&number);
+        self.lock().is_out(number);
         Ok(())
     }
 
@@ -309,9 +327,10 @@ impl Wishes {
     fn step(&mut self, has_session: bool) -> Step {
         if !has_session {
             // What was never registered need not be taken out.
-            self.items.retain(|_, item| item.entry.is_some());
+            self.items.retain(|_, item| !matches!(item.wish, Wish::Forget));
         }
-        if self.items.is_empty() {
+        let is_refused = |item: &Item| item.kept.is_none() && matches!(item.wish, Wish::Refused);
+        if self.items.values().all(is_refused) {
             return match (has_session, self.is_closed) {
                 (true, is_closed) => Step::Close { is_empty: !is_closed },
                 (false, true) => Step::End,
@@ -321,10 +340,11 @@ impl Wishes {
         if !has_session {
             return Step::Open;
         }
-        let step = self.items.iter().find_map(|(&number, item)| match &item.entry {
-            None => Some(Step::Remove { number }),
-            Some(_) if item.is_kept() => None,
-            Some(entry) => {
+        let step = self.items.iter().find_map(|(&number, item)| match &item.wish {
+            Wish::Refused if item.kept.is_none() => None,
+            Wish::Refused | Wish::Forget => Some(Step::Remove { number }),
+            Wish::Keep(_) if item.is_kept() => None,
+            Wish::Keep(entry) => {
                 let (name, entry) = (item.name.clone(), entry.clone());
                 Some(Step::Put { number, name, entry, revision: item.revision })
             }
@@ -335,6 +355,7 @@ impl Wishes {
     fn is_kept(&mut self, number: u64, revision: u64, version: u64) {
         if let Some(item) = self.items.get_mut(&number) {
             item.kept = Some(Kept { revision, version });
+            item.was_kept = true;
         }
         self.is_certain();
     }
@@ -350,7 +371,7 @@ impl Wishes {
 
     /// The lease may have run out.
     fn is_uncertain(&mut self) {
-        for item in self.items.values_mut() {
+        for item in self.items.values_mut().filter(|item| !matches!(item.wish, Wish::Refused)) {
             item.tell(Status::Pending);
         }
     }
@@ -363,19 +384,30 @@ impl Wishes {
         self.is_uncertain();
     }
 
+    /// What it was to replace goes with it.
     fn refuse(&mut self, number: u64, error: NameError) {
         let Some(item) = self.items.get_mut(&number) else { return };
+        item.wish = Wish::Refused;
         item.tell(Status::Refused(error));
-        // What it was to replace goes with it.
-        item.entry = None;
-        if item.kept.is_none() {
-            self.items.remove(&number);
+    }
+
+    /// There is no lease to be had. What was registered once is seen to all the same: its owner believes that it is, and
+    /// may not look again.
+    fn refuse_new(&mut self, error: &NameError) {
+        for item in self.items.values_mut() {
+            if matches!(item.wish, Wish::Keep(_)) && !item.was_kept {
+                item.wish = Wish::Refused;
+                item.tell(Status::Refused(error.clone()));
+            }
         }
     }
 
-    fn refuse_all(&mut self, error: &NameError) {
-        for item in std::mem::take(&mut self.items).into_values() {
-            item.tell(Status::Refused(error.clone()));
+    /// The directory has it no more.
+    fn is_out(&mut self, number: u64) {
+        match self.items.get_mut(&number) {
+            Some(Item { wish: Wish::Forget, .. }) => drop(self.items.remove(&number)),
+            Some(item) => item.kept = None,
+            None => {}
         }
     }
 }
@@ -393,3 +425,6 @@ impl Item {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,6 +106,18 @@ impl Line {
         Ok(answer)
     }
 
+    /// As [`look`](Self::look), until something is registered.
+    pub(super) async fn find(&self, question: Question, limit: Duration) -> Result<Answer, NamesError> {
+        let patience = question.patience;
+        let find = |client: DeskClient| {
+            let question = question.clone();
+            async move { client.find(question).await }
+        };
+        let answer = self.ask(limit, patience, find).await?;
+        self.saw(answer.seen);
+        Ok(answer)
+    }
+
     /// Asks one replica after the other, each at most `patience` and some, until one answers or `limit` has passed
     /// without an answer.
     pub(super) async fn ask<T, F>(

@@ -53,8 +53,10 @@ mod names;
 mod service;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_transports::BoxFuture;
 use tokio::task::AbortHandle;
 
 pub use entry::{ENTRY_BYTES_MAX, Entry, Found, NAME_BYTES_MAX, Query};
@@ -65,6 +67,13 @@ use crate::group::{Builder, Events, Group, LeaveError, Total};
 use crate::node::{Address, Node};
 use crate::replication::Replicated;
 use crate::rpc::Serving;
+
+/// Who starts what is looked for and nobody has registered: a superserver.
+pub trait Starter: Send + Sync + 'static {
+    /// Somebody waits for `name`, which nobody has registered. Returns only when it is known that nobody will register
+    /// it now, with the reason in a few words; is dropped when somebody has, or when nobody waits any more.
+    fn start<'a>(&'a self, name: &'a str) -> BoxFuture<'a, String>;
+}
 
 type Replica = Replicated<book::Book, Group<Total>>;
 
@@ -83,7 +92,17 @@ impl Directory {
     /// [`DirectoryError`].
     pub async fn found(node: &Node) -> Result<Self, DirectoryError> {
         let (group, events) = Builder::total(service::SERVICE).create(node).await?;
-        Self::start(node, group, events).await
+        Self::start(node, group, events, None).await
+    }
+
+    /// As [`found`](Self::found), of a directory whose `starter` is told of every name that somebody
+    /// [waits for](Names::find) and nobody has registered.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    pub async fn found_with(node: &Node, starter: Arc<dyn Starter>) -> Result<Self, DirectoryError> {
+        let (group, events) = Builder::total(service::SERVICE).create(node).await?;
+        Self::start(node, group, events, Some(starter)).await
     }
 
     /// Adds a replica to the directory that the nodes at `contacts` serve; any one of them that lives will do. Returns
@@ -95,10 +114,15 @@ impl Directory {
     /// Dropping the future leaves the group as a crash would.
     pub async fn join(node: &Node, contacts: &[Address]) -> Result<Self, DirectoryError> {
         let (group, events) = Builder::total(service::SERVICE).join(node, contacts).await?;
-        Self::start(node, group, events).await
+        Self::start(node, group, events, None).await
     }
 
-    async fn start(node: &Node, group: Group<Total>, events: Events) -> Result<Self, DirectoryError> {
+    async fn start(
+        node: &Node,
+        group: Group<Total>,
+        events: Events,
+        starter: Option<Arc<dyn Starter>>,
+    ) -> Result<Self, DirectoryError> {
         let identity = node.identity();
         // A life that no earlier directory of this node had, nor one of another node.
         let life = identity.node.0 ^ identity.incarnation.0.rotate_left(32) ^ u64::from(node.fresh_number());
@@ -106,7 +130,7 @@ impl Directory {
         if !replica.wait_state().await {
             return Err(DirectoryError::NoState);
         }
-        let office = service::Office::new(replica.clone(), service::WAITING_MAX);
+        let office = service::Office::new(replica.clone(), service::WAITING_MAX, starter);
         let serving =
             node.serve_with(service::SERVICE, service::DeskServer::new(office), service::options())?;
         let leases = tokio::spawn(leases::watch(replica.clone())).abort_handle();
@@ -121,6 +145,26 @@ impl Directory {
     /// True when nothing is registered, as far as this replica knows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Ends the leases of those who registered what `query` finds, as if they had run out, with all that is registered
+    /// under them: for who knows that an owner is dead. An owner that lives registers everything again. Tells how many
+    /// leases ended; none while there is no quorum.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves some of them as they were.
+    pub async fn expel(&self, query: &Query) -> usize {
+        let owners = || self.replica.read(|book| book.owners(query));
+        let before = owners().len();
+        for _ in 0..EXPULSIONS_MAX {
+            for (session, renewals) in owners() {
+                let expire = book::Command::Expire { session, renewals };
+                if !self.replica.progress().has_quorum || self.replica.apply(&expire).await.is_err() {
+                    break;
+                }
+            }
+        }
+        before.saturating_sub(owners().len())
     }
 
     /// Where the replica stands: its view, whether it has a quorum, whether it has ended.
@@ -140,6 +184,10 @@ impl Directory {
         self.replica.leave(deadline).await
     }
 }
+
+/// A renewal that a dead owner had sent, and that comes between looking and ending, makes the end void: so often it is
+/// tried.
+const EXPULSIONS_MAX: usize = 3;
 
 impl Drop for Directory {
     fn drop(&mut self) {

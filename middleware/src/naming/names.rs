@@ -11,7 +11,7 @@ use super::entry::{Entry, Found, Query};
 use super::error::{NameError, NamesError};
 use super::keeper::Keeper;
 use super::line::Line;
-use super::service::{Question, Seen};
+use super::service::{PATIENCE_MAX, Question, Seen};
 use crate::node::{Address, Node};
 
 /// How long one question of a [`Watch`] waits for news before it is asked again: so late a replica that went without a
@@ -127,6 +127,24 @@ impl Names {
         self.look(query, None, LAG_PATIENCE, true).await.map(|(found, _)| found)
     }
 
+    /// What is registered under `name`, waiting at most `patience` (and at most 30 s) until something is. The directory
+    /// of a superserver starts what is to be there; no time to wait starts nothing.
+    ///
+    /// # Errors
+    /// [`NamesError`]; [`NameError::NotRegistered`] when nobody has registered it in time, and
+    /// [`NameError::NotStarted`] when it is known that nobody will.
+    /// # Cancel safety
+    /// Dropping the future changes nothing; what is being started goes on to be.
+    pub async fn find(&self, name: &str, patience: Duration) -> Result<Vec<Found>, NamesError> {
+        let line = &self.owner.keeper.line;
+        let seen = line.seen();
+        let patience = patience.min(PATIENCE_MAX);
+        let query = Query::named(name);
+        let question = Question { query, seen, differs_from: None, patience, is_latest: false };
+        let answer = line.find(question, self.owner.options.deadline).await?;
+        Ok(answer.found.into_iter().map(Found::from).collect())
+    }
+
     /// Follows what `query` finds.
     pub fn watch(&self, query: Query) -> Watch {
         Watch { names: self.clone(), query, digest: None }
@@ -177,7 +195,7 @@ pub enum Status {
         /// As [`Found::version`].
         version: u64,
     },
-    /// The directory refused it; it is being seen to no more.
+    /// The directory refused it; it is not registered until it is [replaced](Registration::update).
     Refused(NameError),
 }
 
@@ -205,7 +223,7 @@ impl Registration {
         Ok(self.status.borrow_and_update().clone())
     }
 
-    /// Replaces what is registered. Returns when the directory has it.
+    /// Replaces what is registered, or tries again what was refused. Returns when the directory has it.
     ///
     /// # Errors
     /// [`NamesError`]. After [`NamesError::Unreachable`] it is still being seen to.

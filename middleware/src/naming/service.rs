@@ -1,14 +1,16 @@
 //! How a replica answers those who are no replicas.
 
+use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::Replica;
-use super::book::{Book, Change, Command, SessionId};
+use super::book::{Book, Change, Command, DIGEST_START, Looked, SessionId};
 use super::entry::{Kept, Query};
 use super::error::NameError;
+use super::{Replica, Starter};
 use crate::rpc::ServeOptions;
 use crate::service;
 
@@ -61,6 +63,9 @@ pub(super) trait Desk {
     async fn change(&self, session: SessionId, change: Change) -> Result<Seen, NameError>;
     #[idempotent]
     async fn look(&self, question: Question) -> Result<Answer, NameError>;
+    /// As `look` for a name, and waits until something is registered under it. Who can start it is told.
+    #[idempotent]
+    async fn find(&self, question: Question) -> Result<Answer, NameError>;
 }
 
 pub(super) fn options() -> ServeOptions {
@@ -72,11 +77,13 @@ pub(super) struct Office {
     replica: Replica,
     /// Places of questions that wait.
     waiting: Semaphore,
+    /// Who is told of names that are wanted and not there.
+    starter: Option<Arc<dyn Starter>>,
 }
 
 impl Office {
-    pub(super) fn new(replica: Replica, waiting_max: usize) -> Self {
-        Self { replica, waiting: Semaphore::new(waiting_max) }
+    pub(super) fn new(replica: Replica, waiting_max: usize, starter: Option<Arc<dyn Starter>>) -> Self {
+        Self { replica, waiting: Semaphore::new(waiting_max), starter }
     }
 
     /// What there is to say, if it is worth saying. What a replica has that has no quorum grows old without a bound.
@@ -94,9 +101,22 @@ impl Office {
     async fn wait_news(&self, question: &Question) -> Option<Answer> {
         let mut progress = self.replica.watch();
         let mut changes = self.replica.read(Book::watch);
+        // A state in which there was no news.
+        let mut known: Option<Looked> = None;
         while !progress.borrow_and_update().is_over {
-            if let Some(news) = self.news(question) {
-                return Some(news);
+            let (looked, is_worth) = self.replica.read(|book| {
+                (book.looked(), known.is_none_or(|known| book.may_differ(known, &question.query)))
+            });
+            if is_worth {
+                if let Some(news) = self.news(question) {
+                    return Some(news);
+                }
+                // One that lags behind, or has no quorum, may have news without another change.
+                let is_current =
+                    self.replica.progress().has_quorum && !self.replica.read(|book| book.lags(question));
+                known = is_current.then_some(looked);
+            } else {
+                known = Some(looked);
             }
             // The senders live as long as the replica that is held here.
             tokio::select! {
@@ -141,15 +161,39 @@ impl Desk for Office {
         }
         answer.map_or_else(|| unavailable("it lags behind what was seen of another one"), Ok)
     }
+
+    async fn find(&self, question: Question) -> Result<Answer, NameError> {
+        let name = question.query.name.clone().unwrap_or_default();
+        let waited = question.patience;
+        let refused = async {
+            match &self.starter {
+                Some(starter) if !waited.is_zero() => starter.start(&name).await,
+                _ => pending().await,
+            }
+        };
+        // What is nothing differs from the digest of nothing when it is something.
+        let something = self.look(Question { differs_from: Some(DIGEST_START), ..question });
+        let answer = tokio::select! {
+            // What is there needs no starting.
+            biased;
+            answer = something => answer?,
+            reason = refused => return Err(NameError::NotStarted { name, reason }),
+        };
+        if answer.found.is_empty() { Err(NameError::NotRegistered { name, waited }) } else { Ok(answer) }
+    }
 }
 
 impl Book {
+    /// The asker has seen a later state elsewhere.
+    fn lags(&self, question: &Question) -> bool {
+        self.life == question.seen.life && self.version < question.seen.version
+    }
+
     /// The answer, unless this replica lags behind what the asker has seen elsewhere.
     fn answer(&self, question: &Question) -> Option<Answer> {
-        let Question { query, seen, .. } = question;
-        let is_behind = self.life == seen.life && self.version < seen.version;
+        let query = &question.query;
         let seen = Seen { life: self.life, version: self.version };
-        (!is_behind).then(|| Answer { seen, digest: self.digest(query), found: self.found(query) })
+        (!self.lags(question)).then(|| Answer { seen, digest: self.digest(query), found: self.found(query) })
     }
 }
 

@@ -27,7 +27,7 @@ pub trait Candidate {
     fn node(&self) -> NodeId;
     /// Calls that have not ended.
     fn in_flight(&self) -> u32;
-    /// Its server is known to live, as far as anybody knows.
+    /// Its server lives and takes new calls, as far as anybody knows.
     fn is_reachable(&self) -> bool;
 }
 

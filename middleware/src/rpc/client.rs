@@ -247,9 +247,9 @@ impl<C: Codec> Client<C> {
         self.core.lock().machine.outstanding()
     }
 
-    /// The server is known to live, as far as anybody knows: calls leave at once.
+    /// The server lives and takes new calls, as far as anybody knows: calls leave at once.
     pub fn is_reachable(&self) -> bool {
-        self.core.lock().machine.bound_to().is_some()
+        self.core.lock().machine.is_served()
     }
 
     /// Bytes that this process keeps for the calls of this client, without their arguments: grown for the most calls

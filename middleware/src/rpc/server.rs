@@ -197,6 +197,17 @@ impl Serving {
     /// # Cancel safety
     /// Dropping the future stops at once.
     pub async fn shutdown(mut self, deadline: Duration) -> usize {
+        let left = self.drain(deadline).await;
+        self.guard.take();
+        left
+    }
+
+    /// As [`shutdown`](Self::shutdown), but goes on refusing for as long as the handle lives, so that who still comes is
+    /// told at once that nothing was executed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the service refusing; call again to wait.
+    pub async fn drain(&self, deadline: Duration) -> usize {
         self.core.step(&mut self.core.lock(), Input::Command(ServerCommand::Drain));
         self.core.desk.drain();
         let idle = async {
@@ -216,9 +227,7 @@ impl Serving {
             self.core.desk.wait_idle().await;
         };
         let _ = tokio::time::timeout(deadline, both).await;
-        let left = self.core.lock().machine.executing() as usize + self.core.desk.executing() as usize;
-        self.guard.take();
-        left
+        self.core.lock().machine.executing() as usize + self.core.desk.executing() as usize
     }
 }
 

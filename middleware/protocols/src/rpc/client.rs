@@ -23,6 +23,8 @@ pub struct Client {
     /// The server in its latest known life.
     server: ProcessId,
     binding: Binding,
+    /// The server has said that it takes no new requests in this session.
+    is_leaving: bool,
     calls: Vec<Call>,
     free: Vec<u32>,
     /// The oldest and the newest outstanding call; they are linked in the order of their sequence numbers.
@@ -207,6 +209,7 @@ impl Client {
             config,
             server,
             binding: Binding::Seeking { last: None, due: Time::ZERO, attempts: 0 },
+            is_leaving: false,
             calls: Vec::new(),
             free: Vec::new(),
             oldest: NONE,
@@ -230,6 +233,11 @@ impl Client {
             Binding::Bound(session) => Some(session.server),
             Binding::Seeking { .. } => None,
         }
+    }
+
+    /// Bound to a server that takes new requests, as far as is known.
+    pub const fn is_served(&self) -> bool {
+        matches!(self.binding, Binding::Bound(_)) && !self.is_leaving
     }
 
     /// Bytes of the table of calls, without the arguments that it keeps.
@@ -323,6 +331,11 @@ impl Client {
             // Sent now, it would only be refused, and this side would no longer know that it was never executed.
             let sent = call.sent_ever;
             self.end(slot, Outcome::DeadlinePassed { sent }, out);
+            return;
+        }
+        if self.is_leaving && !call.sent_ever {
+            // It would be refused, if it came in time; and if it did not, nobody would know that it was never executed.
+            self.end(slot, Outcome::NotExecuted(Refusal::ShuttingDown), out);
             return;
         }
         if call.semantics == Semantics::ExactlyOnce {
@@ -500,6 +513,7 @@ impl Client {
                     self.lose_session(out);
                     self.seek(now, None, out);
                 }
+                Binding::Bound(_) if reason == Rejection::ShuttingDown => self.is_leaving = true,
                 Binding::Bound(_) => {}
             },
             Message::Reply { session, call, verdict, .. } => {
@@ -551,6 +565,7 @@ impl Client {
             Binding::Bound(_) | Binding::Seeking { .. } => {}
         }
         self.server = new.server;
+        self.is_leaving = false;
         self.lose_session(out);
         self.binding = Binding::Bound(new);
         self.stats.sessions += 1;

@@ -659,7 +659,15 @@ impl Machine for Server {
             Input::Command(ServerCommand::Seated { from, client, seat }) => {
                 self.on_seated(now, from, client, seat, out);
             }
-            Input::Command(ServerCommand::Drain) => self.draining = true,
+            Input::Command(ServerCommand::Drain) => {
+                if !std::mem::replace(&mut self.draining, true) {
+                    // Who knows it sends nothing that would come too late to be refused.
+                    for (process, client) in self.sessions.keys() {
+                        let (client, reason) = (*client, Rejection::ShuttingDown);
+                        out.send(*process, Lane::Urgent, Message::Rejected { client, reason });
+                    }
+                }
+            }
             // A client that cannot be reached may come back in the same life and ask again.
             Input::Tick | Input::Reachable(_) | Input::Unreachable(_) => {}
         }

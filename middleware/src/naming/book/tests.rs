@@ -169,3 +169,37 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn p06_who_waits_looks_again_only_after_changes_that_may_concern_it() {
+    let mut book = Book::new(7);
+    change(&mut book, 1, Change::Open { lease: LEASE_MIN }).unwrap();
+    let asked = [Query::any(), Query::named("a"), Query::named("a").with("room", "1"), Query::named("b")];
+    let concerned = |book: &Book, since| asked.each_ref().map(|query| book.may_differ(since, query));
+    let put = |sequence, name: &str, room: &str| Change::Put {
+        sequence,
+        number: 0,
+        name: name.into(),
+        entry: Entry::default().with("room", room),
+    };
+    let start = book.looked();
+    assert_eq!(concerned(&book, start), [false; 4]);
+    change(&mut book, 1, put(1, "a", "1")).unwrap();
+    assert_eq!(concerned(&book, start), [true, true, true, false]);
+    let second = book.looked();
+    change(&mut book, 1, put(2, "a", "2")).unwrap();
+    assert_eq!(concerned(&book, second), [true, true, true, false], "it was there before");
+    let third = book.looked();
+    change(&mut book, 1, put(3, "b", "2")).unwrap();
+    assert_eq!(concerned(&book, third), [true, true, false, true]);
+    assert_eq!(concerned(&book, book.looked()), [false; 4]);
+    // What is too long ago, or in another book, is not known.
+    for sequence in 4..4 + LATEST_MAX as u64 {
+        change(&mut book, 1, put(sequence, "c", "3")).unwrap();
+    }
+    assert_eq!(concerned(&book, third), [true; 4]);
+    let before = book.looked();
+    let snapshot = book.snapshot();
+    book.restore(snapshot).unwrap();
+    assert_eq!(concerned(&book, before), [true; 4]);
+}

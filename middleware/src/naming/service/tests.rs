@@ -22,7 +22,7 @@ fn question() -> Question {
 async fn p06_who_waits_leaves_room_for_who_asks_or_changes_something() {
     let node = Node::builder().start().await.unwrap();
     let directory = Directory::found(&node).await.unwrap();
-    let office = Office::new(directory.replica.clone(), 1);
+    let office = Office::new(directory.replica.clone(), 1, None);
     let waits = office.look(question());
     let mut waits = pin!(waits);
     assert!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
