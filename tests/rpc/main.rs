@@ -11,6 +11,7 @@ mod many;
 mod processes;
 mod refused;
 mod simulated;
+mod states;
 mod streams;
 mod support;
 mod variants;

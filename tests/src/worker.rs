@@ -90,6 +90,14 @@ impl Worker {
         self.input.write_all(format!("{order}\n").as_bytes()).await.expect("the worker lives");
     }
 
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// When it lives for another minute.
+    pub async fn ended(mut self) {
+        within(self.child.wait()).await.expect("its end");
+    }
+
     /// SIGKILL, and waits until it is dead.
     ///
     /// # Panics

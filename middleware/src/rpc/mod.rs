@@ -53,6 +53,8 @@ mod calls;
 mod client;
 mod compat;
 mod context;
+#[cfg(feature = "cookies")]
+pub mod cookies;
 mod deferred;
 mod error;
 mod exactly_once;
@@ -64,6 +66,7 @@ mod port;
 mod post;
 mod schema;
 mod server;
+mod sessions;
 mod stream;
 mod to_client;
 mod to_service;
@@ -81,5 +84,6 @@ pub use exactly_once::{
 pub use quorate_protocols::rpc::{ClientStats, CompletionStats, Doubt, Refusal, Rejection, ServerStats};
 pub use schema::{ArgumentSchema, MethodSchema, Schema, Semantics};
 pub use server::{ServeOptions, ServeStats, Service, Serving};
+pub use sessions::{NoRoom, SessionId, SessionLost, Sessions, SessionsFull, SessionsOptions, SessionsStats};
 pub use stream::{Incoming, Outgoing, StreamError, stream};
 pub use together::{NotEnough, Wanted, together};
