@@ -1,9 +1,9 @@
 //! The textbook's figures on consistency models get the textbook's verdicts.
 
 use quorate::history::{
-    Limits, LockKind, LockTrace, Model, Rejection, ReplicaLog, Trace, Verdict, WriteId, causal, entry,
-    eventual, fifo, monotonic_reads, monotonic_writes, read_your_writes, sequential_trace,
-    writes_follow_reads,
+    Bounds, ConitLog, Limits, LockKind, LockTrace, Model, Rejection, ReplicaLog, Trace, Verdict, WriteId,
+    causal, continuous, entry, eventual, fifo, monotonic_reads, monotonic_writes, read_your_writes,
+    sequential_trace, writes_follow_reads,
 };
 
 /// What the models say to a trace: sequential, causal, FIFO.
@@ -118,6 +118,39 @@ fn d02_entry_consistency_has_the_textbooks_verdicts() {
     let mut unguarded = figure;
     unguarded.wrote(3, "y", "c");
     assert_eq!(refused(entry(&unguarded), Model::Entry), [11]);
+}
+
+/// The textbook's two replicas of a conit: A has not seen one write of B, B has not seen three of A.
+fn conit() -> ConitLog<&'static str> {
+    let (a, b, both) = (1, 2, "x and y");
+    let mut log = ConitLog::default();
+    log.accepted(5, b, both, WriteId(5), 2.0);
+    log.taken_in(6, a, WriteId(5));
+    log.committed(7, a, WriteId(5));
+    log.accepted(8, a, both, WriteId(8), 2.0);
+    log.accepted(10, b, both, WriteId(10), 5.0);
+    log.accepted(12, a, both, WriteId(12), 1.0);
+    log.accepted(14, a, both, WriteId(14), 3.0);
+    log
+}
+
+#[test]
+fn d02_continuous_consistency_measures_the_textbooks_deviations() {
+    let mut log = conit();
+    let at_a = log.deviation(1, &"x and y");
+    assert_eq!((at_a.unseen, at_a.weight, at_a.tentative, at_a.staleness), (1, 5.0, 3, 4));
+    let at_b = log.deviation(2, &"x and y");
+    assert_eq!((at_b.unseen, at_b.weight, at_b.tentative, at_b.staleness), (3, 6.0, 2, 6));
+
+    log.read(15, 1, "x and y");
+    let bounds =
+        Bounds { weight_max: Some(5.0), unseen_max: Some(1), tentative_max: Some(3), staleness_max: Some(5) };
+    continuous(&log, &bounds).unwrap();
+    let refused_by = |bounds: Bounds| refused(continuous(&log, &bounds), Model::Continuous);
+    assert_eq!(refused_by(Bounds { weight_max: Some(4.9), ..bounds }), [7, 4]);
+    assert_eq!(refused_by(Bounds { unseen_max: Some(0), ..bounds }), [7, 4]);
+    assert_eq!(refused_by(Bounds { staleness_max: Some(4), ..bounds }), [7, 4]);
+    assert_eq!(refused_by(Bounds { tentative_max: Some(2), ..bounds }), [7, 3, 5, 6]);
 }
 
 const X1: WriteId = WriteId(1);

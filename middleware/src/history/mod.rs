@@ -9,6 +9,7 @@
 //!             Wing 1990; search with memory: Wing and Gong 1993, Lowe 2017. Causal memory: Ahamad et al. 1995, by bad
 //!             patterns: Bouajjani et al. 2017. Pipelined RAM: Lipton and Sandberg 1988. Session guarantees: Terry et al.
 //!             1994. Serializability by frontiers: Biswas and Enea 2019. Entry consistency: Bershad et al. 1993.
+//!             Continuous consistency: Yu and Vahdat 2002.
 //! Limits      [`Limits`]; values written to one key must differ where a reader could not tell them apart.
 //!
 //! | you have | you ask |
@@ -18,6 +19,7 @@
 //! | what replicas took in, and what roaming clients did at them: a [`ReplicaLog`] | [`monotonic_reads`], [`monotonic_writes`], [`read_your_writes`], [`writes_follow_reads`] |
 //! | transactions with what they read and wrote: [`Transactions`] | [`serializable`], [`strictly_serializable`] |
 //! | accesses between locks and unlocks: a [`LockTrace`] | [`entry`] |
+//! | how writes spread, with their weights: a [`ConitLog`] | [`continuous`] |
 //!
 //! ```
 //! use quorate::history::{Trace, causal, sequential_trace};
@@ -30,6 +32,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod conits;
 mod facts;
 mod locks;
 mod object;
@@ -42,6 +45,7 @@ mod transactions;
 mod verdict;
 mod weak;
 
+pub use conits::{Bounds, ConitLog, Deviation, continuous};
 pub use locks::{LockKind, LockTrace, entry};
 pub use object::{Fifo, FifoCall, Register, RegisterCall, RegisterReturn, Specification};
 pub use record::{History, Operation, Pending, Recorder};

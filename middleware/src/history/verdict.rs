@@ -64,6 +64,8 @@ pub enum Model {
     Eventual,
     /// Data that a lock guards are up to date for who holds the lock.
     Entry,
+    /// Replicas are not further apart than bounds allow.
+    Continuous,
     /// A client never reads what is older than what it has read.
     MonotonicReads,
     /// A client's writes are taken in everywhere in its order.
@@ -87,6 +89,7 @@ impl fmt::Display for Model {
             Self::Fifo => "FIFO consistent",
             Self::Eventual => "eventually consistent",
             Self::Entry => "entry consistent",
+            Self::Continuous => "continuously consistent",
             Self::MonotonicReads => "monotonic in its reads",
             Self::MonotonicWrites => "monotonic in its writes",
             Self::ReadYourWrites => "reading its writes",
