@@ -1,36 +1,32 @@
-//! One connection at work: a handle to send with, and one task that writes, reads and watches.
+//! One connection at work: the task that writes, reads and watches.
 //!
 //! Guarantee   a message that [`Connection::send`] took leaves, in its lane's order, unless the connection ends
-//!             first; [`Ended::left`] counts those of which a part may not have left. No wake-up is lost: whoever
-//!             queues under the lock finds the driver either awake, and then it looks again before it parks, or
-//!             parked with its waker in the lock.
-//! Method      senders encode into the lanes under a short lock and wake the driver only when it is parked. The
-//!             driver alternates between writing whole segments and reading whole batches until neither moves.
+//!             first; [`Ended::left`] counts those of which a part may not have left.
+//! Method      alternates between writing whole segments and reading whole batches until neither moves, then parks.
 //!             A link with several streams carries each lane on one of its own, so that a lane which the medium holds up
 //!             holds up no other.
 //! Limits      lanes as configured, one segment being written on each stream, one read and one incomplete message per lane.
 
-use std::fmt;
 use std::io::ErrorKind;
-use std::ops::Range;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
-use super::assembly::{Assembly, Budget, GOODBYE, PING, PONG, ProtocolError, Received};
+use super::ConnectionConfig;
+use super::assembly::{Assembly, Budget, GOODBYE, PING, PONG, Received};
+use super::end::{End, Ended};
+use super::handle::Connection;
 use super::handshake::Established;
-use super::lanes::{Lane, LaneQueues, LaneStats, SendError};
+use super::lanes::Lane;
 use super::look::Looks;
-use super::{ConnectionConfig, FRAME_BYTES_MAX};
+use super::outgoing::{Outgoing, in_hand};
+use super::shared::{ConnectionStats, Phase, Shared, State};
 use crate::error::LinkError;
-use crate::frame::{FrameError, Inbox, Outbox};
-use crate::identity::Identity;
+use crate::frame::{FrameError, Inbox};
 use crate::transport::Link;
 
 /// Takes the messages of a connection, in the driver's task.
@@ -39,248 +35,6 @@ pub trait Deliver: Send + Unpin {
     /// dropped), `Pending` when it cannot take the rest now; the same vector is then offered again. `Pending` stops
     /// the reading of the whole connection, so that the peer's senders are held back; wake `cx` when there is room.
     fn poll_deliver(&mut self, cx: &mut Context<'_>, messages: &mut Vec<Bytes>) -> Poll<()>;
-}
-
-/// The sending handle of a connection. Cheap to clone; dropping it does not close.
-#[derive(Clone)]
-pub struct Connection {
-    shared: Arc<Shared>,
-}
-
-impl Connection {
-    /// Queues one message made of `parts`, which are copied, and `body`, which is not copied when it is large.
-    /// Never blocks.
-    ///
-    /// # Errors
-    /// [`SendError`]; nothing was queued.
-    pub fn send(&self, lane: Lane, parts: &[&[u8]], body: Bytes) -> Result<(), SendError> {
-        self.batch(lane)?.push(parts, body)
-    }
-
-    /// Begins to queue messages in a lane. It holds the connection's lock until it is dropped: be quick.
-    ///
-    /// # Errors
-    /// [`SendError::Closed`].
-    #[inline]
-    pub fn batch(&self, lane: Lane) -> Result<Batch<'_>, SendError> {
-        let state = self.shared.state();
-        if state.phase != Phase::Open {
-            return Err(SendError::Closed);
-        }
-        Ok(Batch { shared: &self.shared, state: Some(state), lane })
-    }
-
-    /// True while a lane is [crowded](LaneQueues::is_crowded) and the driver has been woken and has not run yet. A task
-    /// that sends without a pause should then let others run: where the driver has the same thread, it would
-    /// otherwise write nothing before a limit is reached, long after all of it has left the processor's cache.
-    #[inline]
-    pub fn is_crowded(&self) -> bool {
-        self.shared.is_crowded.load(Ordering::Relaxed)
-    }
-
-    /// Waits until the lane takes a message of any permitted size. Others may be faster: send may still say
-    /// [`SendError::Full`].
-    ///
-    /// # Errors
-    /// [`SendError::Closed`].
-    /// # Cancel safety
-    /// Dropping the future has no effect.
-    pub async fn ready(&self, lane: Lane) -> Result<(), SendError> {
-        loop {
-            let mut room = pin!(self.shared.room[lane as usize].notified());
-            // Registers before looking, so that room made in between is not missed.
-            room.as_mut().enable();
-            {
-                let mut state = self.shared.state();
-                if state.phase != Phase::Open {
-                    return Err(SendError::Closed);
-                }
-                if state.queues.has_room(lane) {
-                    return Ok(());
-                }
-                state.queues.want_room(lane);
-            }
-            room.await;
-        }
-    }
-
-    /// Begins a graceful close: no further sends, what waits is flushed, then goodbye. The driver ends when the peer
-    /// has said goodbye too. Bound the wait and then [`abort`](Self::abort).
-    pub fn close(&self) {
-        let waker = {
-            let mut state = self.shared.state();
-            state.begin_closing();
-            state.waker.take()
-        };
-        self.shared.wake_all_senders();
-        wake(waker);
-    }
-
-    /// Ends the connection now; what waits is left.
-    pub fn abort(&self) {
-        let waker = {
-            let mut state = self.shared.state();
-            state.begin_closing();
-            state.is_aborted = true;
-            state.waker.take()
-        };
-        self.shared.wake_all_senders();
-        wake(waker);
-    }
-
-    /// True while sends are taken.
-    pub fn is_open(&self) -> bool {
-        self.shared.state().phase == Phase::Open
-    }
-
-    /// Who is at the other end.
-    pub fn peer(&self) -> Identity {
-        self.shared.peer
-    }
-
-    /// The largest message in bytes, as agreed.
-    pub fn message_bytes_max(&self) -> usize {
-        self.shared.message_bytes_max
-    }
-
-    /// What waits to be written.
-    pub fn left(&self) -> Left {
-        self.shared.state().left()
-    }
-
-    /// Totals since the connection began.
-    pub fn stats(&self) -> ConnectionStats {
-        self.shared.state().stats()
-    }
-}
-
-/// Messages for one lane of a connection, queued under one lock; the driver is woken when it is dropped.
-pub struct Batch<'a> {
-    shared: &'a Shared,
-    /// Present until it is dropped.
-    state: Option<MutexGuard<'a, State>>,
-    lane: Lane,
-}
-
-impl Batch<'_> {
-    /// As [`Connection::send`].
-    ///
-    /// # Errors
-    /// [`SendError`]; nothing was queued.
-    #[inline]
-    pub fn push(&mut self, parts: &[&[u8]], body: Bytes) -> Result<(), SendError> {
-        let state = self.state.as_mut().ok_or(SendError::Closed)?;
-        state.queues.push(self.lane, parts, body)
-    }
-
-    /// See [`LaneQueues::join`].
-    #[inline]
-    pub fn join(&mut self, stamp: u64, item: &[&[u8]]) -> bool {
-        self.state.as_mut().is_some_and(|state| state.queues.join(self.lane, stamp, item))
-    }
-
-    /// See [`LaneQueues::push_joinable`].
-    ///
-    /// # Errors
-    /// [`SendError`]; nothing was queued.
-    pub fn push_joinable(&mut self, stamp: u64, parts: &[&[u8]]) -> Result<(), SendError> {
-        let state = self.state.as_mut().ok_or(SendError::Closed)?;
-        state.queues.push_joinable(self.lane, stamp, parts)
-    }
-}
-
-impl Drop for Batch<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(mut state) = self.state.take() {
-            let waker = self.shared.after_push(&mut state, self.lane);
-            drop(state);
-            wake(waker);
-        }
-    }
-}
-
-impl fmt::Debug for Batch<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "batch for {} in lane {}", self.shared.peer, self.lane)
-    }
-}
-
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "connection with {}", self.shared.peer)
-    }
-}
-
-/// Totals of one connection; they only grow, but for the round trip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct ConnectionStats {
-    /// Messages handed to the link, as of the driver's last turn.
-    pub messages_sent: u64,
-    /// Frames handed to the link: a large message travels in several, and signs of life count too.
-    pub frames_sent: u64,
-    /// Frame bytes handed to the link.
-    pub bytes_sent: u64,
-    /// Messages that came in whole.
-    pub messages_received: u64,
-    /// Their bytes.
-    pub bytes_received: u64,
-    /// Frames that came in.
-    pub frames_received: u64,
-    /// Batches handed to the link: one write each, as far as the medium takes it.
-    pub batches_sent: u64,
-    /// Times that something came in; many messages in each when it is busy.
-    pub batches_received: u64,
-    /// Each lane, in the order of [`Lane`].
-    pub lanes: [LaneStats; Lane::COUNT],
-    /// The last round trip measured by a ping; the peer's backpressure counts.
-    pub round_trip: Option<Duration>,
-}
-
-/// What had not been handed to the link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Left {
-    /// Messages of which a part was still here.
-    pub messages: usize,
-    /// Bytes still here, overhead included.
-    pub bytes: usize,
-}
-
-/// How a connection ended.
-#[derive(Debug)]
-pub struct Ended {
-    /// Why.
-    pub end: End,
-    /// What had not been handed to the link. What was handed over may have been lost unless the end is
-    /// [`End::Closed`].
-    pub left: Left,
-    /// Totals.
-    pub stats: ConnectionStats,
-}
-
-/// Why a connection ended.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum End {
-    /// Both sides said goodbye, and each ended its direction once it had delivered what the other one sent.
-    #[error("closed by agreement")]
-    Closed,
-    /// This side gave it up.
-    #[error("aborted")]
-    Aborted,
-    /// The link broke, the peer vanished, or it sent a frame beyond the limit.
-    #[error("the link failed")]
-    Link(#[source] LinkError),
-    /// The peer does not keep to the protocol.
-    #[error("the peer broke the protocol")]
-    Protocol(#[source] ProtocolError),
-    /// Nothing came for so long.
-    #[error("nothing came for {silence_ms} ms")]
-    Silent {
-        /// How long, in milliseconds.
-        silence_ms: u64,
-    },
 }
 
 impl Established {
@@ -297,23 +51,7 @@ impl Established {
         deliver: D,
     ) -> (Connection, Driver<D>) {
         let message_bytes_max = self.agreement.message_bytes_max;
-        let state = State {
-            queues: LaneQueues::new(message_bytes_max, config.lane_bytes_max),
-            phase: Phase::Open,
-            is_aborted: false,
-            wants_sends: [false; Lane::COUNT],
-            is_woken: true,
-            waker: None,
-            in_hand: Left::default(),
-            stats: ConnectionStats::default(),
-        };
-        let shared = Arc::new(Shared {
-            peer: self.peer.identity,
-            message_bytes_max,
-            state: Mutex::new(state),
-            room: Default::default(),
-            is_crowded: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared::new(self.peer.identity, message_bytes_max, config.lane_bytes_max));
         let heartbeat = config.heartbeat.max(Duration::from_millis(1));
         // Two, or the part of a heartbeat before the first tick could count as silence.
         let silence_ticks =
@@ -386,36 +124,6 @@ struct Step {
     waits: bool,
 }
 
-/// What is being written on one stream of the link.
-struct Outgoing {
-    /// The lanes that travel on it.
-    lanes: Range<usize>,
-    current: Outbox,
-    /// Messages that end in it.
-    messages: usize,
-    /// The link took no more, perhaps because it has not passed on what it took.
-    is_unflushed: bool,
-}
-
-impl Outgoing {
-    /// One of so many streams: each lane has one, as far as they go; the last one carries the rest.
-    fn new(stream: usize, streams: usize) -> Self {
-        let end = if stream + 1 == streams { Lane::COUNT } else { stream + 1 };
-        let current = Outbox::new(FRAME_BYTES_MAX);
-        Self { lanes: stream..end, current, messages: 0, is_unflushed: false }
-    }
-
-    /// It waits for something to write.
-    fn is_idle(&self) -> bool {
-        self.current.is_empty() && !self.is_unflushed
-    }
-
-    fn push_control(&mut self, tag: u8, rest: &[u8]) {
-        let pushed = self.current.push(&[&[tag], rest]);
-        debug_assert!(pushed.is_ok(), "a control frame is small");
-    }
-}
-
 /// One direction as seen from here.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Half {
@@ -469,8 +177,9 @@ impl<D: Deliver> Driver<D> {
             // Only a long write makes it worth asking again whether something came: the link wakes us if so.
             (writes, reads) = (true, !read.waits || !wrote.waits);
         }
-        // Others in this thread want to live too.
-        cx.waker().wake_by_ref();
+        // Others in this thread want to live too, and the runtime wants to look at the system before it comes back here:
+        // woken at once, it would do so after dozens of such turns only, and what has come would wait as long.
+        let _ = pin!(tokio::task::yield_now()).poll(cx);
         self.publish().is_woken = true;
         Ok(())
     }
@@ -741,131 +450,6 @@ impl<D> Drop for Driver<D> {
         if !self.is_over {
             self.shared.end();
         }
-    }
-}
-
-/// What handle and driver share.
-struct Shared {
-    peer: Identity,
-    message_bytes_max: usize,
-    state: Mutex<State>,
-    room: [Notify; Lane::COUNT],
-    /// Written under the lock of `state`.
-    is_crowded: AtomicBool,
-}
-
-impl Shared {
-    #[inline]
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held half-changed, so a poisoned lock is a sound one.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Something may have been queued; the waker to be woken for it.
-    #[inline]
-    fn after_push(&self, state: &mut State, lane: Lane) -> Option<Waker> {
-        if state.wants_sends[lane as usize] && !state.queues.is_empty() {
-            state.wants_sends = [false; Lane::COUNT];
-            state.is_woken = true;
-            return state.waker.take();
-        }
-        if state.is_woken && state.queues.is_crowded(lane) {
-            self.is_crowded.store(true, Ordering::Relaxed);
-        }
-        None
-    }
-
-    /// The driver runs; is there something to be written?
-    fn wake_up(&self) -> Result<bool, End> {
-        let mut state = self.state();
-        state.wants_sends = [false; Lane::COUNT];
-        state.is_woken = false;
-        state.waker = None;
-        self.is_crowded.store(false, Ordering::Relaxed);
-        if state.is_aborted {
-            return Err(End::Aborted);
-        }
-        Ok(state.phase != Phase::Open || !state.queues.is_empty())
-    }
-
-    /// Refuses further sends and frees what waits.
-    fn end(&self) -> Left {
-        let left = {
-            let mut state = self.state();
-            state.phase = Phase::Ended;
-            let left = state.left();
-            state.queues.clear();
-            state.in_hand = Left::default();
-            left
-        };
-        self.wake_all_senders();
-        left
-    }
-
-    fn wake_all_senders(&self) {
-        self.room.iter().for_each(Notify::notify_waiters);
-    }
-}
-
-struct State {
-    queues: LaneQueues,
-    phase: Phase,
-    is_aborted: bool,
-    /// The lanes for which the parked driver has nothing to write.
-    wants_sends: [bool; Lane::COUNT],
-    /// A sender has woken the driver, which has not run since; true before its first turn.
-    is_woken: bool,
-    /// Present while the driver is parked.
-    waker: Option<Waker>,
-    /// What the driver has taken out and not written, as of its last look at the lock.
-    in_hand: Left,
-    stats: ConnectionStats,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Open,
-    Closing,
-    Ended,
-}
-
-impl State {
-    /// What the driver said last, with the lanes as they are.
-    fn stats(&self) -> ConnectionStats {
-        let mut stats = self.stats;
-        for (lane, figures) in Lane::ALL.into_iter().zip(&mut stats.lanes) {
-            let LaneStats { messages_received, bytes_received, .. } = *figures;
-            *figures = LaneStats { messages_received, bytes_received, ..self.queues.stats(lane) };
-        }
-        stats
-    }
-
-    fn begin_closing(&mut self) {
-        if self.phase == Phase::Open {
-            self.phase = Phase::Closing;
-        }
-    }
-
-    fn left(&self) -> Left {
-        let lanes = Lane::ALL.iter();
-        lanes.fold(self.in_hand, |left, &lane| Left {
-            messages: left.messages + self.queues.messages(lane),
-            bytes: left.bytes + self.queues.bytes(lane),
-        })
-    }
-}
-
-fn in_hand(outgoing: &[Outgoing]) -> Left {
-    outgoing.iter().fold(Left::default(), |left, out| Left {
-        messages: left.messages + out.messages,
-        bytes: left.bytes + out.current.bytes(),
-    })
-}
-
-/// Wakes outside the lock: the waker may run the driver at once.
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
     }
 }
 

@@ -13,18 +13,25 @@
 
 mod assembly;
 mod driver;
+mod end;
+mod handle;
 mod handshake;
 mod hello;
 mod lanes;
 mod look;
+mod outgoing;
+mod shared;
 
 use std::time::Duration;
 
 pub use assembly::{Assembly, Budget, ProtocolError, Received};
-pub use driver::{Batch, Connection, ConnectionStats, Deliver, Driver, End, Ended, Left};
+pub use driver::{Deliver, Driver};
+pub use end::{End, Ended};
+pub use handle::{Batch, Connection};
 pub use handshake::{Established, HandshakeError, answer, dial};
 pub use hello::{Agreement, CodecId, Hello, HelloError, Mismatch, Verdict, agree};
 pub use lanes::{JOINED_BYTES_MAX, Lane, LaneQueues, LaneStats, SendError};
+pub use shared::{ConnectionStats, Left};
 
 /// Settings of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
