@@ -17,6 +17,7 @@ use quorate_transports::Certificates;
 use quorate_transports::mem::Mem;
 use quorate_transports::quic::Quic;
 use quorate_transports::tls::Tls;
+use quorate_transports::udp::Udp;
 use quorate_transports::unix::Unix;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::sync::Notify;
@@ -36,7 +37,7 @@ pub fn run(settings: &Settings) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
     let mem = Mem::new();
     let local = format!("unix://{}/*", folder.path().display());
-    let media: [(&str, Make); 5] = [
+    let media: [(&str, Make); 6] = [
         ("mem://", Box::new(move |node, _| node.transport(mem.clone()))),
         (&local, Box::new(|node, _| node.transport(Unix::new()))),
         ("tcp://127.0.0.1:0", Box::new(|node, _| node)),
@@ -48,6 +49,7 @@ pub fn run(settings: &Settings) -> Outcome<()> {
             let both = [ours, theirs];
             Box::new(move |node, at| node.transport(Quic::new(both[at].clone())))
         }),
+        ("udp://127.0.0.1:0", Box::new(|node, _| node.transport(Udp::new()))),
     ];
     println!(
         "{:<44} {:>9} {:>9} {:>9} {:>9}",

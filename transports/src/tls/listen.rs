@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::ahead::Ahead;
 use super::{SCHEME, Tls, link};
 use crate::address::Address;
 use crate::certificates::trust_error;
@@ -45,7 +46,7 @@ impl TlsListener {
         let acceptor = TlsAcceptor::from(self.tls.certificates.server());
         let gate = self.tls.gate.clone();
         self.running.spawn(async move {
-            let accepting = timeout(limit, acceptor.accept(stream).into_fallible());
+            let accepting = timeout(limit, acceptor.accept(Ahead::new(stream)).into_fallible());
             match place.hold(accepting).await {
                 Some(Ok(Ok(session))) => {
                     gate.let_in();
@@ -97,7 +98,7 @@ fn refusal(peer: &Address, error: io::Error) -> LinkError {
 }
 
 /// Lets the dialler read why: closing a socket in which its bytes are unread would take the alert back.
-async fn farewell(mut stream: TcpStream) {
+async fn farewell(mut stream: Ahead) {
     let mut left = FAREWELL_BYTES_MAX;
     let mut waste = [0; 4096];
     if stream.shutdown().await.is_err() {

@@ -11,6 +11,7 @@
 //!             counted in [`Tls::stats`].
 //! Limits      [`TlsConfig`].
 
+mod ahead;
 mod config;
 mod link;
 mod listen;
@@ -25,6 +26,7 @@ use tokio_rustls::TlsConnector;
 
 pub use config::TlsConfig;
 
+use self::ahead::Ahead;
 use crate::address::Address;
 use crate::certificates::{Certificates, trust_error};
 use crate::error::TransportError;
@@ -59,7 +61,7 @@ impl Tls {
     async fn dial(&self, address: &Address) -> Result<Link, TransportError> {
         let name = server_name(address, self.config.expected_name.as_deref())?;
         let stream = tcp::dial(&self.config.tcp, address).await?;
-        match TlsConnector::from(self.certificates.client()).connect(name, stream).await {
+        match TlsConnector::from(self.certificates.client()).connect(name, Ahead::new(stream)).await {
             Ok(stream) => link::dialled(stream.into(), address),
             Err(error) => Err(match error.get_ref().and_then(|cause| cause.downcast_ref()) {
                 Some(cause) => {
