@@ -3,20 +3,20 @@
 //! Guarantee   TLS 1.3 only, and always in both directions: each side proves that it holds the key of a certificate
 //!             that an authority of the other side's choice has signed and that is valid now. Who dials also checks that
 //!             the certificate is made out to the host that it dialled.
-//! Limits      revocation is not checked: give certificates short lives.
+//! Revocation  whoever is on one of the [lists](Certificates::revoke) in use is refused, and with lists in use so is
+//!             everybody whose authority has none among them that is still current.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig, version};
 #[cfg(feature = "quic")]
-use rustls::{
-    client::WebPkiServerVerifier, client::danger::ServerCertVerifier, server::danger::ClientCertVerifier,
-};
+use rustls::{client::danger::ServerCertVerifier, server::danger::ClientCertVerifier};
 use webpki::EndEntityCert;
 
 use crate::credentials::Certificate;
@@ -25,6 +25,19 @@ use crate::error::TrustError;
 /// The certificate and key of this process, and the authorities that it trusts. Cheap to clone; shared by transports.
 #[derive(Clone)]
 pub struct Certificates {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    roots: Arc<RootCertStore>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    current: RwLock<Configs>,
+}
+
+/// What follows from the certificates and the lists in use.
+#[derive(Clone)]
+struct Configs {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
     /// What a listener is asked by, and a dialler, when somebody wants to know the answers too.
@@ -39,44 +52,107 @@ impl Certificates {
     /// # Errors
     /// [`CertificatesError`].
     pub fn from_pem(authorities: &str, chain: &str, key: &str) -> Result<Self, CertificatesError> {
-        let list = |what, text: &str| {
-            let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-            match all {
-                Ok(list) if !list.is_empty() => Ok(list),
-                Ok(_) => Err(CertificatesError { what, source: "no certificate in it".into() }),
-                Err(error) => Err(CertificatesError { what, source: error.into() }),
-            }
-        };
+        let authorities = list::<CertificateDer<'static>>("authorities", authorities)?;
+        let chain = list::<CertificateDer<'static>>("chain", chain)?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes());
         let key = key.map_err(|error| CertificatesError { what: "key", source: error.into() })?;
-        Self::new(list("authorities", authorities)?, list("chain", chain)?, key)
-    }
-
-    fn new(
-        authorities: Vec<CertificateDer<'static>>,
-        chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-    ) -> Result<Self, CertificatesError> {
-        let failed = |what| move |error: rustls::Error| CertificatesError { what, source: error.into() };
         let mut roots = RootCertStore::empty();
         for authority in authorities {
-            roots.add(authority).map_err(failed("authorities"))?;
+            let added = roots.add(authority);
+            added.map_err(|error| CertificatesError { what: "authorities", source: error.into() })?;
         }
-        let (roots, provider) = (Arc::new(roots), Arc::new(ring::default_provider()));
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+        let roots = Arc::new(roots);
+        let current = RwLock::new(Configs::new(&roots, &chain, &key, Vec::new())?);
+        Ok(Self { shared: Arc::new(Shared { roots, chain, key, current }) })
+    }
+
+    /// Uses these lists of revoked certificates (CRLs in PEM, RFC 5280) from now on, in the place of those before, in every
+    /// clone and so in every transport that was given one. Call it again when an authority publishes a new list.
+    ///
+    /// Every authority that signs peers, also an intermediate one, then needs a list here, which is not past its own
+    /// date: whether a certificate of another authority was revoked cannot be told, and what cannot be told is refused
+    /// ([`TrustError::RevocationUnknown`]). Links that stand are not broken: end them by the peer's certificate in
+    /// [`Link::credentials`](crate::Link::credentials).
+    ///
+    /// # Errors
+    /// [`CertificatesError`] with `lists` in its `what`; what was in use stays.
+    pub fn revoke(&self, lists: &str) -> Result<(), CertificatesError> {
+        let lists = list::<CertificateRevocationListDer<'static>>("lists", lists)?;
+        let Shared { roots, chain, key, current } = &*self.shared;
+        let configs = Configs::new(roots, chain, key, lists)?;
+        *current.write().unwrap_or_else(PoisonError::into_inner) = configs;
+        Ok(())
+    }
+
+    fn current(&self) -> Configs {
+        // It is replaced as a whole, so a poisoned lock is a sound one.
+        self.shared.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn client(&self) -> Arc<ClientConfig> {
+        self.current().client
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+        self.current().server
+    }
+
+    /// As [`server`](Self::server), with a verifier of one's own.
+    #[cfg(feature = "quic")]
+    pub(crate) fn server_with(
+        &self,
+        verifier: Arc<dyn ClientCertVerifier>,
+    ) -> Result<ServerConfig, rustls::Error> {
+        let current = self.current().server;
+        let mut server = ServerConfig::builder_with_provider(current.crypto_provider().clone())
+            .with_protocol_versions(&[&version::TLS13])?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(current.cert_resolver.clone());
+        server.alpn_protocols = current.alpn_protocols.clone();
+        server.send_tls13_tickets = 0;
+        Ok(server)
+    }
+
+    /// Who verifies listeners and diallers.
+    #[cfg(feature = "quic")]
+    pub(crate) fn verifiers(&self) -> (Arc<dyn ServerCertVerifier>, Arc<dyn ClientCertVerifier>) {
+        self.current().verifiers
+    }
+}
+
+impl Configs {
+    fn new(
+        roots: &Arc<RootCertStore>,
+        chain: &[CertificateDer<'static>],
+        key: &PrivateKeyDer<'static>,
+        lists: Vec<CertificateRevocationListDer<'static>>,
+    ) -> Result<Self, CertificatesError> {
+        let failed = |what| move |error: rustls::Error| CertificatesError { what, source: error.into() };
+        let provider = Arc::new(ring::default_provider());
+        // Lists are the only thing that can be wrong with it later.
+        let what = if lists.is_empty() { "authorities" } else { "lists" };
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .with_crls(lists.iter().cloned())
+            .enforce_revocation_expiration()
             .build()
-            .map_err(|error| CertificatesError { what: "authorities", source: error.into() })?;
+            .map_err(|error| CertificatesError { what, source: error.into() })?;
+        let servers = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .with_crls(lists)
+            .enforce_revocation_expiration()
+            .build()
+            .map_err(|error| CertificatesError { what, source: error.into() })?;
         let mut server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&version::TLS13])
             .map_err(failed("protocol"))?
-            .with_client_cert_verifier(verifier.clone())
-            .with_single_cert(chain.clone(), key.clone_key())
+            .with_client_cert_verifier(clients.clone())
+            .with_single_cert(chain.to_vec(), key.clone_key())
             .map_err(failed("chain and key"))?;
-        let mut client = ClientConfig::builder_with_provider(provider.clone())
+        let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13])
             .map_err(failed("protocol"))?
-            .with_root_certificates(roots.clone())
-            .with_client_auth_cert(chain, key)
+            .with_webpki_verifier(servers.clone())
+            .with_client_auth_cert(chain.to_vec(), key.clone_key())
             .map_err(failed("chain and key"))?;
         // Tells other protocols with the same authority apart.
         server.alpn_protocols = vec![PROTOCOL.to_vec()];
@@ -88,45 +164,18 @@ impl Certificates {
             client: Arc::new(client),
             server: Arc::new(server),
             #[cfg(feature = "quic")]
-            verifiers: {
-                let servers = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
-                (
-                    servers
-                        .map_err(|error| CertificatesError { what: "authorities", source: error.into() })?,
-                    verifier,
-                )
-            },
+            verifiers: (servers, clients),
         })
     }
+}
 
-    pub(crate) fn client(&self) -> Arc<ClientConfig> {
-        self.client.clone()
-    }
-
-    #[cfg(feature = "tls")]
-    pub(crate) fn server(&self) -> Arc<ServerConfig> {
-        self.server.clone()
-    }
-
-    /// As [`server`](Self::server), with a verifier of one's own.
-    #[cfg(feature = "quic")]
-    pub(crate) fn server_with(
-        &self,
-        verifier: Arc<dyn ClientCertVerifier>,
-    ) -> Result<ServerConfig, rustls::Error> {
-        let mut server = ServerConfig::builder_with_provider(self.server.crypto_provider().clone())
-            .with_protocol_versions(&[&version::TLS13])?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(self.server.cert_resolver.clone());
-        server.alpn_protocols = self.server.alpn_protocols.clone();
-        server.send_tls13_tickets = 0;
-        Ok(server)
-    }
-
-    /// Who verifies listeners and diallers.
-    #[cfg(feature = "quic")]
-    pub(crate) fn verifiers(&self) -> (Arc<dyn ServerCertVerifier>, Arc<dyn ClientCertVerifier>) {
-        self.verifiers.clone()
+/// The items of a text in PEM, at least one.
+fn list<T: PemObject>(what: &'static str, text: &str) -> Result<Vec<T>, CertificatesError> {
+    let all: Result<Vec<_>, _> = T::pem_slice_iter(text.as_bytes()).collect();
+    match all {
+        Ok(list) if !list.is_empty() => Ok(list),
+        Ok(_) => Err(CertificatesError { what, source: "nothing of the kind in it".into() }),
+        Err(error) => Err(CertificatesError { what, source: error.into() }),
     }
 }
 
@@ -141,7 +190,7 @@ impl fmt::Debug for Certificates {
 #[derive(Debug, thiserror::Error)]
 #[error("unusable {what}")]
 pub struct CertificatesError {
-    /// Which part: `authorities`, `chain`, `key`, `chain and key` when they do not belong together.
+    /// Which part: `authorities`, `chain`, `key`, `lists`, `chain and key` when they do not belong together.
     pub what: &'static str,
     /// What is wrong with it.
     #[source]
@@ -168,6 +217,10 @@ pub(crate) fn trust_error(error: &rustls::Error) -> TrustError {
                 TrustError::NotValidYet
             }
             CertificateError::UnknownIssuer => TrustError::UnknownAuthority,
+            CertificateError::Revoked => TrustError::Revoked,
+            CertificateError::UnknownRevocationStatus
+            | CertificateError::ExpiredRevocationList
+            | CertificateError::ExpiredRevocationListContext { .. } => TrustError::RevocationUnknown,
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 TrustError::WrongName
             }

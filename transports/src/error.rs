@@ -138,6 +138,12 @@ pub enum TrustError {
     /// The peer's certificate is made out to somebody else than was dialled.
     #[error("the peer's certificate is made out to another name")]
     WrongName,
+    /// Its authority has taken back the peer's certificate.
+    #[error("the peer's certificate was revoked")]
+    Revoked,
+    /// No current list of its authority says whether the peer's certificate was revoked.
+    #[error("no current list says whether the peer's certificate was revoked")]
+    RevocationUnknown,
     /// The peer showed none.
     #[error("the peer has no certificate")]
     NoCertificate,

@@ -10,7 +10,8 @@ use authority::Authority;
 use quorate_transports::tcp::Tcp;
 use quorate_transports::tls::{Tls, TlsConfig};
 use quorate_transports::{
-    Address, Certificates, Credentials, Inbox, Link, LinkError, Outbox, Transport, TransportError, TrustError,
+    Address, Certificates, Credentials, Inbox, Link, LinkError, Listener, Outbox, Transport, TransportError,
+    TrustError,
 };
 
 const PLACE: &str = "tls://127.0.0.1:0";
@@ -122,6 +123,70 @@ async fn t04_a_dialler_with_a_wrong_certificate_is_refused_and_nothing_of_it_is_
         assert_eq!((stats.accepted, stats.refused), (0, number as u64 + 1));
         assert_eq!(stats.untrusted_last.unwrap().1, reason);
     }
+}
+
+/// What becomes of a dialler whom the listener must not let in.
+async fn refused_dialler(dialler: &Tls, listener: &mut dyn Listener) -> LinkError {
+    let target = listener.local_address();
+    let refused = async {
+        let mut link = dialler.connect(&target).await.unwrap();
+        let _ = send(&mut link, b"let me in").await;
+        receive(&mut link).await.unwrap_err()
+    };
+    soon(async {
+        tokio::select! {
+            error = refused => error,
+            accepted = poll_fn(|cx| listener.poll_accept(cx)) => panic!("{accepted:?}"),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn t04_whose_certificate_was_revoked_is_refused_from_then_on_and_links_that_stand_go_on() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (ours, theirs) = (authority.numbered(&["127.0.0.1"], 6), authority.numbered(&["bob"], 7));
+    let (listening, dialler) = (Tls::new(ours.clone()), Tls::new(theirs.clone()));
+    let mut listener = listening.listen(&place()).await.unwrap();
+    let target = listener.local_address();
+    let (dialled, accepted) =
+        soon(async { tokio::join!(dialler.connect(&target), poll_fn(|cx| listener.poll_accept(cx))) }).await;
+    let (mut dialled, mut accepted) = (dialled.unwrap(), accepted.unwrap());
+
+    ours.revoke(&authority.revokes(&[7], 3000)).unwrap();
+    let error = refused_dialler(&dialler, &mut *listener).await;
+    assert!(
+        matches!(&error, LinkError::Untrusted { source: TrustError::Refused { reason }, .. } if reason == "CertificateRevoked"),
+        "{error:?}"
+    );
+    assert_eq!(listening.stats().untrusted_last.unwrap().1, TrustError::Revoked);
+    soon(send(&mut dialled, b"still here")).await.unwrap();
+    assert_eq!(soon(receive(&mut accepted)).await.unwrap(), b"still here");
+
+    // What cannot be told is refused: no list of the one who signed, or one that is out of date.
+    for lists in [other.revokes(&[], 3000), authority.revokes(&[], 2002)] {
+        ours.revoke(&lists).unwrap();
+        refused_dialler(&dialler, &mut *listener).await;
+        assert_eq!(listening.stats().untrusted_last.unwrap().1, TrustError::RevocationUnknown);
+    }
+    let error = ours.revoke("nonsense").unwrap_err();
+    assert_eq!(error.what, "lists");
+    refused_dialler(&dialler, &mut *listener).await;
+
+    // On none of several lists; and the dialler looks as well.
+    ours.revoke(&[other.revokes(&[7], 3000), authority.revokes(&[5], 3000)].concat()).unwrap();
+    let both = async { tokio::join!(dialler.connect(&target), poll_fn(|cx| listener.poll_accept(cx))) };
+    let (dialled, accepted) = soon(both).await;
+    assert!(dialled.is_ok() && accepted.is_ok());
+    theirs.revoke(&authority.revokes(&[6], 3000)).unwrap();
+    let dialled = soon(async {
+        tokio::select! {
+            dialled = dialler.connect(&target) => dialled,
+            accepted = poll_fn(|cx| listener.poll_accept(cx)) => panic!("{accepted:?}"),
+        }
+    });
+    let error = dialled.await.unwrap_err();
+    assert!(matches!(&error, TransportError::Untrusted { source: TrustError::Revoked, .. }), "{error:?}");
 }
 
 #[tokio::test]

@@ -4,7 +4,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_transports::Certificates;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
+    KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
+};
 
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
@@ -55,6 +58,34 @@ impl Authority {
         (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
         let (chain, key) = self.sign(params);
         Certificates::from_pem(&self.pem(), &chain, &key).unwrap()
+    }
+
+    /// As [`certificates`](Self::certificates), under a number that a list can name.
+    pub(crate) fn numbered(&self, names: &[&str], number: u64) -> Certificates {
+        let names = names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.serial_number = Some(SerialNumber::from(number));
+        let (chain, key) = self.sign(params);
+        Certificates::from_pem(&self.pem(), &chain, &key).unwrap()
+    }
+
+    /// Its list of revoked certificates, good until the beginning of a year.
+    pub(crate) fn revokes(&self, numbers: &[u64], until: i32) -> String {
+        let revoked = |number: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*number),
+            revocation_time: date_time_ymd(2001, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2001, 1, 1),
+            next_update: date_time_ymd(until, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: numbers.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
     }
 
     fn sign(&self, params: CertificateParams) -> (String, String) {
