@@ -31,11 +31,11 @@ impl Over {
         }
     }
 
-    /// Where nobody listens; none where the medium cannot tell that.
-    pub(crate) fn nobody(&self) -> Option<String> {
+    /// Where nobody listens.
+    pub(crate) fn nobody(&self) -> String {
         match self {
-            Self::Mem(_) => Some("mem://nobody".to_owned()),
-            Self::Tcp => Some("tcp://127.0.0.1:1".to_owned()),
+            Self::Mem(_) => "mem://nobody".to_owned(),
+            Self::Tcp => "tcp://127.0.0.1:1".to_owned(),
             Self::Net(net) => net.nobody(),
         }
     }

@@ -23,6 +23,8 @@ pub mod frame;
 pub mod gate;
 pub mod identity;
 pub mod mem;
+#[cfg(any(feature = "quic", feature = "udp"))]
+mod probe;
 #[cfg(feature = "quic")]
 pub mod quic;
 pub mod registry;

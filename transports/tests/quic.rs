@@ -3,6 +3,7 @@
 
 mod authority;
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -12,12 +13,13 @@ use std::time::Duration;
 use authority::Authority;
 use bytes::Bytes;
 use quorate_transports::connection::{
-    CodecId, Connection, ConnectionConfig, Deliver, End, Hello, Lane, Verdict, answer, dial,
+    CodecId, Connection, ConnectionConfig, Deliver, End, Established, Hello, Lane, SendError, Verdict,
+    answer, dial,
 };
 use quorate_transports::quic::{Quic, QuicConfig};
 use quorate_transports::{
-    Address, Certificates, Credentials, Identity, Inbox, Incarnation, Link, LinkError, NodeId, Outbox,
-    Transport, TransportError, TrustError,
+    Address, Certificates, Credentials, Identity, Inbox, Incarnation, Link, LinkError, Listener, NodeId,
+    Outbox, Transport, TransportError, TrustError,
 };
 use tokio::net::UdpSocket;
 
@@ -131,6 +133,51 @@ async fn t04_a_quic_dialler_with_a_wrong_certificate_is_refused_and_nothing_of_i
     }
 }
 
+#[tokio::test]
+async fn t04_over_quic_too_whose_certificate_was_revoked_is_refused_from_then_on() {
+    let authority = Authority::new();
+    let (ours, theirs) = (authority.numbered(&["127.0.0.1"], 6), authority.numbered(&["bob"], 7));
+    let (listening, dialler) = (Quic::new(ours.clone()), Quic::new(theirs.clone()));
+    let mut listener = listening.listen(&place()).await.unwrap();
+    let target = listener.local_address();
+    let both = async { tokio::join!(dialler.connect(&target), poll_fn(|cx| listener.poll_accept(cx))) };
+    let (dialled, accepted) = soon(both).await;
+    let (mut dialled, mut accepted) = (dialled.unwrap(), accepted.unwrap());
+    for (lists, reason) in [
+        (authority.revokes(&[7], 3000), TrustError::Revoked),
+        (authority.revokes(&[], 2002), TrustError::RevocationUnknown),
+    ] {
+        ours.revoke(&lists).unwrap();
+        let refused = async {
+            match dialler.connect(&target).await {
+                Err(error) => assert!(matches!(error, TransportError::Untrusted { .. }), "{error:?}"),
+                Ok(mut link) => drop(receive(&mut link).await.unwrap_err()),
+            }
+        };
+        soon(async {
+            tokio::select! {
+                () = refused => {}
+                accepted = poll_fn(|cx| listener.poll_accept(cx)) => panic!("{accepted:?}"),
+            }
+        })
+        .await;
+        assert_eq!(listening.stats().untrusted_last.unwrap().1, reason);
+    }
+    soon(send(&mut dialled, b"still here")).await.unwrap();
+    assert_eq!(soon(receive(&mut accepted)).await.unwrap(), b"still here");
+
+    ours.revoke(&authority.revokes(&[5], 3000)).unwrap();
+    theirs.revoke(&authority.revokes(&[6], 3000)).unwrap();
+    let dialled = soon(async {
+        tokio::select! {
+            dialled = dialler.connect(&target) => dialled,
+            accepted = poll_fn(|cx| listener.poll_accept(cx)) => panic!("{accepted:?}"),
+        }
+    });
+    let error = dialled.await.unwrap_err();
+    assert!(matches!(&error, TransportError::Untrusted { source: TrustError::Revoked, .. }), "{error:?}");
+}
+
 /// The first packets of diallers that call nobody, each by a connection id of its own.
 async fn first_packets(count: usize, certificates: &Certificates) -> Vec<Vec<u8>> {
     let mut packets = Vec::new();
@@ -235,6 +282,141 @@ async fn lossy_way(target: SocketAddr, losing: Arc<Mutex<Option<Connection>>>) -
     here
 }
 
+/// Who dialled by this way, and who answered.
+async fn met(quic: &Quic, listener: &mut dyn Listener, way: &Address) -> (Established, Established) {
+    let config = ConnectionConfig::default();
+    let hello = |node| Hello::new(Identity::new(NodeId(node), Incarnation(1)), CodecId(1), 1 << 20, &[]);
+    let (ours, theirs) = (hello(1), hello(2));
+    let dialling = async { dial(quic.connect(way).await.unwrap(), &ours, &config).await.unwrap() };
+    let answering = async {
+        let link = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+        answer(link, &theirs, &config, |_| Verdict::Accept).await.unwrap()
+    };
+    soon(async { tokio::join!(dialling, answering) }).await
+}
+
+/// A way to `target` which carries ten packets in a millisecond in that direction, keeps a hundred and loses the rest.
+async fn narrow_way(target: SocketAddr) -> SocketAddr {
+    let (front, back) =
+        (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    back.connect(target).await.unwrap();
+    let here = front.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut there, mut back_again) = ([0; 2_000], [0; 2_000]);
+        let (mut dialler, mut waiting) = (None, VecDeque::new());
+        let mut pace = tokio::time::interval(Duration::from_millis(1));
+        loop {
+            tokio::select! {
+                received = front.recv_from(&mut there) => {
+                    let (size, from) = received.unwrap();
+                    dialler = Some(from);
+                    if waiting.len() < 100 {
+                        waiting.push_back(there[..size].to_vec());
+                    }
+                }
+                _ = pace.tick() => {
+                    for packet in waiting.drain(..waiting.len().min(10)) {
+                        back.send(&packet).await.unwrap();
+                    }
+                }
+                received = back.recv(&mut back_again) => {
+                    let size = received.unwrap();
+                    front.send_to(&back_again[..size], dialler.unwrap()).await.unwrap();
+                }
+            }
+        }
+    });
+    here
+}
+
+#[tokio::test]
+async fn t08_over_quic_urgent_messages_without_end_starve_no_lane() {
+    let authority = Authority::new();
+    let quic = Quic::new(authority.certificates(&["127.0.0.1"]));
+    let mut listener = quic.listen(&place()).await.unwrap();
+    let way = narrow_way(listener.local_address().rest().parse().unwrap()).await;
+    let way: Address = format!("quic://{way}").parse().unwrap();
+    let (dialled, answered) = met(&quic, &mut *listener, &way).await;
+    let config = ConnectionConfig::default();
+    let (sending, sending_driver) = dialled.start(&config, Keep::default());
+    let kept = Keep::default();
+    let (_receiving, receiving_driver) = answered.start(&config, kept.clone());
+    tokio::spawn(sending_driver);
+    tokio::spawn(receiving_driver);
+    // More than the way carries, so that there is always something urgent to be sent.
+    let flood = sending.clone();
+    let flood = tokio::spawn(async move {
+        let urgent = Bytes::from(vec![1; 16_000]);
+        loop {
+            match flood.send(Lane::Urgent, &[], urgent.clone()) {
+                Ok(()) => {}
+                Err(SendError::Full { .. }) => flood.ready(Lane::Urgent).await.unwrap(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    let has_come = |kind: u8| kept.0.lock().unwrap().iter().any(|message| message[0] == kind);
+    let comes = async |kind| {
+        soon(async {
+            while !has_come(kind) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    };
+    comes(1).await;
+    sending.send(Lane::Ordinary, &[], vec![2; 30_000].into()).unwrap();
+    sending.send(Lane::Bulk, &[], vec![3; 60_000].into()).unwrap();
+    comes(2).await;
+    comes(3).await;
+    assert!(!flood.is_finished());
+    flood.abort();
+}
+
+#[tokio::test]
+async fn t03_closing_a_direction_of_quic_waits_for_receipt_and_not_for_the_reader() {
+    const FRAMES: u8 = 15;
+    let authority = Authority::new();
+    let mut config = QuicConfig::default();
+    // As much as the peer takes without reading, almost.
+    config.lane_bytes_max = 16 * 1024;
+    let quic = Quic::with_config(authority.certificates(&["127.0.0.1"]), config);
+    let mut listener = quic.listen(&place()).await.unwrap();
+    let target = listener.local_address();
+    let both = async { tokio::join!(quic.connect(&target), poll_fn(|cx| listener.poll_accept(cx))) };
+    let (dialled, accepted) = soon(both).await;
+    let (mut dialled, mut accepted) = (dialled.unwrap(), accepted.unwrap());
+    for number in 0..FRAMES {
+        soon(send(&mut dialled, &[number; 1_000])).await.unwrap();
+    }
+    soon(poll_fn(|cx| dialled.sender.poll_close(cx))).await.unwrap();
+    // The other direction is open, and what was closed is all there.
+    soon(send(&mut accepted, b"go on")).await.unwrap();
+    assert_eq!(soon(receive(&mut dialled)).await.unwrap(), b"go on");
+    let (mut inbox, mut received) = (Inbox::new(1 << 20), Vec::new());
+    while soon(poll_fn(|cx| accepted.receiver.poll_receive(cx, &mut inbox))).await.unwrap() {
+        while let Some(frame) = inbox.next_frame().unwrap() {
+            received.push(frame);
+        }
+    }
+    assert_eq!(received, (0..FRAMES).map(|number| vec![number; 1_000]).collect::<Vec<_>>());
+    soon(send(&mut accepted, b"still open")).await.unwrap();
+    assert_eq!(soon(receive(&mut dialled)).await.unwrap(), b"still open");
+}
+
+#[tokio::test]
+async fn t04_that_nobody_listens_is_told_as_soon_as_the_network_tells() {
+    let authority = Authority::new();
+    let mut config = QuicConfig::default();
+    config.connect_ms_max = 3_600_000;
+    let quic = Quic::with_config(authority.certificates(&["127.0.0.1"]), config);
+    // A port that was free just now.
+    let free = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let target: Address = format!("quic://{free}").parse().unwrap();
+    let error = soon(quic.connect(&target)).await.unwrap_err();
+    assert!(matches!(&error, TransportError::Refused { address } if *address == target), "{error:?}");
+}
+
 #[tokio::test]
 async fn t04_an_urgent_message_arrives_while_a_bulk_one_waits_for_packets_that_were_lost() {
     let authority = Authority::new();
@@ -245,17 +427,7 @@ async fn t04_an_urgent_message_arrives_while_a_bulk_one_waits_for_packets_that_w
     let way = lossy_way(target.rest().parse().unwrap(), Arc::clone(&losing)).await;
     let way: Address = format!("quic://{way}").parse().unwrap();
     let config = ConnectionConfig::default();
-    let hello = |node| Hello::new(Identity::new(NodeId(node), Incarnation(1)), CodecId(1), 1 << 20, &[]);
-    let (ours, theirs) = (hello(1), hello(2));
-    let both = async {
-        let dialling = async { dial(quic.connect(&way).await.unwrap(), &ours, &config).await.unwrap() };
-        let answering = async {
-            let link = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
-            answer(link, &theirs, &config, |_| Verdict::Accept).await.unwrap()
-        };
-        tokio::join!(dialling, answering)
-    };
-    let (dialled, answered) = soon(both).await;
+    let (dialled, answered) = met(&quic, &mut *listener, &way).await;
     let kept = Keep::default();
     let (sending, sending_driver) = dialled.start(&config, Keep::default());
     let (_receiving, receiving_driver) = answered.start(&config, kept.clone());

@@ -48,6 +48,17 @@ fn place(address: &Address) -> std::net::SocketAddr {
     address.rest().parse().unwrap()
 }
 
+#[tokio::test]
+async fn t03_that_nobody_listens_at_a_udp_place_is_told_as_soon_as_the_network_tells() {
+    let mut config = UdpConfig::default();
+    config.connect_ms_max = 3_600_000;
+    // A port that was free just now.
+    let free = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let target: Address = format!("udp://{free}").parse().unwrap();
+    let error = soon(Udp::with_config(config).connect(&target)).await.unwrap_err();
+    assert!(matches!(&error, TransportError::Refused { address } if *address == target), "{error:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t02_udp_through_a_network_that_loses_doubles_reorders_and_damages_keeps_the_contract() {
     let model = LinkModel {

@@ -7,7 +7,7 @@ pub struct QuicConfig {
     /// The name that a listener's certificate must be made out to. Without it the host of the dialled address.
     pub expected_name: Option<String>,
     /// How long a connection attempt may take, name resolution and proofs included, in milliseconds. Default 5000.
-    /// Nobody answers where nobody listens, so that is how long a wrong address takes.
+    /// That is how long an address takes where nobody says anything.
     pub connect_ms_max: u64,
     /// How long a listener gives a dialler to prove who it is, in milliseconds. Default 5000.
     pub handshake_ms_max: u64,

@@ -12,6 +12,7 @@ use tokio::io::AsyncWrite;
 use super::SCHEME;
 use crate::address::Address;
 use crate::certificates::certificate;
+use crate::connection::CHUNK_BYTES;
 use crate::credentials::Credentials;
 use crate::stream;
 use crate::tcp::to_address;
@@ -84,26 +85,44 @@ pub(super) fn link(
 /// The sending half of a stream. Dropping it ends the direction; dropping both ends the connection, and what is under way is lost.
 pub(super) struct Writing {
     send: SendStream,
-    /// Waits until the peer has everything: the connection must not go before.
+    /// Waits until the peer's machine has everything, read or not: the connection must not go before.
     finishing: Option<BoxFuture<'static, io::Result<()>>>,
+    /// The priority while it is favoured; 0 for a stream that never is.
+    favour: i32,
+    /// Bytes since it was last favoured anew.
+    written: usize,
 }
 
 impl Writing {
     fn new(send: SendStream, number: u8) -> io::Result<Self> {
         // What is urgent goes first. The others share: a lane that always has something must not starve the last one.
-        let priority = match number {
+        let favour = match number {
             0 => 2,
             1 => 1,
             _ => 0,
         };
-        send.set_priority(priority).map_err(io::Error::other)?;
-        Ok(Self { send, finishing: None })
+        send.set_priority(favour).map_err(io::Error::other)?;
+        Ok(Self { send, finishing: None, favour, written: 0 })
+    }
+
+    /// For the same reason what is urgent shares with all from time to time, a packet of one after a packet of the other.
+    fn count(&mut self, written: usize) {
+        let was_favoured = self.written < FAVOURED_BYTES;
+        self.written = (self.written + written) % (FAVOURED_BYTES + SHARED_BYTES);
+        let is_favoured = self.written < FAVOURED_BYTES;
+        if is_favoured != was_favoured {
+            // A stream that has ended has no priority.
+            let _ = self.send.set_priority(if is_favoured { self.favour } else { 0 });
+        }
     }
 }
 
 impl AsyncWrite for Writing {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.send).poll_write(cx, bytes));
+        if let Ok(count) = written {
+            self.count(count);
+        }
         Poll::Ready(written.map_err(io::Error::from))
     }
 
@@ -113,7 +132,7 @@ impl AsyncWrite for Writing {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { send, finishing } = &mut *self;
+        let Self { send, finishing, .. } = &mut *self;
         let finishing = finishing.get_or_insert_with(|| {
             let finished = send.finish();
             let stopped = send.stopped();
@@ -131,5 +150,9 @@ impl AsyncWrite for Writing {
     }
 }
 
+/// Bytes that an urgent stream sends before the others, as many as a connection of one stream gives its earlier lanes.
+const FAVOURED_BYTES: usize = 16 * CHUNK_BYTES;
+/// Bytes that it then sends beside the others; more than one write, so that none steps over them.
+const SHARED_BYTES: usize = 2 * CHUNK_BYTES;
 /// Streams of a link: one for each lane.
 pub(super) const STREAMS: u8 = 4;

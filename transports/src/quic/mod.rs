@@ -3,14 +3,16 @@
 //! Guarantee   as [TLS](crate::tls): nobody without a certificate of a trusted authority gets a link, reads or changes a
 //!             byte, or makes this side deliver one. A link survives a change of the dialler's address.
 //! Lanes       each lane of a link is a stream: what one has lost on the way holds up no other. Control and urgent ones
-//!             go before the rest, in this order; ordinary and bulk ones share what is left.
+//!             go before the rest, in this order, and share with it from time to time, so that nothing starves; ordinary and
+//!             bulk ones share what is left.
 //! Datagrams   a datagram socket keeps a connection with each peer that it sends to or hears of, as long as something
 //!             travels. Who sends first waits for that with its first [`WAITING_MAX`] datagrams; more are dropped.
 //! Layout      one connection per link, four bidirectional streams per connection, opened by the dialler; the first
 //!             byte of each is its number, then both directions carry frames as on every stream.
 //! Names       `quic://host:port`, over UDP; `quic://*:port` listens on all interfaces. Of a host with several addresses
 //!             the first that answers is taken, as with TCP.
-//! Errors      as TLS. UDP has no word for "nobody listens here", so that is [`TransportError::TimedOut`].
+//! Errors      as TLS. That nobody listens is told by the network, if at all: [`TransportError::Refused`] where the host says
+//!             so, [`TransportError::TimedOut`] where nobody says anything.
 //! Limits      [`QuicConfig`].
 
 mod config;
@@ -38,6 +40,7 @@ use crate::address::Address;
 use crate::certificates::{Certificates, PROTOCOL};
 use crate::error::{TransportError, TrustError};
 use crate::gate::{Gate, GateStats};
+use crate::probe::refused;
 use crate::tcp;
 use crate::transport::{BoxFuture, DatagramSocket, Link, Listener, Transport};
 
@@ -110,7 +113,10 @@ impl Quic {
             let streams = link::open(&connection).await?;
             Ok(link::link(&connection, streams, endpoint, address.clone()))
         };
-        self.connect_from(endpoint, Use::Links, address, place, begin).await
+        tokio::select! {
+            connected = self.connect_from(endpoint, Use::Links, address, place, begin) => connected,
+            error = refused(place) => Err(tcp::io_error(address, error)),
+        }
     }
 
     /// Connects, and does what begins with that, of which an error may say more about the peer's trust.

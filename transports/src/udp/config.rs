@@ -31,8 +31,8 @@ pub struct UdpConfig {
     pub keepalive_ms: u32,
     /// Silence after which the peer of a link counts as gone, in milliseconds. Default 20000.
     pub silence_ms_max: u32,
-    /// How long a connection attempt may take, name resolution included, in milliseconds. Default 5000. Nobody answers
-    /// where nobody listens, so that is how long a wrong address takes.
+    /// How long a connection attempt may take, name resolution included, in milliseconds. Default 5000. That is
+    /// how long an address takes where nobody says anything.
     pub connect_ms_max: u64,
     /// How long a dialler that has proved its address may take for the rest, in milliseconds. Default 5000.
     pub handshake_ms_max: u32,

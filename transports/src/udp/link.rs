@@ -15,6 +15,7 @@ use super::engine::Engine;
 use super::socket::{BatchSocket, Path};
 use crate::address::Address;
 use crate::error::TransportError;
+use crate::probe::refused;
 use crate::stream;
 use crate::tcp::{dial_any, io_error, no_address, resolve, to_address};
 use crate::transport::Link;
@@ -49,7 +50,10 @@ async fn dial_place(config: &UdpConfig, address: &Address, mut place: SocketAddr
     let connection = Connection::new(&engine, engine.dial(Path { remote: place, local: None }));
     // Dropped before it is done, the attempt is given up.
     let halves = halves(connection);
-    poll_fn(|cx| engine.poll_dialled(cx, halves.0.connection.id)).await?;
+    tokio::select! {
+        dialled = poll_fn(|cx| engine.poll_dialled(cx, halves.0.connection.id)) => dialled?,
+        error = refused(place) => return Err(error),
+    }
     Ok(stream::link(halves.0, halves.1, local, address.clone()))
 }
 

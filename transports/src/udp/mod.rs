@@ -10,8 +10,9 @@
 //!             the socket gets what is sent there, several sockets of a machine may do so, and any socket sends to the
 //!             group by its address.
 //! Links       `machine/` decides everything, `engine.rs` moves its packets: one socket per listener and per dialled link.
-//!             No state is kept for an address that has not proved that it is there. UDP has no word for "nobody listens
-//!             here", so that is [`TransportError::TimedOut`]. A listener's port stays taken until its last link has ended.
+//!             No state is kept for an address that has not proved that it is there. That nobody
+//!             listens is told by the network, if at all: [`TransportError::Refused`] where the host says so,
+//!             [`TransportError::TimedOut`] where nobody says anything. A listener's port stays taken until its last link has ended.
 //! Limits      [`BYTES_MAX`] per datagram; [`UdpConfig`].
 
 mod config;
