@@ -77,10 +77,11 @@ fn fuzz<S: Strategy>(values: S, property: impl Fn(S::Value) -> Result<(), TestCa
     let seconds = std::env::var("QUORATE_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
     let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
     let config = Config { source_file: Some(file!()), ..Config::default() };
-    loop {
+    for rounds in 1_u64.. {
         let outcome = TestRunner::new(config.clone()).run(&values, &property);
         outcome.unwrap_or_else(|failure| panic!("{failure}"));
         if Instant::now() >= end {
+            println!("{} values", rounds * u64::from(config.cases));
             return;
         }
     }

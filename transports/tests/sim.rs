@@ -366,6 +366,23 @@ async fn t05_clocks_of_hosts_drift_apart() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn t05_a_timer_on_a_host_goes_by_its_clock() {
+    let network = perfect(14);
+    network.set_clock("slow", Clock::new(0, -100_000_000));
+    network.set_clock("fast", Clock::new(0, 250_000_000));
+    let started = network.now();
+    let network = &network;
+    let ended = |host| async move {
+        network.sleep(host, Duration::from_secs(9)).await;
+        network.now() - started
+    };
+    let (slow, fast) = tokio::join!(ended("slow"), ended("fast"));
+    // The system's timers tick in milliseconds and are never early.
+    assert!((Duration::from_secs(10)..Duration::from_millis(10_002)).contains(&slow), "{slow:?}");
+    assert!((Duration::from_millis(7_200)..Duration::from_millis(7_202)).contains(&fast), "{fast:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn t05_the_trace_is_bounded_and_readable() {
     let config = {
         let mut config = SimConfig::default();

@@ -242,7 +242,8 @@ impl SimNetwork {
         world.reset_connections(a, b);
     }
 
-    /// Gives a host a wrong clock, for [`clock`](Self::clock). tokio's timers keep true time on every host.
+    /// Gives a host a wrong clock, for [`clock`](Self::clock) and [`sleep`](Self::sleep). tokio's own timers, and so those
+    /// of nodes, keep true time on every host.
     pub fn set_clock(&self, host: &str, clock: Clock) {
         let mut world = self.world();
         let host = world.core.host_id(host);
@@ -254,6 +255,26 @@ impl SimNetwork {
         let mut world = self.world();
         let host = world.core.host_id(host);
         world.clock(host)
+    }
+
+    /// Sleeps until the host's clock has gone on by `time`: a timer as a program on a host with a wrong clock has it. A
+    /// clock that is set meanwhile is looked at when the old one would have come there.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the timer.
+    pub async fn sleep(&self, host: &str, time: Duration) {
+        let until = self.clock(host).saturating_add(time);
+        loop {
+            let left = {
+                let mut world = self.world();
+                let host = world.core.host_id(host);
+                world.until_clock(host, until)
+            };
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
     }
 
     /// True time since the network's first use.

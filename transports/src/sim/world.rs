@@ -229,4 +229,15 @@ impl World {
         let now = self.core.now();
         Duration::from_nanos(self.core.host(host).clock.local_time(now))
     }
+
+    /// True time that is left until the host's clock shows `local`.
+    pub(super) fn until_clock(&mut self, host: u32, local: Duration) -> Duration {
+        let now = self.core.now();
+        let local = u64::try_from(local.as_nanos()).unwrap_or(u64::MAX);
+        let clock = &self.core.host(host).clock;
+        if clock.local_time(now) >= local {
+            return Duration::ZERO;
+        }
+        Duration::from_nanos(clock.true_time(local).saturating_sub(now))
+    }
 }

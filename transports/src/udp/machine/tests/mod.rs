@@ -1,5 +1,6 @@
 //! The machine on a bad path: thousands of seeds, and bugs that they must find.
 
+mod credit;
 mod crowd;
 mod hostile;
 mod plan;
