@@ -2,6 +2,9 @@
 //! have left behind.
 
 mod disks;
+mod faults;
+mod handshakes;
+mod lanes;
 mod sockets;
 mod strangers;
 

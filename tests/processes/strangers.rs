@@ -282,7 +282,7 @@ async fn customer_again(net: &Net, address: &Address) -> (Node, Requester) {
 }
 
 /// Memory of this process; 0 where the system does not say.
-fn resident_kib() -> u64 {
+pub(crate) fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
     line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
