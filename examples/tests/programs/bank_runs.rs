@@ -157,7 +157,7 @@ async fn q02_a_replica_with_a_damaged_or_a_foreign_directory_says_which_file_and
         journal.append(vec![Record::new(1, vec![7; 100])]).await.expect("a good disk");
     }
     journal.close().await;
-    let file = place.join(format!("{:020}.segment", 1));
+    let file = place.join(format!("{:020}-{:020}.segment", 1, 0));
     let whole = fs::read(&file).expect("it can be read");
 
     // A bit in the tenth of twenty records.

@@ -1,7 +1,7 @@
 //! The journal's few knobs, checked once when it is opened.
 
 use crate::error::OpenError;
-use crate::format::{RECORD_OVERHEAD_BYTES, SEGMENT_HEADER_BYTES};
+use crate::format::{RECORD_OVERHEAD_BYTES, SEGMENT_HEADER_BYTES, footer_bytes};
 
 /// How a journal is kept. The defaults suit a server with an SSD.
 #[derive(Debug, Clone)]
@@ -11,6 +11,7 @@ pub struct Config {
     pub(crate) zero_fill_bytes: u64,
     pub(crate) batch_bytes_max: usize,
     pub(crate) waiting_bytes_max: usize,
+    pub(crate) unsynced_bytes_max: usize,
 }
 
 impl Config {
@@ -21,17 +22,19 @@ impl Config {
     pub fn new(owner: u64) -> Self {
         Self {
             owner,
-            segment_bytes: 64 << 20,
+            segment_bytes: 16 << 20,
             zero_fill_bytes: 1 << 20,
             batch_bytes_max: 8 << 20,
             waiting_bytes_max: 16 << 20,
+            unsynced_bytes_max: 4 << 20,
         }
     }
 
-    /// Bytes of one segment file. Default 64 MiB, at least 8 KiB, at most 4 GiB.
+    /// Bytes of one segment file. Default 16 MiB, at least 8 KiB, at most 4 GiB.
     ///
-    /// Truncation drops whole segments, so larger ones hold dead records longer; smaller ones cost three syncs
-    /// more often. An append that does not fit into an empty segment is refused as too large.
+    /// Opening reads the last one, and truncation drops whole ones: larger ones open later and hold dead records
+    /// longer; smaller ones cost three syncs more often. An append that does not fit into an empty segment is refused
+    /// as too large.
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
         self
@@ -62,9 +65,22 @@ impl Config {
         self
     }
 
+    /// Most bytes that are [written](crate::Durability::Written) and not synced, when nobody asks for more. Default
+    /// 4 MiB; 0 syncs every batch. A power cut takes at most this much of what was only written.
+    pub fn unsynced_bytes_max(mut self, bytes: usize) -> Self {
+        self.unsynced_bytes_max = bytes;
+        self
+    }
+
     /// Most bytes of one append, with the overhead of its records.
     pub(crate) fn append_bytes_max(&self) -> u64 {
-        self.segment_bytes - SEGMENT_HEADER_BYTES
+        let places_max = (self.segment_bytes - SEGMENT_HEADER_BYTES) / self.place_bytes() + 1;
+        self.segment_bytes - SEGMENT_HEADER_BYTES - footer_bytes(places_max as usize) as u64
+    }
+
+    /// Between two noted places of a segment: this much is read in vain at most to find a record.
+    pub(crate) fn place_bytes(&self) -> u64 {
+        (self.segment_bytes / PLACES_PER_SEGMENT).max(PLACE_BYTES_MIN)
     }
 
     pub(crate) fn check(&self) -> Result<(), OpenError> {
@@ -88,6 +104,9 @@ impl Config {
     }
 }
 
+/// 8 bytes each: a footer of 8 KiB at most.
+const PLACES_PER_SEGMENT: u64 = 1024;
+const PLACE_BYTES_MIN: u64 = 1024;
 /// Keeps the count of records in one batch within the 32 bits that a record header has for it.
 const BATCH_BYTES_LIMIT: usize = 1 << 30;
 const _: () = assert!(BATCH_BYTES_LIMIT / RECORD_OVERHEAD_BYTES < u32::MAX as usize / 8);

@@ -52,6 +52,12 @@ pub enum OpenError {
         /// Ours.
         supported: u32,
     },
+    /// The directory holds a backup that was not finished. Make it again, in an empty directory.
+    #[error("{file} marks a backup that was not finished")]
+    IncompleteBackup {
+        /// The mark.
+        file: String,
+    },
     /// Records that were once durable are damaged. Nothing was changed; a copy or a replica must repair it.
     #[error("journal is corrupt")]
     Corrupt(#[source] Corruption),
@@ -77,6 +83,7 @@ impl OpenError {
         match &mut self {
             Self::Owner { file, .. }
             | Self::NotAJournal { file }
+            | Self::IncompleteBackup { file }
             | Self::Version { file, .. }
             | Self::Io { file, .. }
             | Self::Corrupt(Corruption { file, .. }) => *file = storage.locate(file),
@@ -230,6 +237,32 @@ impl ReadError {
         }
         self
     }
+}
+
+/// Why a backup was not made. What is in its directory by then is marked as incomplete.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// There is a journal, or a part of one, where the backup should go.
+    #[error("{file} is there already")]
+    NotEmpty {
+        /// The first file of it.
+        file: String,
+    },
+    /// The journal cannot be read: it is damaged, or closed.
+    #[error("cannot read the journal")]
+    Read(#[from] ReadError),
+    /// The backup cannot be written.
+    #[error("cannot {operation} {file}")]
+    Write {
+        /// What was attempted.
+        operation: &'static str,
+        /// On which file.
+        file: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// What recovery cut off the end of the log: records that were never acknowledged.

@@ -1,7 +1,8 @@
 //! The layout on disk, in one place. All integers are little-endian.
 //!
-//! Segment `NNNNNNNNNNNNNNNNNNNN.segment` (its number in decimal): one header page, then records back to back, then
-//! zeros.
+//! Segment `NUMBER-FIRST.segment` (its number and its first position, 20 decimal digits each): one header page, then
+//! records back to back, then whatever the file held before, then, once the segment is full, a footer that ends where
+//! the file ends.
 //! ```text
 //! header  0 magic "QRTE-LOG"   8 format version u32   12 crc32c u32 (of these 64 bytes with this field zero)
 //!        16 owner u64         24 segment number u64   32 epoch u64 (openings so far)   40 first position u64
@@ -9,11 +10,20 @@
 //! record  0 crc32c u32 (of all that follows up to the payload's end)   4 payload bytes u32   8 position u64
 //!        16 segment number u64   24 unsynced u32   28 kind u16   30 flags u8   31 record version u8
 //!        32 payload, then zeros to a multiple of 8
+//! footer  places: records after the segment's first u32, offset in the file u32; ascending; then 64 bytes:
+//!         0 magic "QRTE-END"   8 format version u32   12 crc32c u32 (of the 64 bytes with this field zero, then the
+//!         places)   16 owner u64   24 segment number u64   32 first position u64   40 position after the last u64
+//!        48 offset behind the last record u64   56 places u32   60 zeros
 //! ```
-//! The segment number in each record keeps a record of a file's earlier life from being taken for a new one.
-//! `unsynced` is how many records lie between this one and the last one known durable when it was written: a
-//! valid record is therefore a proof that everything before `position - unsynced` had reached the disk, which tells
-//! a torn tail from corruption. Flag 1 marks the last record of an append.
+//! The segment number in each record keeps a record of a file's earlier life from being taken for a new one: files are
+//! used again, numbers are not. `unsynced` is how many records lie between this one and the last one known durable
+//! when it was written: a valid record is therefore a proof that everything before `position - unsynced` had reached
+//! the disk, which tells a torn tail from corruption. Flag 1 marks the last record of an append. A footer only saves
+//! time: without it the segment is read from its beginning.
+//!
+//! A segment that was truncated away and waits to be used again is `NUMBER.spare`.
+//!
+//! An empty file `backup.incomplete` marks a copy that was not finished.
 //!
 //! Snapshot `NAME.snapshot`:
 //! ```text
@@ -24,6 +34,8 @@
 use std::fmt;
 
 use bytes::Bytes;
+
+use crate::planted::{self, Planted};
 
 /// The place of a record in its log: the first has 0, the next 1, and so on without gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -134,6 +146,67 @@ pub(crate) fn snapshot_owner(fixed: &[u8; FIXED_BYTES]) -> Result<u64, HeaderFau
     SnapshotHeader::decode(fixed).map(|header| header.owner)
 }
 
+/// What a full segment says of itself at its end: where it ends, and where in it records are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Footer {
+    pub(crate) owner: u64,
+    pub(crate) number: u64,
+    pub(crate) first: Position,
+    /// The position after the last record.
+    pub(crate) next: Position,
+    /// Behind the last record.
+    pub(crate) end: u64,
+    /// Records after the first, and where in the file.
+    pub(crate) places: Vec<(u32, u32)>,
+}
+
+impl Footer {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(footer_bytes(self.places.len()));
+        for (after, offset) in &self.places {
+            out.extend_from_slice(&after.to_le_bytes());
+            out.extend_from_slice(&offset.to_le_bytes());
+        }
+        let mut fixed = [0; FIXED_BYTES];
+        fixed[..8].copy_from_slice(FOOTER_MAGIC);
+        fixed[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        fixed[16..24].copy_from_slice(&self.owner.to_le_bytes());
+        fixed[24..32].copy_from_slice(&self.number.to_le_bytes());
+        fixed[32..40].copy_from_slice(&self.first.0.to_le_bytes());
+        fixed[40..48].copy_from_slice(&self.next.0.to_le_bytes());
+        fixed[48..56].copy_from_slice(&self.end.to_le_bytes());
+        fixed[56..60].copy_from_slice(&(self.places.len() as u32).to_le_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&fixed), &out);
+        fixed[12..16].copy_from_slice(&crc.to_le_bytes());
+        out.extend_from_slice(&fixed);
+        out
+    }
+
+    /// How many bytes before the fixed part belong to it by its own account; nothing else is checked.
+    pub(crate) fn claimed_places_bytes(fixed: &[u8; FIXED_BYTES]) -> u64 {
+        8 * u64::from(u32_at(fixed, 56))
+    }
+
+    /// `places` lies right before `fixed`.
+    pub(crate) fn decode(fixed: &[u8; FIXED_BYTES], places: &[u8]) -> Result<Self, HeaderFault> {
+        check_fixed(fixed, FOOTER_MAGIC, places)?;
+        let places = places.chunks_exact(8).map(|place| (u32_at(place, 0), u32_at(place, 4))).collect();
+        Ok(Self {
+            owner: u64_at(fixed, 16),
+            number: u64_at(fixed, 24),
+            first: Position(u64_at(fixed, 32)),
+            next: Position(u64_at(fixed, 40)),
+            end: u64_at(fixed, 48),
+            places,
+        })
+    }
+}
+
+/// Bytes of a footer with so many places.
+pub(crate) const fn footer_bytes(places: usize) -> usize {
+    8 * places + FIXED_BYTES
+}
+
 /// The fixed part of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RecordHeader {
@@ -215,7 +288,7 @@ pub(crate) fn decode_record(bytes: &[u8], segment: u64) -> Result<RecordHeader, 
     if bytes[31] != RECORD_VERSION || bytes[30] & !FLAG_LAST != 0 {
         return Err(RecordFault::Version);
     }
-    if header.segment != segment {
+    if header.segment != segment && !planted::has(Planted::StaleRecordIsTaken) {
         return Err(RecordFault::Segment);
     }
     Ok(header)
@@ -226,21 +299,48 @@ pub(crate) const fn encoded_bytes(payload: usize) -> usize {
     (RECORD_OVERHEAD_BYTES + payload).next_multiple_of(RECORD_ALIGN)
 }
 
-pub(crate) fn segment_name(number: u64) -> String {
-    format!("{number:020}.{SEGMENT_SUFFIX}")
+pub(crate) fn segment_name(number: u64, first: Position) -> String {
+    format!("{number:020}-{first:020}.{SEGMENT_SUFFIX}")
 }
 
-/// The number of a segment by its file name; `None` when it is not one of ours.
-pub(crate) fn segment_number(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(SEGMENT_SUFFIX)?.strip_suffix('.')?;
-    if digits.len() != 20 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse().ok()
+/// The number and the first position of a segment by its file name; `None` when it is not one of ours.
+pub(crate) fn segment_place(name: &str) -> Option<(u64, Position)> {
+    let (number, first) = name.strip_suffix(SEGMENT_SUFFIX)?.strip_suffix('.')?.split_once('-')?;
+    Some((digits(number)?, Position(digits(first)?)))
+}
+
+/// True for the names that segments had in version 1 of the format.
+pub(crate) fn is_segment_of_version_1(name: &str) -> bool {
+    name.strip_suffix(SEGMENT_SUFFIX).and_then(|name| name.strip_suffix('.')).and_then(digits).is_some()
+}
+
+pub(crate) fn spare_name(number: u64) -> String {
+    format!("{number:020}.{SPARE_SUFFIX}")
+}
+
+/// The number that a file had as a segment.
+pub(crate) fn spare_number(name: &str) -> Option<u64> {
+    digits(name.strip_suffix(SPARE_SUFFIX)?.strip_suffix('.')?)
+}
+
+fn digits(text: &str) -> Option<u64> {
+    let is_number = text.len() == 20 && text.bytes().all(|b| b.is_ascii_digit());
+    if is_number { text.parse().ok() } else { None }
 }
 
 pub(crate) fn snapshot_file_name(name: &str) -> String {
     format!("{name}.snapshot")
+}
+
+/// The snapshot's name by its file name; `None` when it is not one of ours.
+pub(crate) fn snapshot_name(file: &str) -> Option<String> {
+    let name = file.strip_suffix(".snapshot")?;
+    is_valid_snapshot_name(name).then(|| name.to_owned())
+}
+
+pub(crate) fn is_valid_snapshot_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
 }
 
 /// The name under which a file is written before it is renamed to `name`.
@@ -250,7 +350,7 @@ pub(crate) fn temporary_name(name: &str) -> String {
 
 pub(crate) fn is_temporary(name: &str) -> bool {
     name.strip_suffix(TEMPORARY_SUFFIX)
-        .is_some_and(|rest| segment_number(rest).is_some() || rest.ends_with(".snapshot"))
+        .is_some_and(|rest| segment_place(rest).is_some() || rest.ends_with(".snapshot"))
 }
 
 pub(crate) fn slice(buffer: &Bytes, payload: usize) -> Bytes {
@@ -287,7 +387,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// The version that this library writes and reads.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 /// A whole page, so that the header is never rewritten by a record beside it.
 pub(crate) const SEGMENT_HEADER_BYTES: u64 = 4096;
 /// Fixed part of segment and snapshot headers.
@@ -296,9 +396,13 @@ pub(crate) const FIXED_BYTES: usize = 64;
 pub const RECORD_OVERHEAD_BYTES: usize = 32;
 /// Records begin at multiples of this, so that a search for one after a hole may skip.
 pub(crate) const RECORD_ALIGN: usize = 8;
+/// An empty file that is there while a backup is being written.
+pub(crate) const INCOMPLETE_NAME: &str = "backup.incomplete";
 const RECORD_VERSION: u8 = 1;
 const FLAG_LAST: u8 = 1;
 const SEGMENT_MAGIC: &[u8; 8] = b"QRTE-LOG";
+const FOOTER_MAGIC: &[u8; 8] = b"QRTE-END";
 const SNAPSHOT_MAGIC: &[u8; 8] = b"QRTE-SNP";
 const SEGMENT_SUFFIX: &str = "segment";
+const SPARE_SUFFIX: &str = "spare";
 const TEMPORARY_SUFFIX: &str = ".tmp";

@@ -2,7 +2,7 @@
 //!
 //! Purpose     what was acknowledged survives a crash at any instant. Queues, exactly-once calls, commit logs and
 //!             checkpoints all stand on this one journal.
-//! Guarantee   a position that an append returned is durable (the file was synced, and so was the directory that
+//! Guarantee   a position that an append returned is as safe as its [`Durability`] says; by default durable (the file was synced, and so was the directory that
 //!             names it). After any crash, opening finds every acknowledged record, in order, byte for byte; an
 //!             append of several records is there whole or not at all; nothing is ever accepted after a hole.
 //! Method      one committer thread: while one sync runs, everything that arrives is the next batch. No timer.
@@ -31,13 +31,19 @@ mod error;
 mod format;
 mod journal;
 mod log;
+mod planted;
 mod storage;
+#[cfg(test)]
+mod tests;
 
 pub use config::Config;
-pub use error::{AppendError, Corruption, DropReason, Dropped, Failure, OpenError, ReadError};
+pub use error::{AppendError, BackupError, Corruption, DropReason, Dropped, Failure, OpenError, ReadError};
 pub use format::{Position, RECORD_OVERHEAD_BYTES};
 pub use journal::{Closed, Journal, JournalStats, Pending};
-pub use log::{Appended, Entry, Log, Reader, Record, Recovered, Snapshot};
+pub use log::{
+    Appended, Backup, Checked, Durability, Entry, InspectedRecords, Inspection, Log, Progress, Reader,
+    Record, Recovered, Snapshot,
+};
 pub use storage::{Faults, FaultyStorage, MemoryStorage, Storage, StorageFile};
 
 #[cfg(unix)]

@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 use quorate_journal::{
-    AppendError, Config, Entry, Faults, FaultyStorage, FileStorage, Journal, MemoryStorage, OpenError,
-    Position, ReadError, Record, Storage, StorageFile,
+    AppendError, Config, Durability, Entry, Faults, FaultyStorage, FileStorage, Journal, MemoryStorage,
+    OpenError, Position, ReadError, Record, Storage, StorageFile,
 };
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -156,6 +156,78 @@ async fn closing_commits_what_was_accepted_and_frees_the_directory() -> Outcome 
     let (_, recovered) = Journal::open(FileStorage::open(directory.path())?, Config::new(9))?;
     assert_eq!((recovered.next.as_u64(), recovered.epoch), (10, 2));
     Ok(())
+}
+
+#[test]
+fn q02_each_append_returns_as_soon_as_it_is_as_safe_as_it_asked_for() -> Outcome {
+    let gate = Arc::new(Gate::default());
+    let storage = Gated { memory: MemoryStorage::new(), gate: gate.clone() };
+    let (journal, _) = Journal::open(storage, small())?;
+    gate.shut(true);
+    let mut cx = Context::from_waker(Waker::noop());
+    let record = |text: &'static str| vec![Record::new(1, text)];
+    // The disk hangs in its first sync, and only who asked for it waits.
+    let mut synced = Box::pin(journal.append(record("synced")));
+    assert!(synced.as_mut().poll(&mut cx).is_pending());
+    let mut memory = pin!(journal.append_as(Durability::Memory, record("memory")));
+    let Poll::Ready(told) = memory.as_mut().poll(&mut cx) else { panic!("memory is there at once") };
+    let told = told?;
+    assert_eq!((told.first.as_u64(), told.next.as_u64(), told.durability), (1, 2, Durability::Memory));
+    assert!(synced.as_mut().poll(&mut cx).is_pending());
+    gate.shut(false);
+    while synced.as_mut().poll(&mut cx).is_pending() {
+        std::thread::yield_now();
+    }
+    drop(synced);
+    journal.append_blocking(vec![])?;
+    // Nobody asks for a sync: written is written, and can be read as such.
+    gate.shut(true);
+    let written = wait(journal.append_as(Durability::Written, record("written")));
+    let written = written?;
+    assert_eq!((written.first.as_u64(), written.durability), (2, Durability::Written));
+    assert_eq!(journal.read_written(written.first).count(), 1);
+    gate.shut(false);
+    // It becomes durable all the same, without anybody asking.
+    while journal.durable() < written.next {
+        std::thread::yield_now();
+    }
+    assert_eq!(journal.read(written.first).count(), 1);
+    let synced = journal.append_blocking(record("synced"))?;
+    assert_eq!((synced.first.as_u64(), synced.durability), (3, Durability::Synced));
+    Ok(())
+}
+
+#[test]
+fn q02_completions_come_in_the_order_of_the_log_whatever_they_asked_for() -> Outcome {
+    let (journal, _) = Journal::open(MemoryStorage::new(), small())?;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    for number in 0..3_000_u32 {
+        let durability =
+            [Durability::Memory, Durability::Written, Durability::Synced][number as usize % 7 % 3];
+        let seen = seen.clone();
+        let record = vec![Record::new(1, number.to_le_bytes().to_vec())];
+        journal.append_then_as(durability, record, move |outcome| {
+            let told = outcome.expect("memory does not fail");
+            assert!(told.durability >= durability.max(Durability::Written));
+            seen.lock().expect("no panic under it").push(told.first.as_u64());
+        })?;
+    }
+    journal.append_blocking(vec![])?;
+    journal.close_blocking();
+    let seen = seen.lock().expect("no panic under it");
+    assert_eq!(*seen, (0..3_000).collect::<Vec<_>>());
+    Ok(())
+}
+
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        match future.as_mut().poll(&mut cx) {
+            Poll::Ready(outcome) => return outcome,
+            Poll::Pending => std::thread::yield_now(),
+        }
+    }
 }
 
 struct Counting(AtomicUsize);

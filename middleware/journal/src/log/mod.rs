@@ -2,21 +2,29 @@
 //!
 //! Guarantee   see the crate's page. [`Log::commit`] returns only when everything appended before is durable.
 //! Method      appends are encoded into one buffer; a commit is one write and one sync. A new segment is written
-//!             under a temporary name, synced, renamed, and the directory synced, before a record enters it; so a
+//!             under another name, synced, renamed, and the directory synced, before a record enters it; so a
 //!             file with a segment's name has a whole header, and its existence proves the segment before it whole.
 //!             Every opening begins a new segment, so nothing is ever written behind a tail that a crash left.
 //! Limits      one append fits into one segment; see [`Config`].
 
+mod backup;
+mod catalog;
+mod inspect;
 mod read;
 mod recover;
+mod segments;
 mod snapshot;
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use backup::Backup;
+pub(crate) use backup::backup;
+pub(crate) use catalog::Catalog;
+pub use inspect::{Checked, InspectedRecords, Inspection, Progress};
 pub use read::{Entry, Reader};
 pub use snapshot::Snapshot;
 pub(crate) use snapshot::load as load_snapshot;
@@ -24,8 +32,9 @@ pub(crate) use snapshot::load as load_snapshot;
 use crate::config::Config;
 use crate::error::{AppendError, Dropped, Failure, OpenError};
 use crate::format::{
-    Position, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, encoded_bytes, segment_name, temporary_name,
+    Position, RecordHeader, SEGMENT_HEADER_BYTES, encoded_bytes, segment_name, temporary_name,
 };
+use crate::planted::{self, Planted};
 use crate::storage::{Storage, StorageFile, write_full};
 
 /// One record to append.
@@ -44,13 +53,26 @@ impl Record {
     }
 }
 
-/// Where an append's records are: from `first` to just before `next`.
+/// What a record survives. Each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Durability {
+    /// Nothing yet: it is in this process's memory, in its place among the others, and on its way.
+    Memory,
+    /// The end of this process: the system has the bytes. A power cut may take it, and all after it.
+    Written,
+    /// A power cut: the disk has said that it has the bytes.
+    Synced,
+}
+
+/// Where an append's records are, from `first` to just before `next`, and how safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {
     /// The position of its first record.
     pub first: Position,
     /// The position after its last record; equal to `first` when it had none.
     pub next: Position,
+    /// What they survive by now.
+    pub durability: Durability,
 }
 
 /// What opening found.
@@ -77,6 +99,10 @@ pub struct Log {
     /// Encoded records that are not written yet; they go to `active.end`.
     buffer: Vec<u8>,
     next: Position,
+    /// Everything before this is synced.
+    durable: Position,
+    /// The numbers that files had which wait to be used again.
+    spares: VecDeque<u64>,
     failure: Option<Failure>,
     syncs: u64,
 }
@@ -85,6 +111,7 @@ pub struct Log {
 struct Active {
     file: Arc<dyn StorageFile>,
     number: u64,
+    first: Position,
     /// Where the next record goes.
     end: u64,
     /// Up to here the file has bytes.
@@ -118,29 +145,49 @@ impl Log {
         if !self.buffer.is_empty() && self.buffer.len() as u64 + size > self.config.batch_bytes_max as u64 {
             self.commit()?;
         }
-        if self.active.end + self.buffer.len() as u64 + size > self.config.segment_bytes {
-            // The new segment's header claims that all before it is durable.
-            self.commit()?;
+        if self.active.end + self.buffer.len() as u64 + size > SEGMENT_HEADER_BYTES + limit {
+            // The existence of the new segment claims that all before it is durable.
+            self.seal()?;
             self.begin_segment()?;
         }
         self.fill_ahead(self.active.end + self.buffer.len() as u64 + size)?;
 
         let first = self.next;
-        let durable = self.catalog.lock().durable;
+        let mut contents = self.catalog.lock();
         for (index, record) in records.iter().enumerate() {
             let offset = self.active.end + self.buffer.len() as u64;
-            self.catalog.lock().note(self.next, offset);
+            contents.places.note(self.active.first, self.next, offset, self.config.place_bytes());
             let header = RecordHeader {
                 position: self.next,
                 segment: self.active.number,
-                unsynced: (self.next.as_u64() - durable.as_u64()) as u32,
+                unsynced: (self.next.as_u64() - self.durable.as_u64()) as u32,
                 kind: record.kind,
                 is_last: index + 1 == records.len(),
             };
             header.encode(&record.payload, &mut self.buffer);
             self.next = self.next.plus(1);
         }
-        Ok(Appended { first, next: self.next })
+        Ok(Appended { first, next: self.next, durability: Durability::Memory })
+    }
+
+    /// Hands all records so far to the system, with one write, so that they outlive this process.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub fn write(&mut self) -> Result<Position, AppendError> {
+        self.check_failure()?;
+        if !self.buffer.is_empty() {
+            if let Err(error) = write_full(&*self.active.file, &self.buffer, self.active.end) {
+                return Err(self.poison("write", &self.active.name(), error));
+            }
+            self.active.end += self.buffer.len() as u64;
+            self.active.filled = self.active.filled.max(self.active.end);
+            self.buffer.clear();
+            // One huge append must not hold its memory for ever.
+            self.buffer.shrink_to(self.config.batch_bytes_max);
+            self.catalog.lock().written = self.next;
+        }
+        Ok(self.next)
     }
 
     /// Makes all records so far durable, with one write and one sync; does nothing when they are.
@@ -149,54 +196,28 @@ impl Log {
     /// [`AppendError::Poisoned`]: whether the records since the last commit are there is unknown until the log is
     /// opened again. This and every later call fails.
     pub fn commit(&mut self) -> Result<Position, AppendError> {
-        self.check_failure()?;
-        if !self.buffer.is_empty() {
-            let file = &*self.active.file;
-            let outcome = write_full(file, &self.buffer, self.active.end)
-                .map_err(|error| ("write", error))
-                .and_then(|()| file.sync().map_err(|error| ("sync", error)));
-            if let Err((operation, error)) = outcome {
-                return Err(self.poison(operation, &segment_name(self.active.number), error));
-            }
-            self.syncs += 1;
-            self.active.end += self.buffer.len() as u64;
-            self.active.filled = self.active.filled.max(self.active.end);
-            self.buffer.clear();
-            // One huge append must not hold its memory for ever.
-            self.buffer.shrink_to(self.config.batch_bytes_max);
-            self.catalog.lock().durable = self.next;
+        self.write()?;
+        if self.durable < self.next {
+            self.sync()?;
         }
         Ok(self.next)
     }
 
-    /// Drops whole segments whose records all lie before `position`; returns the first position still there.
-    ///
-    /// The segment that is written to is never dropped. A crash in between leaves some of them for the next time.
-    ///
-    /// # Errors
-    /// [`AppendError::Poisoned`] when the directory cannot be changed.
-    pub fn truncate_before(&mut self, position: Position) -> Result<Position, AppendError> {
-        self.check_failure()?;
-        loop {
-            let (number, first) = {
-                let catalog = self.catalog.lock();
-                let first = catalog.first();
-                match (catalog.segments.front(), catalog.segments.get(1)) {
-                    (Some(oldest), Some(next)) if next.first <= position => (oldest.number, first),
-                    _ => return Ok(first),
-                }
-            };
-            tracing::debug!(segment = number, first = first.as_u64(), "journal segment dropped");
-            // Readers must not begin in it any more before it is gone.
-            self.catalog.lock().segments.pop_front();
-            // One directory sync each: a crash must not remove a segment and leave an older one.
-            self.change_directory("remove", &segment_name(number), |storage, name| storage.remove(name))?;
+    fn sync(&mut self) -> Result<(), AppendError> {
+        if !planted::has(Planted::CommitDoesNotSync)
+            && let Err(error) = self.active.file.sync()
+        {
+            return Err(self.poison("sync", &self.active.name(), error));
         }
+        self.syncs += 1;
+        self.durable = self.next;
+        self.catalog.lock().durable = self.next;
+        Ok(())
     }
 
     /// Reads the durable records from `from` on. Blocks on the disk; does not follow records that come later.
     pub fn read(&self, from: Position) -> Reader {
-        Reader::new(Some(self.storage.clone()), self.catalog.clone(), from)
+        Reader::new(Some(self.storage.clone()), self.catalog.clone(), from, Durability::Synced)
     }
 
     /// The position that the next record will get.
@@ -204,9 +225,20 @@ impl Log {
         self.next
     }
 
-    /// How many bytes wait for a commit.
-    pub fn uncommitted_bytes(&self) -> usize {
+    /// How many bytes wait to be written.
+    pub fn unwritten_bytes(&self) -> usize {
         self.buffer.len()
+    }
+
+    /// How many records are written, or wait to be, and are not synced.
+    pub fn unsynced_records(&self) -> u64 {
+        self.next.as_u64() - self.durable.as_u64()
+    }
+
+    /// Where the next record goes in the last segment.
+    #[cfg(test)]
+    pub(crate) fn end(&self) -> u64 {
+        self.active.end
     }
 
     /// Syncs of record batches so far.
@@ -236,140 +268,11 @@ impl Log {
         self.failure = Some(failure.clone());
         AppendError::Poisoned(failure)
     }
-
-    /// Changes a name and makes the change durable.
-    fn change_directory(
-        &mut self,
-        operation: &'static str,
-        file: &str,
-        change: impl FnOnce(&dyn Storage, &str) -> io::Result<()>,
-    ) -> Result<(), AppendError> {
-        if let Err(error) = change(&*self.storage, file) {
-            return Err(self.poison(operation, file, error));
-        }
-        if let Err(error) = self.storage.sync_directory() {
-            return Err(self.poison("sync the directory of", file, error));
-        }
-        Ok(())
-    }
-
-    /// Closes the active segment, all of whose records are durable, and begins the next.
-    fn begin_segment(&mut self) -> Result<(), AppendError> {
-        let header = SegmentHeader {
-            owner: self.config.owner,
-            number: self.active.number + 1,
-            epoch: self.epoch,
-            first: self.next,
-        };
-        let name = segment_name(header.number);
-        let file = self.replace(&name, &[&header.encode()])?;
-        self.catalog.lock().segments.push_back(Segment::new(header.number, header.first));
-        self.active =
-            Active { file, number: header.number, end: SEGMENT_HEADER_BYTES, filled: SEGMENT_HEADER_BYTES };
-        Ok(())
-    }
-
-    /// Puts a whole new file in the place of `name`, durably, or leaves what is there.
-    fn replace(&mut self, name: &str, parts: &[&[u8]]) -> Result<Arc<dyn StorageFile>, AppendError> {
-        let file = match write_whole(&*self.storage, name, parts) {
-            Ok(file) => file,
-            Err((_, _, error)) if error.kind() == io::ErrorKind::StorageFull => {
-                // Give back what the attempt took; if that fails, the next opening does it.
-                let _ = self.storage.remove(&temporary_name(name));
-                return Err(AppendError::DiskFull);
-            }
-            Err((operation, file, error)) => return Err(self.poison(operation, &file, error)),
-        };
-        let temporary = temporary_name(name);
-        self.change_directory("rename", &temporary, |storage, temporary| storage.rename(temporary, name))?;
-        Ok(file)
-    }
-
-    /// Sees to it that the file has bytes up to `end`, with some to spare, so that a full disk shows before a record
-    /// is written and so that most syncs need not commit a new size.
-    fn fill_ahead(&mut self, end: u64) -> Result<(), AppendError> {
-        if self.config.zero_fill_bytes == 0 || end <= self.active.filled {
-            return Ok(());
-        }
-        let target = (end + self.config.zero_fill_bytes).min(self.config.segment_bytes).max(end);
-        while self.active.filled < target {
-            let count = (target - self.active.filled).min(ZEROS.len() as u64);
-            match write_full(&*self.active.file, &ZEROS[..count as usize], self.active.filled) {
-                Ok(()) => self.active.filled += count,
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                    // Zeros behind the last record harm nobody.
-                    if end <= self.active.filled {
-                        return Ok(());
-                    }
-                    return Err(AppendError::DiskFull);
-                }
-                Err(error) => {
-                    return Err(self.poison("write", &segment_name(self.active.number), error));
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
-/// What a log holds and how far it is durable: shared with readers.
-pub(crate) struct Catalog(Mutex<Contents>);
-
-pub(crate) struct Contents {
-    /// Oldest first; never empty.
-    pub(crate) segments: VecDeque<Segment>,
-    /// All before this is durable.
-    pub(crate) durable: Position,
-}
-
-pub(crate) struct Segment {
-    pub(crate) number: u64,
-    pub(crate) first: Position,
-    /// Every `INDEX_BYTES` or so the place of a record, ascending.
-    index: Vec<(Position, u64)>,
-}
-
-impl Catalog {
-    fn new(segments: VecDeque<Segment>, durable: Position) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Contents { segments, durable })))
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Contents> {
-        // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Contents {
-    pub(crate) fn first(&self) -> Position {
-        self.segments.front().map_or(self.durable, |segment| segment.first)
-    }
-
-    fn note(&mut self, position: Position, offset: u64) {
-        if let Some(segment) = self.segments.back_mut() {
-            segment.note(position, offset);
-        }
-    }
-}
-
-impl Segment {
-    fn new(number: u64, first: Position) -> Self {
-        Self { number, first, index: Vec::new() }
-    }
-
-    fn note(&mut self, position: Position, offset: u64) {
-        if self.index.last().is_none_or(|(_, last)| offset - last >= INDEX_BYTES) {
-            self.index.push((position, offset));
-        }
-    }
-
-    /// The nearest known place at or before `position`.
-    fn place(&self, position: Position) -> (Position, u64) {
-        let after = self.index.partition_point(|(known, _)| *known <= position);
-        match after.checked_sub(1) {
-            Some(at) => self.index[at],
-            None => (self.first, SEGMENT_HEADER_BYTES),
-        }
+impl Active {
+    fn name(&self) -> String {
+        segment_name(self.number, self.first)
     }
 }
 
@@ -392,14 +295,10 @@ fn write_whole(
             write_full(&*file, part, offset).map_err(|error| ("write", error))?;
             offset += part.len() as u64;
         }
-        file.sync().map_err(|error| ("sync", error))?;
+        if !planted::has(Planted::NewFileIsNotSynced) {
+            file.sync().map_err(|error| ("sync", error))?;
+        }
         Ok(file)
     };
     attempt().map_err(|(operation, error)| (operation, temporary.clone(), error))
 }
-
-/// Between two entries of a segment's index: at most this much is read in vain to find a record, and a backlog of
-/// 10 GiB costs 2.5 MiB of memory.
-const INDEX_BYTES: u64 = 64 << 10;
-
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];

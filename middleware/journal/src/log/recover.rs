@@ -3,6 +3,9 @@
 //! Guarantee   finds every acknowledged record; accepts nothing after a hole; changes nothing before all is
 //!             checked. What it returns as recovered is durable, also when an earlier process left it in the cache
 //!             only, and also when a sync of that process had failed.
+//! Method      the names say which segments there are and where each begins; their numbers have no gaps. The last one
+//!             is read and checked, record by record. The others were durable before the next one began: they are
+//!             checked when they are read. So opening takes time for one segment, whatever the log holds.
 //! Torn tail   damage in the *last* segment behind which no later record proves that the damaged one had been
 //!             durable. A record is such a proof when it was written after a sync that covered the damaged place;
 //!             every record says how far the log was durable then. All other damage is corruption and refused.
@@ -13,112 +16,165 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use super::read::Scanner;
-use super::{Active, Catalog, Log, Recovered, Segment, write_whole};
+use super::catalog::{Catalog, Places, Segment};
+use super::read::{Scanner, search};
+use super::segments::{SPARES_MAX, write_footer};
+use super::{Active, Log, Recovered, write_whole};
 use crate::config::Config;
 use crate::error::{Corruption, DropReason, Dropped, OpenError};
 use crate::format::{
-    FIXED_BYTES, FORMAT_VERSION, HeaderFault, Position, RECORD_ALIGN, RECORD_OVERHEAD_BYTES,
-    SEGMENT_HEADER_BYTES, SegmentHeader, claimed_payload_bytes, claimed_place, decode_record, is_temporary,
-    segment_name, segment_number, snapshot_owner, temporary_name,
+    FIXED_BYTES, FORMAT_VERSION, Footer, HeaderFault, INCOMPLETE_NAME, Position, SEGMENT_HEADER_BYTES,
+    SegmentHeader, is_segment_of_version_1, is_temporary, segment_name, segment_place, snapshot_owner,
+    spare_number, temporary_name,
 };
+use crate::planted::{self, Planted};
 use crate::storage::{Storage, StorageFile, read_full, write_full};
 
 pub(super) fn open(storage: Arc<dyn Storage>, config: Config) -> Result<(Log, Recovered), OpenError> {
     config.check()?;
-    let names = storage.list().map_err(io_error("list", "."))?;
-    let found = find_segments(&*storage, &names, config.owner)?;
-    check_snapshots(&*storage, &names, config.owner)?;
-
     // Everything is checked before anything is changed.
-    let mut segments = VecDeque::new();
-    let mut tail = None;
-    for (index, segment) in found.iter().enumerate() {
-        let (entry, end) = scan(segment, found.get(index + 1).map(|next| next.header.first))?;
-        segments.push_back(entry);
-        tail = end;
+    let names = storage.list().map_err(io_error("list", "."))?;
+    if names.iter().any(|name| name == INCOMPLETE_NAME) {
+        return Err(OpenError::IncompleteBackup { file: INCOMPLETE_NAME.to_owned() });
     }
+    let mut segments = find_segments(&*storage, &names)?;
+    let last = match segments.back() {
+        Some(last) => Some(open_segment(&*storage, *last, config.owner)?),
+        None => None,
+    };
+    check_snapshots(&*storage, &names, config.owner)?;
+    let scanned = match &last {
+        Some(last) => Some(scan(last, config.place_bytes())?),
+        None => None,
+    };
 
-    if let (Some(tail), Some(last)) = (&tail, found.last()) {
-        make_durable(last, tail)?;
-    }
-    let next = tail.as_ref().map_or(Position::ZERO, |tail| tail.next);
-    let (number, epoch) = found.last().map_or((1, 1), |last| (last.header.number + 1, last.header.epoch + 1));
-    let header = SegmentHeader { owner: config.owner, number, epoch, first: next };
-    let file = create_segment(&*storage, &header)?;
-    segments.push_back(Segment::new(number, next));
-
-    // Only now may the leftovers go: segments without a record, and files that never got their names.
-    let mut leftovers = Vec::new();
-    for index in (1..segments.len()).rev() {
-        if segments[index - 1].first == segments[index].first
-            && let Some(empty) = segments.remove(index - 1)
-        {
-            leftovers.push(segment_name(empty.number));
+    // An empty segment is replaced: its number is still unused, and numbers have no gaps.
+    let (mut number, mut next, mut epoch) = (1, Position::ZERO, 1);
+    let mut sealed = None;
+    if let (Some(last), Some((tail, places))) = (&last, scanned.as_ref()) {
+        (number, next, epoch) = (last.header.number, tail.next, last.header.epoch + 1);
+        if tail.next > last.header.first {
+            make_durable(last, tail, places, config.owner)?;
+            sealed = Some((number, Arc::new(places.clone())));
+            number += 1;
+        } else {
+            segments.pop_back();
         }
     }
-    // The new segment may have used and renamed one of the temporary files.
-    let used = temporary_name(&segment_name(number));
-    leftovers.extend(names.into_iter().filter(|name| is_temporary(name) && *name != used));
-    for name in &leftovers {
-        storage.remove(name).map_err(io_error("remove", name))?;
-    }
-    if !leftovers.is_empty() {
-        // A later truncation drops the segment behind an empty one; the empty one must not come back after that,
-        // because the segments would not join any more.
+    let header = SegmentHeader { owner: config.owner, number, epoch, first: next };
+    let file = create_segment(&*storage, &header)?;
+    segments.push_back(Segment { number, first: next });
+
+    // Only now may the leftovers go. A spare with the number of a segment that is there has not lost its old name.
+    let kept = segments.front().map_or(0, |segment| segment.number);
+    let mut spares: VecDeque<u64> = names.iter().filter_map(|name| spare_number(name)).collect();
+    spares.retain(|spare| *spare < kept || planted::has(Planted::SpareKeepsItsOldName));
+    spares.truncate(SPARES_MAX);
+    let used = temporary_name(&segment_name(number, next));
+    let mut leftovers = names.into_iter().filter(|name| {
+        let is_surplus = spare_number(name).is_some_and(|number| !spares.contains(&number));
+        // The new segment may have used and renamed one of the temporary files.
+        is_surplus || (is_temporary(name) && *name != used)
+    });
+    let removed = leftovers.try_fold(0, |count, name| {
+        storage.remove(&name).map_err(io_error("remove", &name)).map(|()| count + 1)
+    })?;
+    if removed > 0 {
         storage.sync_directory().map_err(io_error("sync", "."))?;
     }
 
-    let mut dropped = tail.and_then(|tail| tail.dropped);
+    let mut dropped = scanned.and_then(|(tail, _)| tail.dropped);
     if let Some(dropped) = &mut dropped {
         dropped.file = storage.locate(&dropped.file);
     }
     let catalog = Catalog::new(segments, next);
+    if let Some((number, places)) = sealed {
+        catalog.lock().learn(number, places);
+    }
     let first = catalog.lock().first();
     let recovered = Recovered { first, next, epoch, dropped };
     match &recovered.dropped {
         Some(dropped) => tracing::warn!(%dropped, next = next.as_u64(), "journal opened, torn tail cut"),
         None => tracing::debug!(first = first.as_u64(), next = next.as_u64(), epoch, "journal opened"),
     }
-    let active = Active { file, number, end: SEGMENT_HEADER_BYTES, filled: SEGMENT_HEADER_BYTES };
-    let log =
-        Log { storage, config, epoch, catalog, active, buffer: Vec::new(), next, failure: None, syncs: 0 };
+    let active =
+        Active { file, number, first: next, end: SEGMENT_HEADER_BYTES, filled: SEGMENT_HEADER_BYTES };
+    let log = Log {
+        storage,
+        config,
+        epoch,
+        catalog,
+        active,
+        buffer: Vec::new(),
+        next,
+        durable: next,
+        spares,
+        failure: None,
+        syncs: 0,
+    };
     Ok((log, recovered))
 }
 
-struct Found {
-    name: String,
-    file: Arc<dyn StorageFile>,
-    header: SegmentHeader,
+pub(super) struct Found {
+    pub(super) name: String,
+    pub(super) file: Arc<dyn StorageFile>,
+    pub(super) header: SegmentHeader,
 }
 
 /// The end of the last segment.
-struct Tail {
+pub(super) struct Tail {
     /// Behind the last whole append.
-    next: Position,
+    pub(super) next: Position,
     end: u64,
     /// From here to `end` nothing proves that the bytes reached the disk.
     unproven: u64,
-    dropped: Option<Dropped>,
+    pub(super) dropped: Option<Dropped>,
 }
 
-fn find_segments(storage: &dyn Storage, names: &[String], owner: u64) -> Result<Vec<Found>, OpenError> {
+/// The segments by their names, oldest first.
+pub(super) fn find_segments(storage: &dyn Storage, names: &[String]) -> Result<VecDeque<Segment>, OpenError> {
     let mut found = Vec::new();
     for name in names {
-        let Some(number) = segment_number(name) else { continue };
-        let file = storage.open(name).map_err(io_error("open", name))?;
-        let fixed = read_fixed(&*file, name)?;
-        let header = SegmentHeader::decode(&fixed).map_err(|fault| header_error(name, fault))?;
-        if header.owner != owner {
-            return Err(OpenError::Owner { file: name.clone(), found: header.owner, expected: owner });
+        if let Some((number, first)) = segment_place(name) {
+            found.push(Segment { number, first });
+        } else if is_segment_of_version_1(name) {
+            let file = storage.open(name).map_err(io_error("open", name))?;
+            let fixed = read_fixed(&*file, name)?;
+            let fault = SegmentHeader::decode(&fixed).err().unwrap_or(HeaderFault::Magic);
+            return Err(header_error(name, fault));
         }
-        if header.number != number {
-            return Err(corrupt(name, 24, format!("the file is segment {} by its header", header.number)));
-        }
-        found.push(Found { name: name.clone(), file, header });
     }
-    found.sort_by_key(|segment| segment.header.number);
-    Ok(found)
+    found.sort_by_key(|segment| segment.number);
+    for pair in found.windows(2) {
+        let name = segment_name(pair[0].number, pair[0].first);
+        if pair[0].number + 1 != pair[1].number {
+            let reason = format!("the segment after it is missing: the next one is {}", pair[1].number);
+            return Err(corrupt(&name, 0, reason));
+        }
+        if pair[0].first >= pair[1].first {
+            let reason = format!("begins at {}, the next one at {}", pair[0].first, pair[1].first);
+            return Err(corrupt(&name, 0, reason));
+        }
+    }
+    Ok(found.into())
+}
+
+/// Opens a segment and checks that it is what its name says.
+pub(super) fn open_segment(storage: &dyn Storage, segment: Segment, owner: u64) -> Result<Found, OpenError> {
+    let name = segment_name(segment.number, segment.first);
+    let file = storage.open(&name).map_err(io_error("open", &name))?;
+    let fixed = read_fixed(&*file, &name)?;
+    let header = SegmentHeader::decode(&fixed).map_err(|fault| header_error(&name, fault))?;
+    if header.owner != owner {
+        return Err(OpenError::Owner { file: name, found: header.owner, expected: owner });
+    }
+    if header.number != segment.number {
+        return Err(corrupt(&name, 24, format!("the file is segment {} by its header", header.number)));
+    }
+    if header.first != segment.first {
+        return Err(corrupt(&name, 40, format!("the file begins at {} by its header", header.first)));
+    }
+    Ok(Found { name, file, header })
 }
 
 fn check_snapshots(storage: &dyn Storage, names: &[String], owner: u64) -> Result<(), OpenError> {
@@ -132,7 +188,7 @@ fn check_snapshots(storage: &dyn Storage, names: &[String], owner: u64) -> Resul
     Ok(())
 }
 
-fn read_fixed(file: &dyn StorageFile, name: &str) -> Result<[u8; FIXED_BYTES], OpenError> {
+pub(super) fn read_fixed(file: &dyn StorageFile, name: &str) -> Result<[u8; FIXED_BYTES], OpenError> {
     let mut fixed = [0; FIXED_BYTES];
     let got = read_full(file, &mut fixed, 0).map_err(io_error("read", name))?;
     if got < FIXED_BYTES {
@@ -141,33 +197,28 @@ fn read_fixed(file: &dyn StorageFile, name: &str) -> Result<[u8; FIXED_BYTES], O
     Ok(fixed)
 }
 
-/// Checks every record of a segment. `until` is where the next segment begins; the last one has none, and gives a
-/// tail.
-fn scan(segment: &Found, until: Option<Position>) -> Result<(Segment, Option<Tail>), OpenError> {
+/// Checks every record of the last segment.
+pub(super) fn scan(segment: &Found, apart: u64) -> Result<(Tail, Places), OpenError> {
     let Found { name, file, header } = segment;
-    let mut entry = Segment::new(header.number, header.first);
+    let mut places = Places::default();
     let mut scanner = Scanner::at_start(file.clone(), name.clone(), header.number, header.first);
     let mut whole = (header.first, SEGMENT_HEADER_BYTES);
     let mut unproven = SEGMENT_HEADER_BYTES;
     loop {
-        if until == Some(scanner.position) {
-            return Ok((entry, None));
-        }
         let (position, offset) = (scanner.position, scanner.offset);
-        match (scanner.next().map_err(io_error("read", name))?, until) {
-            (Ok((record, _)), _) => {
-                entry.note(position, offset);
+        match scanner.next().map_err(io_error("read", name))? {
+            Ok((record, _)) => {
+                places.note(header.first, position, offset, apart);
                 if record.unsynced == 0 {
                     unproven = offset;
                 }
-                if record.is_last {
+                if record.is_last || planted::has(Planted::HalfAnAppendIsKept) {
                     whole = (scanner.position, scanner.offset);
                 }
             }
-            (Err(fault), Some(_)) => return Err(corrupt(name, offset, fault.to_string())),
-            (Err(fault), None) => {
+            Err(fault) => {
                 let rest = examine_rest(segment, offset)?;
-                if rest.proven > whole.0 {
+                if rest.proven > whole.0 && !planted::has(Planted::ProofIsIgnored) {
                     let reason = format!("{fault}, but later records prove that it had been durable");
                     return Err(corrupt(name, offset, reason));
                 }
@@ -179,9 +230,9 @@ fn scan(segment: &Found, until: Option<Position>) -> Result<(Segment, Option<Tai
                     bytes: written - end,
                     reason: if offset > end { DropReason::IncompleteAppend } else { DropReason::Torn },
                 });
-                // What is cut must not stay in the index.
-                entry.index.retain(|(position, _)| *position < next);
-                return Ok((entry, Some(Tail { next, end, unproven: unproven.min(end), dropped })));
+                // What is cut must not be found.
+                places.0.retain(|(after, _)| header.first.plus(u64::from(*after)) < next);
+                return Ok((Tail { next, end, unproven: unproven.min(end), dropped }, places));
             }
         }
     }
@@ -189,7 +240,7 @@ fn scan(segment: &Found, until: Option<Position>) -> Result<(Segment, Option<Tai
 
 /// What lies behind the first place that is no record.
 struct Rest {
-    /// Behind the last byte that is not zero.
+    /// Behind the last thing that claims to be a record of this segment.
     end: u64,
     /// The furthest position that a record in there proves to have been durable.
     proven: Position,
@@ -197,43 +248,25 @@ struct Rest {
 
 fn examine_rest(segment: &Found, from: u64) -> Result<Rest, OpenError> {
     let Found { name, file, header } = segment;
-    let size = file.size().map_err(io_error("read", name))?;
     let mut rest = Rest { end: from, proven: Position::ZERO };
-    let mut at = from;
-    let mut window = vec![0; WINDOW_BYTES + RECORD_OVERHEAD_BYTES];
-    while at < size {
-        // Windows overlap by a record's header, so that none is missed between two of them.
-        let got = read_full(&**file, &mut window, at).map_err(io_error("read", name))?;
-        if let Some(last) = window[..got].iter().rposition(|byte| *byte != 0) {
-            rest.end = at + last as u64 + 1;
-            for start in (0..got.min(WINDOW_BYTES)).step_by(RECORD_ALIGN) {
-                let Some(head) = window[start..got].first_chunk::<RECORD_OVERHEAD_BYTES>() else { break };
-                // Cheap tests first: the checksum is computed only for what looks like one of our records.
-                let (number, position) = claimed_place(head);
-                let total = RECORD_OVERHEAD_BYTES as u64 + claimed_payload_bytes(head);
-                let place = at + start as u64;
-                if number != header.number || position < header.first || place + total > size {
-                    continue;
-                }
-                let mut bytes = vec![0; total as usize];
-                let read = read_full(&**file, &mut bytes, place).map_err(io_error("read", name))?;
-                if let Ok(record) = decode_record(&bytes[..read], header.number) {
-                    rest.proven = rest.proven.max(record.durable_before());
-                }
-            }
+    let found = search(&**file, from, (header.number, header.first), |_, end, record| {
+        rest.end = rest.end.max(end);
+        if let Some(record) = record {
+            rest.proven = rest.proven.max(record.durable_before());
         }
-        at += WINDOW_BYTES as u64;
-    }
+        true
+    });
+    found.map_err(io_error("read", name))?;
     Ok(rest)
 }
 
-/// Writes again what no record proves to be on the disk, and syncs. A sync alone would not do: if one failed before,
-/// the kernel took these pages for clean, and would report success without writing them.
-fn make_durable(last: &Found, tail: &Tail) -> Result<(), OpenError> {
-    let Found { name, file, .. } = last;
+/// Writes again what no record proves to be on the disk, and a footer, and syncs. A sync alone would not do: if one
+/// failed before, the kernel took these pages for clean, and would report success without writing them.
+fn make_durable(last: &Found, tail: &Tail, places: &Places, owner: u64) -> Result<(), OpenError> {
+    let Found { name, file, header } = last;
     let mut at = tail.unproven;
     let mut window = vec![0; WINDOW_BYTES];
-    while at < tail.end {
+    while at < tail.end && !planted::has(Planted::RecoveryOnlySyncs) {
         let count = (tail.end - at).min(WINDOW_BYTES as u64) as usize;
         let got = read_full(&**file, &mut window[..count], at).map_err(io_error("read", name))?;
         if got == 0 {
@@ -242,11 +275,23 @@ fn make_durable(last: &Found, tail: &Tail) -> Result<(), OpenError> {
         write_full(&**file, &window[..got], at).map_err(io_error("write", name))?;
         at += got as u64;
     }
-    file.sync().map_err(io_error("sync", name))
+    let footer = Footer {
+        owner,
+        number: header.number,
+        first: header.first,
+        next: tail.next,
+        end: tail.end,
+        places: places.0.clone(),
+    };
+    match write_footer(&**file, &footer) {
+        Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(io_error("write", name)(error)),
+        // On a full disk it is missing: it only saves time.
+        _ => file.sync().map_err(io_error("sync", name)),
+    }
 }
 
 fn create_segment(storage: &dyn Storage, header: &SegmentHeader) -> Result<Arc<dyn StorageFile>, OpenError> {
-    let name = segment_name(header.number);
+    let name = segment_name(header.number, header.first);
     let temporary = temporary_name(&name);
     let file = write_whole(storage, &name, &[&header.encode()]).map_err(|(operation, file, source)| {
         if source.kind() == io::ErrorKind::StorageFull {
@@ -259,7 +304,7 @@ fn create_segment(storage: &dyn Storage, header: &SegmentHeader) -> Result<Arc<d
     Ok(file)
 }
 
-fn header_error(name: &str, fault: HeaderFault) -> OpenError {
+pub(super) fn header_error(name: &str, fault: HeaderFault) -> OpenError {
     match fault {
         HeaderFault::Magic => OpenError::NotAJournal { file: name.to_owned() },
         HeaderFault::Version(found) => {

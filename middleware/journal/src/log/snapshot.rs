@@ -8,7 +8,9 @@ use bytes::Bytes;
 
 use super::Log;
 use crate::error::{AppendError, Corruption, ReadError};
-use crate::format::{FIXED_BYTES, HeaderFault, Position, SnapshotHeader, snapshot_file_name};
+use crate::format::{
+    FIXED_BYTES, HeaderFault, Position, SnapshotHeader, is_valid_snapshot_name, snapshot_file_name,
+};
 use crate::storage::{Storage, read_full};
 
 /// A blob that stands for all records before a position.
@@ -27,7 +29,7 @@ impl Log {
     /// # Errors
     /// After [`AppendError::SnapshotName`], [`AppendError::SnapshotAhead`] and [`AppendError::DiskFull`] the old snapshot still stands.
     pub fn save_snapshot(&mut self, name: &str, position: Position, blob: &[u8]) -> Result<(), AppendError> {
-        if !is_valid_name(name) {
+        if !is_valid_snapshot_name(name) {
             return Err(AppendError::SnapshotName { name: name.to_owned() });
         }
         let next = self.commit()?;
@@ -53,7 +55,7 @@ pub(crate) fn load(storage: &dyn Storage, name: &str, next: Position) -> Result<
 }
 
 fn read(storage: &dyn Storage, name: &str, next: Position) -> Result<Option<Snapshot>, ReadError> {
-    if !is_valid_name(name) {
+    if !is_valid_snapshot_name(name) {
         return Ok(None);
     }
     let name = snapshot_file_name(name);
@@ -88,9 +90,4 @@ fn read(storage: &dyn Storage, name: &str, next: Position) -> Result<Option<Snap
         return Err(corrupt(24, "snapshot is ahead of the log"));
     }
     Ok(Some(Snapshot { position: header.position, blob: blob.into() }))
-}
-
-fn is_valid_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
 }

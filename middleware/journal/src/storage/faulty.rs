@@ -54,6 +54,7 @@ impl FaultyStorage {
                 next_file: 0,
                 operations: 0,
                 syncs: 0,
+                bytes_read: 0,
                 crash_at: None,
                 fail_at: None,
                 fail_sync: None,
@@ -75,6 +76,16 @@ impl FaultyStorage {
     /// How many syncs of files and of the directory there were.
     pub fn syncs(&self) -> u64 {
         lock(&self.disk).syncs
+    }
+
+    /// How many files were made so far.
+    pub fn files_created(&self) -> u64 {
+        lock(&self.disk).next_file
+    }
+
+    /// How many bytes were read so far.
+    pub fn bytes_read(&self) -> u64 {
+        lock(&self.disk).bytes_read
     }
 
     /// Cuts the power in the middle of the operation with this number (the first is 0): it and all that follow
@@ -196,7 +207,9 @@ impl StorageFile for Handle {
         let mut disk = lock(&self.disk);
         disk.powered()?;
         let asked = disk.transfer(buffer.len())?;
-        Ok(copy_out(&disk.file(self.file)?.cache, &mut buffer[..asked], offset))
+        let read = copy_out(&disk.file(self.file)?.cache, &mut buffer[..asked], offset);
+        disk.bytes_read += read as u64;
+        Ok(read)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
@@ -250,6 +263,7 @@ struct Disk {
     next_file: u64,
     operations: u64,
     syncs: u64,
+    bytes_read: u64,
     crash_at: Option<u64>,
     fail_at: Option<u64>,
     fail_sync: Option<u64>,
@@ -338,6 +352,7 @@ impl Disk {
             next_file: self.next_file,
             operations: 0,
             syncs: 0,
+            bytes_read: 0,
             crash_at: None,
             fail_at: None,
             fail_sync: None,
