@@ -13,6 +13,7 @@ pub mod group;
 pub mod machine;
 pub mod membership;
 pub mod multicast;
+pub mod objects;
 pub mod planted;
 pub mod rpc;
 pub mod stack;

@@ -51,6 +51,16 @@ pub enum Planted {
     RpcForgetsAnswers,
     /// RPC client: an exactly-once call is sent again although the server has forgotten this client's records.
     RpcReissuesUnderNewSeat,
+    /// Remote objects: a sender lets go of a reference as soon as it is on its way.
+    ObjectsForgetDeparted,
+    /// Remote objects: a holder gives back what it has passed on and does not use itself any more.
+    ObjectsCleanWhilePinned,
+    /// Remote objects: an owner applies changes in the order in which they come, and repeated ones again.
+    ObjectsIgnoreOrder,
+    /// Remote objects: a holder counts its lease from the answer and not from what was answered.
+    ObjectsLeaseFromAnswer,
+    /// Remote objects: what a holder held whose lease has ended is kept.
+    ObjectsKeepExpired,
     /// Two-phase commit: a yes vote leaves before its record is durable.
     CommitVoteBeforePersist,
     /// Two-phase commit: the decision leaves before its record is durable.
