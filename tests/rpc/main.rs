@@ -1,5 +1,6 @@
 //! Remote procedure call: what is executed how often, and what is known when no answer comes.
 
+mod ahead;
 mod bank;
 mod binding;
 mod calls;
@@ -8,6 +9,8 @@ mod exactly_once;
 mod failures;
 mod killed;
 mod many;
+mod objects;
+mod objects_killed;
 mod processes;
 mod refused;
 mod simulated;

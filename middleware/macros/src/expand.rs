@@ -138,6 +138,19 @@ fn client(service: &Service) -> TokenStream {
             }
         }
 
+        impl<C: ::quorate::codec::Codec> ::quorate::rpc::Stub for #client<C> {
+            type Codec = C;
+
+            fn by(client: ::quorate::rpc::Client<C>) -> Self {
+                let here = client.service_here();
+                Self { client, here }
+            }
+
+            fn client(&self) -> &::quorate::rpc::Client<C> {
+                &self.client
+            }
+        }
+
         impl<C: ::quorate::codec::Codec> ::core::clone::Clone for #client<C> {
             fn clone(&self) -> Self {
                 Self {
@@ -198,6 +211,10 @@ fn server(service: &Service) -> TokenStream {
             pub fn with_codec<C: ::quorate::codec::Codec>(self) -> #server<S, C> {
                 #server { service: self.service, codec: ::core::marker::PhantomData }
             }
+        }
+
+        impl<S: #name, C: ::quorate::codec::Codec> ::quorate::rpc::Skeleton for #server<S, C> {
+            type Stub = #client<C>;
         }
 
         impl<S: #name, C: ::quorate::codec::Codec> ::quorate::rpc::Service for #server<S, C> {
@@ -261,7 +278,7 @@ fn schema(service: &Service) -> TokenStream {
             quote!(::quorate::rpc::ArgumentSchema { name: #name, ty: #ty, is_added: #is_added })
         });
         let result = type_text(&method.output.whole);
-        let is_streaming = method.is_streaming;
+        let Method { is_streaming, has_references, .. } = method;
         let (kind, word) = match method.kind {
             Kind::AtMostOnce => (quote!(AtMostOnce), "at most once"),
             Kind::Idempotent => (quote!(Idempotent), "idempotent"),
@@ -286,6 +303,7 @@ fn schema(service: &Service) -> TokenStream {
                 result: #result,
                 semantics: ::quorate::rpc::Semantics::#kind,
                 is_streaming: #is_streaming,
+                has_references: #has_references,
                 deadline: #deadline,
             }
         }

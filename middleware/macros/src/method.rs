@@ -5,6 +5,7 @@ use quote::{format_ident, quote};
 use syn::Ident;
 
 use crate::parse::{Argument, Kind, Method, Passing};
+use crate::types::stub_of_reference;
 
 /// As in the trait, with every `async fn` as a future that is known to be `Send`, which stable Rust cannot say of an
 /// `async fn` in a trait.
@@ -67,6 +68,7 @@ pub(crate) fn client(method: &Method, index: usize, twin: &Ident) -> TokenStream
         "Begins [`{name}`](Self::{name}): the request has left when this returns, the result is collected later."
     );
     let deprecated = attributes.iter().filter(|attribute| !attribute.path().is_ident("doc"));
+    let ahead = ahead(method, index);
     let read_here = match method.output.fallible {
         Some(_) => quote!(::quorate::rpc::generated::application),
         None => quote!(::core::convert::identity),
@@ -96,7 +98,45 @@ pub(crate) fn client(method: &Method, index: usize, twin: &Ident) -> TokenStream
                 #read
             })
         }
+
+        #ahead
     }
+}
+
+/// Of a method that returns a reference: the call whose result can be called before it has come.
+fn ahead(method: &Method, index: usize) -> TokenStream {
+    let Some(stub) = promised(method) else { return TokenStream::new() };
+    let name = format_ident!("{}_ahead", method.name);
+    let about = format!(
+        "Begins [`{0}`](Self::{0}) and gives the reference that it will return, which can be called at once: what is \
+         called ahead leaves without waiting for it.",
+        method.name
+    );
+    let (arguments, request, reply) = (declarations(method), request(method), reply_type(method));
+    let (_, error) = returned(method);
+    let read = match method.output.fallible {
+        Some(_) => quote!(__result.map_err(::quorate::rpc::RpcError::Application)),
+        None => quote!(::core::result::Result::Ok(__result)),
+    };
+    quote! {
+        #[doc = #about]
+        pub fn #name(&self #(, #arguments)*) -> ::quorate::rpc::Promised<#stub, #error> {
+            let __request = #request;
+            self.client.promise(Self::SCHEMA.service, &Self::SCHEMA.methods[#index], __request, |__reply| {
+                let __result: #reply = ::quorate::rpc::generated::read::<C, _>(__reply)?;
+                #read
+            })
+        }
+    }
+}
+
+/// The stub of the reference that the method returns, if it returns one and may be called ahead.
+fn promised(method: &Method) -> Option<&syn::Type> {
+    if !matches!(method.kind, Kind::AtMostOnce | Kind::Idempotent) || method.is_streaming {
+        return None;
+    }
+    let returned = method.output.fallible.as_ref().map_or(&method.output.whole, |(ok, _)| ok);
+    stub_of_reference(returned)
 }
 
 /// The method as an object without generics offers it to callers of the same process. `None` when it is called by
@@ -196,7 +236,8 @@ fn request(method: &Method) -> TokenStream {
             Passing::Value | Passing::Added => quote!(&#name),
         }
     });
-    let encode = if method.is_streaming { quote!(encode_streaming) } else { quote!(encode) };
+    let encode =
+        if method.is_streaming || method.has_references { quote!(encode_streaming) } else { quote!(encode) };
     let required = quote!(self.client.#encode(&(#(#required,)*)));
     let added: Vec<_> = method.passed(Passing::Added).map(|argument| &argument.name).collect();
     if added.is_empty() {

@@ -28,6 +28,8 @@ pub(crate) struct Method {
     pub(crate) output: Output,
     pub(crate) kind: Kind,
     pub(crate) is_streaming: bool,
+    /// References travel with it, as its types or `#[references]` say.
+    pub(crate) has_references: bool,
     pub(crate) deadline: Option<Duration>,
     pub(crate) default: Option<Block>,
     /// FNV-1a of the name: the same for every build that calls the method so.
@@ -134,11 +136,13 @@ pub(crate) fn service(attribute: &TokenStream, item: Item) -> Result<Service> {
         methods.push(method);
     }
     for method in &methods {
-        let start = format!("{}_start", method.name);
-        if let Some(other) = methods.iter().find(|other| other.name == start) {
-            let message =
-                format!("the client has a method of this name already: it begins `{}`", method.name);
-            errors.add(&other.name, &message);
+        for suffix in ["_start", "_ahead"] {
+            let taken = format!("{}{suffix}", method.name);
+            if let Some(other) = methods.iter().find(|other| other.name == taken) {
+                let message =
+                    format!("the client has a method of this name already: it begins `{}`", method.name);
+                errors.add(&other.name, &message);
+            }
         }
     }
     errors.into_result()?;
@@ -183,12 +187,15 @@ fn method(function: &TraitItemFn, errors: &mut Errors) -> Option<Method> {
     let arguments = arguments(function, errors);
     let output = output(&signature.output, errors);
     let attributes = attributes(function, &output, errors);
-    let holds_stream =
-        arguments.iter().map(|argument| &argument.ty).chain([&output.whole]).any(types::holds_stream);
+    let any = |holds: fn(&Type) -> bool| {
+        arguments.iter().map(|argument| &argument.ty).chain([&output.whole]).any(holds)
+    };
+    let holds_stream = any(types::holds_stream);
     if errors.count() > before {
         return None;
     }
-    let (kind, is_streaming, deadline, attributes) = attributes;
+    let Attributes { kind, is_streaming, has_references, deadline, others: attributes } = attributes;
+    let has_references = has_references || any(types::holds_reference);
     if !is_streaming && holds_stream {
         errors.add(name, "streams travel with streaming methods: mark it `#[streaming]`");
         return None;
@@ -205,6 +212,7 @@ fn method(function: &TraitItemFn, errors: &mut Errors) -> Option<Method> {
         output,
         kind,
         is_streaming,
+        has_references,
         deadline,
         default: function.default.clone(),
     })
@@ -322,14 +330,21 @@ fn output(output: &ReturnType, errors: &mut Errors) -> Output {
     plain
 }
 
+/// What the attributes of a method say.
+struct Attributes {
+    kind: Kind,
+    is_streaming: bool,
+    has_references: bool,
+    deadline: Option<Duration>,
+    /// Those that are not ours.
+    others: Vec<Attribute>,
+}
+
 /// Takes our attributes out and leaves the others.
-fn attributes(
-    function: &TraitItemFn,
-    output: &Output,
-    errors: &mut Errors,
-) -> (Kind, bool, Option<Duration>, Vec<Attribute>) {
+fn attributes(function: &TraitItemFn, output: &Output, errors: &mut Errors) -> Attributes {
     let mut kind = Kind::AtMostOnce;
     let mut is_streaming = false;
+    let mut has_references = false;
     let mut deadline = None;
     let mut others = Vec::new();
     for attribute in &function.attrs {
@@ -366,6 +381,12 @@ fn attributes(
                 }
                 is_streaming = true;
             }
+            "references" => {
+                if !matches!(attribute.meta, Meta::Path(_)) {
+                    errors.add(attribute, "`#[references]` takes no arguments");
+                }
+                has_references = true;
+            }
             "cfg" | "cfg_attr" => {
                 errors
                     .add(attribute, "both sides must see the same methods: put `#[cfg]` on the whole trait");
@@ -390,7 +411,7 @@ fn attributes(
             "a streaming method is executed at most once: a stream cannot be read twice",
         );
     }
-    (kind, is_streaming, deadline, others)
+    Attributes { kind, is_streaming, has_references, deadline, others }
 }
 
 fn is_restored(input: &FnArg) -> bool {

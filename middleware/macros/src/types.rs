@@ -78,14 +78,35 @@ pub(crate) fn is_run_of_bytes(ty: &Type) -> bool {
 
 /// Whether a stream of ours is somewhere in it.
 pub(crate) fn holds_stream(ty: &Type) -> bool {
+    names(ty, &["Incoming", "Outgoing"])
+}
+
+/// Whether a reference of ours is somewhere in it.
+pub(crate) fn holds_reference(ty: &Type) -> bool {
+    names(ty, &["Remote"])
+}
+
+fn names(ty: &Type, wanted: &[&str]) -> bool {
     match ty {
         Type::Path(path) => path.path.segments.iter().any(|segment| {
             let PathArguments::AngleBracketed(arguments) = &segment.arguments else { return false };
-            let inner = |argument: &GenericArgument| matches!(argument, GenericArgument::Type(ty) if holds_stream(ty));
-            segment.ident == "Incoming" || segment.ident == "Outgoing" || arguments.args.iter().any(inner)
+            let inner = |argument: &GenericArgument| matches!(argument, GenericArgument::Type(ty) if names(ty, wanted));
+            wanted.iter().any(|name| segment.ident == name) || arguments.args.iter().any(inner)
         }),
-        Type::Tuple(tuple) => tuple.elems.iter().any(holds_stream),
+        Type::Tuple(tuple) => tuple.elems.iter().any(|ty| names(ty, wanted)),
+        Type::Array(array) => names(&array.elem, wanted),
         _ => false,
+    }
+}
+
+/// `K` of a type that is a reference, `Remote<K>`.
+pub(crate) fn stub_of_reference(ty: &Type) -> Option<&Type> {
+    let Type::Path(path) = ty else { return None };
+    let last = path.path.segments.last().filter(|last| last.ident == "Remote")?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    match arguments.args.first()? {
+        GenericArgument::Type(stub) => Some(stub),
+        _ => None,
     }
 }
 

@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_protocols::Input;
-use quorate_protocols::rpc::{CallId, ClientCommand, Outcome};
+use quorate_protocols::rpc::{CallId, ClientCommand, Outcome, Refusal};
 
 use super::calls::{Core, Waiter};
 use super::error::{CallError, NotSent};
+use super::objects::Target;
+use super::port::Travelled;
 use super::schema::{MethodSchema, Semantics};
 
 /// A call that is to be made.
@@ -22,11 +24,13 @@ pub(super) struct Request {
     pub(super) method: &'static MethodSchema,
     pub(super) semantics: Semantics,
     pub(super) body: Bytes,
-    /// See [`Encoded`](super::generated::Encoded).
-    pub(super) has_added: bool,
-    /// The streams that travel with it.
-    pub(super) streams: Vec<u64>,
+    /// Of the method, with the marks of what its arguments are.
+    pub(super) signature: u32,
+    /// What goes along with it.
+    pub(super) travelled: Option<Box<Travelled>>,
     pub(super) deadline: Duration,
+    /// The method that carries it, when it is for an object.
+    pub(super) carrier: Option<&'static MethodSchema>,
 }
 
 /// One call. It begins at the first poll, or when told to; dropping it cancels it, here and on the server.
@@ -34,8 +38,8 @@ pub(super) struct Call<K: Deref<Target = Core>> {
     pub(super) core: K,
     pub(super) method: &'static MethodSchema,
     deadline: Duration,
-    /// Streams that end with the call, unless it succeeds.
-    streams: Vec<u64>,
+    /// Streams end with the call, unless it succeeds; references stay when it may have arrived.
+    travelled: Option<Box<Travelled>>,
     progress: Progress,
 }
 
@@ -58,8 +62,8 @@ pub(super) enum Started {
 impl<K: Deref<Target = Core>> Call<K> {
     pub(super) fn new(core: K, mut request: Request) -> Self {
         let (method, deadline) = (request.method, request.deadline);
-        let streams = std::mem::take(&mut request.streams);
-        Self { core, method, deadline, streams, progress: Progress::Wanted(request) }
+        let travelled = request.travelled.take();
+        Self { core, method, deadline, travelled, progress: Progress::Wanted(request) }
     }
 
     /// Sends the request without waiting for anything.
@@ -68,10 +72,29 @@ impl<K: Deref<Target = Core>> Call<K> {
     }
 
     fn ended(&mut self, result: Result<Bytes, CallError>) -> Result<Bytes, CallError> {
-        if result.is_ok() {
-            self.streams = Vec::new();
+        match &result {
+            Ok(_) => self.travelled = None,
+            Err(error) if error.is_not_executed() => self.recall(),
+            Err(_) => {}
+        }
+        if matches!(result, Err(CallError::NotExecuted(Refusal::EarlierFailed)))
+            && let Some(Target::Promise(promise)) = self.object()
+            && let Some(Err(error)) = promise.known()
+        {
+            return Err(error.clone());
         }
         result
+    }
+
+    fn object(&self) -> Option<&Target> {
+        self.travelled.as_ref()?.object.as_deref()
+    }
+
+    /// The references of a request that has not been read are not on their way any more.
+    fn recall(&mut self) {
+        if let Some(travelled) = &mut self.travelled {
+            travelled.recall(&self.core.node);
+        }
     }
 
     fn start(&mut self, waker: Option<&Waker>) {
@@ -125,8 +148,13 @@ impl<K: Deref<Target = Core> + Unpin> Future for Call<K> {
 
 impl<K: Deref<Target = Core>> Drop for Call<K> {
     fn drop(&mut self) {
-        if !self.streams.is_empty() {
-            self.core.streams.break_off(|_, stream| self.streams.contains(&stream));
+        if matches!(self.progress, Progress::Wanted(_)) {
+            self.recall();
+        }
+        if let Some(streams) = self.travelled.take().map(|travelled| travelled.streams)
+            && !streams.is_empty()
+        {
+            self.core.streams.break_off(|_, stream| streams.contains(&stream));
         }
         let Progress::Going { token, call } = self.progress else { return };
         let mut state = self.core.lock();

@@ -22,7 +22,6 @@ use tokio::time::Instant;
 use super::call::{Request, Started, read};
 use super::client::ClientOptions;
 use super::error::{BindError, CallError, NotSent};
-use super::generated;
 use super::here::Local;
 use super::port::Streams;
 use super::post::{self, Posted, Way};
@@ -174,7 +173,8 @@ impl Core {
 
     /// Begins a call; it is on its way when this returns, or waits for the server to come back.
     pub(super) fn start(&self, request: Request, waker: Option<&Waker>) -> Result<Started, CallError> {
-        let Request { method, semantics, body, has_added, deadline, streams: _ } = request;
+        let Request { method, semantics, body, signature, deadline, carrier, travelled: _ } = request;
+        let method = carrier.unwrap_or(method);
         let mut state = self.lock();
         let token = state.free.pop().unwrap_or_else(|| {
             state.waiters.push(Waiter::Free);
@@ -186,7 +186,7 @@ impl Core {
         let command = ClientCommand::Call {
             token,
             method: method.id,
-            signature: if has_added { method.signature ^ generated::ADDED } else { method.signature },
+            signature,
             semantics,
             deadline: now + deadline,
             body,

@@ -20,6 +20,7 @@ use super::deferred::Deferred;
 use super::error::{BindError, CallError, NotSent};
 use super::generated::{self, Boxed, Encoded};
 use super::here::{Desk, HereCall, Local};
+use super::objects::{self, Promise, Target, Wrapped};
 use super::schema::{MethodSchema, Semantics};
 use super::{port, post};
 use crate::codec::{Codec, decode_frame};
@@ -145,11 +146,13 @@ impl Default for ClientOptions {
 /// deadlines, until the server is back; what was under way in the old life ends with
 /// [`CallError::MaybeExecuted`] unless its method is idempotent.
 pub struct Client<C> {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     /// The service, when this very node serves it.
     here: Option<Arc<Local>>,
     deadline: Option<Duration>,
     semantics: Option<Semantics>,
+    /// What is called, when it is not a service but an object.
+    object: Option<Arc<Target>>,
     codec: PhantomData<fn() -> C>,
 }
 
@@ -213,7 +216,7 @@ impl<C: Codec> Client<C> {
             Ok(Ok(())) => {
                 let here = core.service_here().filter(|local| local.codec == C::ID);
                 let here = here.map(Arc::new);
-                Ok(Self { core, here, deadline: None, semantics: None, codec: PhantomData })
+                Ok(Self { core, here, deadline: None, semantics: None, object: None, codec: PhantomData })
             }
             Ok(Err(reason)) => Err(asked.rejected(identity, reason)),
             Err(_) => Err(asked.no_answer(identity, limit)),
@@ -270,15 +273,68 @@ impl<C: Codec> Client<C> {
         context::time_left().map_or(own, |left| own.min(left))
     }
 
-    fn request(&self, method: &'static MethodSchema, encoded: Encoded) -> Request {
-        let Encoded { body, has_added, streams } = encoded;
+    /// A client that calls an object; `local` is the object, when it is one of this node.
+    pub(super) fn of_object(core: Arc<Core>, local: Option<Local>, object: Arc<Target>) -> Self {
+        let (here, object) = (local.map(Arc::new), Some(object));
+        Self { core, here, deadline: None, semantics: None, object, codec: PhantomData }
+    }
+
+    /// The object that it calls.
+    pub(super) fn target(&self) -> Option<&Arc<Target>> {
+        self.object.as_ref()
+    }
+
+    fn request(&self, method: &'static MethodSchema, encoded: Encoded) -> Result<Request, CallError> {
+        self.request_for(method, encoded, None)
+    }
+
+    /// `promised` is the number under which the result is called ahead.
+    pub(super) fn request_for(
+        &self,
+        method: &'static MethodSchema,
+        encoded: Encoded,
+        promised: Option<u64>,
+    ) -> Result<Request, CallError> {
+        let Encoded { body, has_added, mut travelled } = encoded;
         let semantics = match (method.semantics, self.semantics) {
             // A stream cannot be read twice.
             (declared, _) if method.is_streaming => declared,
             (Semantics::OneWay, _) | (_, None | Some(Semantics::OneWay)) => method.semantics,
             (_, Some(chosen)) => chosen,
         };
-        Request { method, semantics, body, has_added, streams, deadline: self.deadline(method) }
+        let deadline = self.deadline(method);
+        let mut signature = if has_added { method.signature ^ generated::ADDED } else { method.signature };
+        if promised.is_some() {
+            signature ^= generated::PROMISED;
+        }
+        let Some(object) = &self.object else {
+            let body = match promised {
+                Some(number) => [&number.to_le_bytes()[..], &body[..]].concat().into(),
+                None => body,
+            };
+            return Ok(Request { method, semantics, body, signature, travelled, deadline, carrier: None });
+        };
+        match objects::wrap(object, method, signature, promised, (&body, 0)) {
+            Ok(Wrapped { carrier, body }) => {
+                travelled.get_or_insert_default().object = Some(Arc::clone(object));
+                let (carrier, signature) = (Some(carrier), carrier.signature);
+                Ok(Request { method, semantics, body, signature, travelled, deadline, carrier })
+            }
+            Err(error) => {
+                if let Some(travelled) = &mut travelled {
+                    travelled.recall(&self.core.node);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What it calls ahead, when it is not there yet.
+    pub(super) fn promised(&self) -> Option<&Promise> {
+        match self.object.as_deref()? {
+            Target::Promise(promise) => Some(promise),
+            Target::Object(_) => None,
+        }
     }
 }
 
@@ -289,13 +345,19 @@ impl<C: Codec> Client<C> {
     pub fn encode<A: Serialize>(&self, arguments: &A) -> Result<Encoded, CallError> {
         let body = generated::encode::<C, A>(arguments)
             .map_err(|error| CallError::NotSent(NotSent::Encode(error)))?;
-        Ok(Encoded { body, has_added: false, streams: Vec::new() })
+        Ok(Encoded { body, has_added: false, travelled: None })
     }
 
-    /// Encodes arguments that may be streams.
+    /// Encodes arguments that may be streams or references.
     pub fn encode_streaming<A: Serialize>(&self, arguments: &A) -> Result<Encoded, CallError> {
-        let (encoded, streams) = port::through(self.core.link(), || self.encode(arguments));
-        encoded.map(|encoded| Encoded { streams, ..encoded })
+        let (encoded, mut travelled) = port::through(self.core.link(), || self.encode(arguments));
+        match encoded {
+            Ok(encoded) => Ok(Encoded { travelled: Some(Box::new(travelled)), ..encoded }),
+            Err(error) => {
+                travelled.recall(&self.core.node);
+                Err(error)
+            }
+        }
     }
 
     /// Makes a call.
@@ -304,9 +366,14 @@ impl<C: Codec> Client<C> {
         method: &'static MethodSchema,
         encoded: Result<Encoded, CallError>,
     ) -> Result<R, CallError> {
-        let reply = Call::new(&*self.core, self.request(method, encoded?)).await?;
+        let call = Call::new(&*self.core, self.request(method, encoded?)?);
+        let reply = match self.promised() {
+            None => call.await?,
+            // Not a part of every call's future: it is large.
+            Some(promise) => Box::pin(promise.settle(call)).await?,
+        };
         let decode = || decode_frame::<C, R>(&reply).map_err(CallError::BadReply);
-        if method.is_streaming { port::through(self.core.link(), decode).0 } else { decode() }
+        if method.has_port() { port::through(self.core.link(), decode).0 } else { decode() }
     }
 
     /// Begins a call.
@@ -316,11 +383,8 @@ impl<C: Codec> Client<C> {
         encoded: Result<Encoded, CallError>,
         read: fn(Bytes) -> Result<T, E>,
     ) -> Deferred<T, E> {
-        match encoded {
-            Ok(encoded) => {
-                let call = Call::new(Arc::clone(&self.core), self.request(method, encoded));
-                Deferred::by_messages(call, read)
-            }
+        match encoded.and_then(|encoded| self.request(method, encoded)) {
+            Ok(request) => Deferred::by_messages(Call::new(Arc::clone(&self.core), request), read),
             Err(error) => Deferred::failed(error),
         }
     }
@@ -331,7 +395,7 @@ impl<C: Codec> Client<C> {
         method: &'static MethodSchema,
         encoded: Result<Encoded, CallError>,
     ) -> Result<(), CallError> {
-        Call::new(&*self.core, self.request(method, encoded?)).await.map(drop)
+        Call::new(&*self.core, self.request(method, encoded?)?).await.map(drop)
     }
 
     /// The service itself, when this very node serves one of the type `T`.
@@ -395,6 +459,7 @@ impl<C> Clone for Client<C> {
             here: self.here.clone(),
             deadline: self.deadline,
             semantics: self.semantics,
+            object: self.object.clone(),
             codec: PhantomData,
         }
     }

@@ -80,7 +80,7 @@ impl<T: Unpin, E: From<CallError> + Unpin> Future for Deferred<T, E> {
             Way::Messages { call, read } => {
                 let Poll::Ready(reply) = Pin::new(&mut *call).poll(cx) else { return Poll::Pending };
                 let reply = reply?;
-                Poll::Ready(if call.method.is_streaming {
+                Poll::Ready(if call.method.has_port() {
                     port::through(call.core.link(), || read(reply)).0
                 } else {
                     read(reply)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use quorate_protocols::rpc::{Doubt, Refusal, Rejection};
 
+use super::objects::{Dangling, Failed};
 use crate::codec::{DecodeError, EncodeError};
 use crate::node;
 
@@ -28,6 +29,19 @@ pub enum CallError {
         deadline: Duration,
         /// Whether the request ever left.
         sent: bool,
+    },
+    /// It was called ahead of the result of an earlier call, which failed: there is nothing to call. It was not executed and
+    /// will not be.
+    #[error("not executed: {service}::{method}, call {position} of the chain, failed: {why}")]
+    EarlierFailed {
+        /// The service or object that was called first: its trait.
+        service: &'static str,
+        /// The method that failed.
+        method: &'static str,
+        /// Its place in the chain of calls that were made ahead of each other, from 1.
+        position: u32,
+        /// How.
+        why: EarlierFailure,
     },
     /// This node was shut down while the call was under way; it may have been executed, or may yet be.
     #[error("the node was shut down during the call; it may have been executed")]
@@ -66,12 +80,42 @@ pub enum NotSent {
         /// The limit.
         limit: usize,
     },
+    /// References need `Objects` on this node.
+    #[error("the remote objects of this node are not open")]
+    NoObjects,
+    /// The node of the object that is called has not been heard for longer than the lease. Retry when it is reachable:
+    /// it may still have the object.
+    #[error("the node of the object is gone")]
+    ObjectsNodeGone,
+    /// The node of the object does not let this one hold so many. Drop some and get a new reference.
+    #[error("this node holds too many objects of the other one")]
+    TooManyReferences,
     /// This node is being shut down.
     #[error("the node is shut down")]
     NodeShutDown,
 }
 
 impl CallError {
+    /// No object is or will be there for those who called ahead of this call.
+    pub(super) fn is_final_for_others(&self) -> bool {
+        match self {
+            Self::EarlierFailed { why: EarlierFailure::Call(error), .. } => error.is_not_executed(),
+            error => error.is_not_executed(),
+        }
+    }
+
+    /// What has become of the object that was called; `None` when the error does not say that of it.
+    pub const fn dangling(&self) -> Option<Dangling> {
+        match self {
+            Self::NotExecuted(Refusal::ObjectGone) | Self::NotSent(NotSent::TooManyReferences) => {
+                Some(Dangling::ObjectGone)
+            }
+            Self::NotExecuted(Refusal::OtherLife) => Some(Dangling::OtherLife),
+            Self::NotSent(NotSent::ObjectsNodeGone) => Some(Dangling::NodeGone),
+            _ => None,
+        }
+    }
+
     /// True when the same call may succeed later without change, and repeating it cannot execute it twice.
     pub const fn is_retryable(&self) -> bool {
         match self {
@@ -86,13 +130,49 @@ impl CallError {
                 )
             }
             Self::DeadlinePassed { sent, .. } => !*sent,
-            Self::MaybeExecuted(_) | Self::NodeShutDown | Self::BadReply(_) => false,
+            Self::EarlierFailed { why: EarlierFailure::Call(error), .. } => error.is_retryable(),
+            Self::EarlierFailed { why: EarlierFailure::Application, .. }
+            | Self::MaybeExecuted(_)
+            | Self::NodeShutDown
+            | Self::BadReply(_) => false,
         }
     }
 
     /// True when it is certain that the call was not executed and will not be.
     pub const fn is_not_executed(&self) -> bool {
-        matches!(self, Self::NotSent(_) | Self::NotExecuted(_) | Self::DeadlinePassed { sent: false, .. })
+        matches!(
+            self,
+            Self::NotSent(_)
+                | Self::NotExecuted(_)
+                | Self::DeadlinePassed { sent: false, .. }
+                | Self::EarlierFailed { .. }
+        )
+    }
+}
+
+/// How an earlier call failed, as those are told who called ahead of its result.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EarlierFailure {
+    /// The service said so by its own error, which its caller has.
+    #[error("the service answered with an error")]
+    Application,
+    /// There is no answer of the service.
+    #[error("{0}")]
+    Call(Box<CallError>),
+}
+
+impl Failed for CallError {
+    fn failure(&self) -> EarlierFailure {
+        EarlierFailure::Call(Box::new(self.clone()))
+    }
+}
+
+impl<E> Failed for RpcError<E> {
+    fn failure(&self) -> EarlierFailure {
+        match self {
+            Self::Application(_) => EarlierFailure::Application,
+            Self::Call(error) => error.failure(),
+        }
     }
 }
 
@@ -111,6 +191,14 @@ impl<E> RpcError<E> {
         match self {
             Self::Application(error) => Some(error),
             Self::Call(_) => None,
+        }
+    }
+
+    /// As [`CallError::dangling`]; an answer of the object says that it is there.
+    pub const fn dangling(&self) -> Option<Dangling> {
+        match self {
+            Self::Application(_) => None,
+            Self::Call(error) => error.dangling(),
         }
     }
 

@@ -14,6 +14,8 @@ use bytes::{Buf, BufMut};
 pub use quorate_protocols::rpc::{Doubt, Refusal, Verdict};
 
 use super::error::{CallError, NotSent, RpcError};
+use super::port::Travelled;
+use super::schema::MethodSchema;
 use crate::codec::{Codec, EncodeError, Payload, decode_frame};
 
 /// A handler that has not begun.
@@ -42,12 +44,13 @@ pub struct Encoded {
     pub(super) body: Bytes,
     /// Behind the required arguments stand added ones.
     pub(super) has_added: bool,
-    pub(super) streams: Vec<u64>,
+    /// Nothing, mostly.
+    pub(super) travelled: Option<Box<Travelled>>,
 }
 
 /// Arguments behind the required ones: `u32` length of what is required, that, then for each added argument its
 /// length and its bytes.
-pub struct Added(BytesMut, Vec<u64>);
+pub struct Added(BytesMut, Option<Box<Travelled>>);
 
 impl Added {
     /// Begins behind the required arguments.
@@ -55,7 +58,7 @@ impl Added {
         let mut all = BytesMut::with_capacity(required.body.len() + BUFFER_BYTES_MIN);
         all.put_u32_le(required.body.len() as u32);
         all.put_slice(&required.body);
-        Self(all, required.streams)
+        Self(all, required.travelled)
     }
 
     /// Appends one.
@@ -70,14 +73,45 @@ impl Added {
 
     /// All of them.
     pub fn end(self) -> Encoded {
-        Encoded { body: self.0.freeze(), has_added: true, streams: self.1 }
+        Encoded { body: self.0.freeze(), has_added: true, travelled: self.1 }
     }
 }
 
 /// Splits what [`Added`] has put together; `None` when it is damaged.
-pub(super) fn split_added(mut body: Bytes) -> Option<(Bytes, Bytes)> {
+fn split_added(mut body: Bytes) -> Option<(Bytes, Bytes)> {
     let required = take_run(&mut body)?;
     Some((required, body))
+}
+
+/// The arguments of a request.
+pub(super) struct Matched {
+    pub(super) required: Bytes,
+    pub(super) added: Bytes,
+    /// The number under which the caller calls ahead what it will return.
+    pub(super) promised: Option<u64>,
+}
+
+/// Takes the arguments of a request for a method apart, when both sides mean the same method.
+pub(super) fn match_signature(
+    schema: &MethodSchema,
+    signature: u32,
+    mut body: Bytes,
+) -> Result<Matched, Refusal> {
+    let marks = signature ^ schema.signature;
+    let promised = match marks {
+        0 | ADDED => None,
+        mark if mark == PROMISED || mark == ADDED ^ PROMISED => {
+            let number = u64::from_le_bytes(*body.first_chunk().ok_or(Refusal::Malformed)?);
+            body.advance(size_of::<u64>());
+            Some(number)
+        }
+        _ => return Err(Refusal::SignatureMismatch),
+    };
+    if marks == ADDED || marks == ADDED ^ PROMISED {
+        let (required, added) = split_added(body).ok_or(Refusal::Malformed)?;
+        return Ok(Matched { required, added, promised });
+    }
+    Ok(Matched { required: body, added: Bytes::new(), promised })
 }
 
 /// The next added argument; one that was not sent is none.
@@ -100,6 +134,9 @@ fn take_run(from: &mut Bytes) -> Option<Bytes> {
 
 /// What a signature is mixed with when added arguments are there.
 pub(super) const ADDED: u32 = 0xadde_d000;
+
+/// What a signature is mixed with when the result is called ahead: before the arguments stands its number.
+pub(super) const PROMISED: u32 = 0x9301_0000;
 
 /// What a method that returns a `Result` gives its caller.
 pub fn application<T, E>(result: Result<Result<T, E>, CallError>) -> Result<T, RpcError<E>> {

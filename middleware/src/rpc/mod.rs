@@ -61,6 +61,7 @@ mod exactly_once;
 #[doc(hidden)]
 pub mod generated;
 mod here;
+mod objects;
 mod pipe;
 mod port;
 mod post;
@@ -77,9 +78,13 @@ pub use client::{Client, ClientOptions, Here, IntoPlace, Patience, Place};
 pub use compat::{Change, Difference, Outline, OutlineError, check};
 pub use context::{Caller, caller};
 pub use deferred::Deferred;
-pub use error::{BindError, CallError, NotSent, RpcError, ServeError};
+pub use error::{BindError, CallError, EarlierFailure, NotSent, RpcError, ServeError};
 pub use exactly_once::{
     Committed, Durable, DurableConfig, DurableOpenError, DurableStats, NotDurable, State, Transaction,
+};
+pub use objects::{
+    Dangling, ExportError, Failed, ObjectId, Objects, ObjectsError, ObjectsOptions, ObjectsStats, Promised,
+    Remote, Skeleton, Stub,
 };
 pub use quorate_protocols::rpc::{ClientStats, CompletionStats, Doubt, Refusal, Rejection, ServerStats};
 pub use schema::{ArgumentSchema, MethodSchema, Schema, Semantics};

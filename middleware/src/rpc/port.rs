@@ -14,6 +14,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use quorate_protocols::{ProcessId, WireError, wire};
 
 use super::generated::Boxed;
+use super::objects::{Home, Target};
+use crate::node::Node;
 
 /// One message of one half to the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,6 +151,9 @@ pub(super) trait Link: Send + Sync {
     fn enter(&self, number: Option<u64>, half: Arc<dyn Half>) -> Option<u64>;
 
     fn leave(&self, stream: u64);
+
+    /// Where references come from and go to: the objects of this node, if they are open, and the other side.
+    fn references(&self) -> Option<(Arc<Home>, ProcessId)>;
 }
 
 /// One half of a stream, as its side of the binding knows it.
@@ -227,8 +232,30 @@ impl Streams {
     }
 }
 
-/// Encodes or decodes something that may hold streams; gives the numbers of those that travelled.
-pub(super) fn through<R>(link: Arc<dyn Link>, travel: impl FnOnce() -> R) -> (R, Vec<u64>) {
+/// What goes along with a call.
+#[derive(Default)]
+pub(super) struct Travelled {
+    /// The numbers of streams.
+    pub(super) streams: Vec<u64>,
+    /// The pins of references.
+    pub(super) pins: Vec<u64>,
+    /// The last reference, with its use.
+    pub(super) departed: Option<Arc<Target>>,
+    /// The object that it is for, which is used as long as the call lasts.
+    pub(super) object: Option<Arc<Target>>,
+}
+
+impl Travelled {
+    /// The references of what has never left are not on their way.
+    pub(super) fn recall(&mut self, node: &Node) {
+        if let Some(home) = (!self.pins.is_empty()).then(|| Home::of(node)).flatten() {
+            self.pins.drain(..).for_each(|pin| home.recall(pin));
+        }
+    }
+}
+
+/// Encodes or decodes something that may hold streams or references; tells what has travelled.
+pub(super) fn through<R>(link: Arc<dyn Link>, travel: impl FnOnce() -> R) -> (R, Travelled) {
     /// Puts back what was there, also when a user's serde code panics.
     struct Restore(Option<Port>);
     impl Drop for Restore {
@@ -237,7 +264,7 @@ pub(super) fn through<R>(link: Arc<dyn Link>, travel: impl FnOnce() -> R) -> (R,
             PORT.with(|port| *port.borrow_mut() = before);
         }
     }
-    let port = Port { link, travelled: Vec::new() };
+    let port = Port { link, travelled: Travelled::default() };
     let _restore = Restore(PORT.with(|place| place.borrow_mut().replace(port)));
     let result = travel();
     let travelled = PORT.with(|place| place.borrow_mut().take()).map(|port| port.travelled);
@@ -249,18 +276,40 @@ pub(super) fn link() -> Option<Arc<dyn Link>> {
     PORT.with(|port| port.borrow().as_ref().map(|port| Arc::clone(&port.link)))
 }
 
+/// See [`Link::references`].
+pub(super) fn references() -> Option<(Arc<Home>, ProcessId)> {
+    link()?.references()
+}
+
 /// Notes that a stream has travelled.
 pub(super) fn note(stream: u64) {
+    note_in(|travelled| travelled.streams.push(stream));
+}
+
+/// Notes that a reference has travelled.
+pub(super) fn note_reference(reference: Arc<Target>, pin: u64) {
+    note_in(|travelled| {
+        travelled.pins.push(pin);
+        travelled.departed = Some(reference);
+    });
+}
+
+/// The reference that has travelled last.
+pub(super) fn departed() -> Option<Arc<Target>> {
+    PORT.with(|port| port.borrow_mut().as_mut().and_then(|port| port.travelled.departed.take()))
+}
+
+fn note_in(what: impl FnOnce(&mut Travelled)) {
     PORT.with(|port| {
         if let Some(port) = port.borrow_mut().as_mut() {
-            port.travelled.push(stream);
+            what(&mut port.travelled);
         }
     });
 }
 
 struct Port {
     link: Arc<dyn Link>,
-    travelled: Vec<u64>,
+    travelled: Travelled,
 }
 
 thread_local! {

@@ -35,6 +35,8 @@ pub struct MethodSchema {
     pub semantics: Semantics,
     /// Streams travel with it or with its answer: without a deadline of its own it has none.
     pub is_streaming: bool,
+    /// References to objects travel with it or with its answer.
+    pub has_references: bool,
     /// What `#[deadline]` says.
     pub deadline: Option<Duration>,
 }
@@ -58,6 +60,11 @@ impl Schema {
 }
 
 impl MethodSchema {
+    /// Something travels with it or its answer that needs to know between whom.
+    pub(super) const fn has_port(&self) -> bool {
+        self.is_streaming || self.has_references
+    }
+
     /// Semantics and deadline for people; empty for what needs no word.
     pub(super) fn manner(&self) -> String {
         let semantics = match self.semantics {

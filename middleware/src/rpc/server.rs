@@ -28,8 +28,9 @@ use super::answers::{BLOCKED_BYTES_MAX, Blocked};
 use super::context::{self, Caller};
 use super::error::ServeError;
 use super::exactly_once::{Durable, Keeper, State as DurableState, Task};
-use super::generated::{self, AnyService, Dispatched};
+use super::generated::{self, AnyService, Dispatched, Matched};
 use super::here::{Desk, Local};
+use super::objects;
 use super::port::{self, Link, Streams};
 use super::post::{self, Way};
 use super::schema::{MethodSchema, Schema, Semantics};
@@ -421,15 +422,10 @@ impl Core {
         let Some(schema) = self.service.schema().method(method) else {
             return Err(Verdict::Refused(Refusal::NoSuchMethod));
         };
-        let (body, added) = if signature == schema.signature {
-            (body, Bytes::new())
-        } else if signature == schema.signature ^ generated::ADDED {
-            generated::split_added(body).ok_or(Verdict::Refused(Refusal::Malformed))?
-        } else {
-            return Err(Verdict::Refused(Refusal::SignatureMismatch));
-        };
+        let matched = generated::match_signature(schema, signature, body).map_err(Verdict::Refused)?;
+        let Matched { required: body, added, promised } = matched;
         // Users' `Deserialize` and the body of a handler up to its first await run in here.
-        let link: Option<Arc<dyn Link>> = schema.is_streaming.then(|| self.link(execution));
+        let link: Option<Arc<dyn Link>> = schema.has_port().then(|| self.link(execution));
         let dispatch = || match &link {
             Some(link) => port::through(Arc::clone(link), || self.service.dispatch(method, body, added)).0,
             None => self.service.dispatch(method, body, added),
@@ -442,7 +438,7 @@ impl Core {
                         let request = execution.request();
                         Arc::clone(keeper).execute(Task { request, acknowledged, unless, handler: future })
                     }
-                    _ => future,
+                    _ => objects::keeping(&self.node, execution.from, promised, future),
                 };
                 Ok(Handler { method: schema.name, link, future })
             }
@@ -506,7 +502,7 @@ impl Core {
 /// A request in the service's code.
 struct Handler {
     method: &'static str,
-    /// The way for its streams, if it has any.
+    /// The way for its streams and references, if it has any.
     link: Option<Arc<dyn Link>>,
     future: Pin<Box<dyn Future<Output = Verdict> + Send>>,
 }

@@ -6,6 +6,7 @@ use quorate_protocols::ProcessId;
 use quorate_protocols::rpc::Execution;
 
 use super::generated::Boxed;
+use super::objects::Home;
 use super::port::{Half, Link, Spoken, Unsaid, Word};
 use super::post;
 use super::server::{Core, State};
@@ -49,6 +50,10 @@ impl Link for ToClient {
 
     fn enter(&self, number: Option<u64>, half: Arc<dyn Half>) -> Option<u64> {
         self.core.upgrade()?.streams.enter(self.to, self.client, number, half)
+    }
+
+    fn references(&self) -> Option<(Arc<Home>, ProcessId)> {
+        Some((Home::of(&self.core.upgrade()?.node)?, self.to))
     }
 
     fn leave(&self, stream: u64) {

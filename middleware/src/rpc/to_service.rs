@@ -6,6 +6,7 @@ use quorate_protocols::ProcessId;
 
 use super::calls::{Core, State};
 use super::generated::Boxed;
+use super::objects::Home;
 use super::port::{Half, Link, Spoken, Unsaid, Word};
 use crate::node::{Lane, identity_of};
 
@@ -50,6 +51,13 @@ impl Link for ToService {
     fn enter(&self, number: Option<u64>, half: Arc<dyn Half>) -> Option<u64> {
         let core = self.0.upgrade()?;
         core.streams.enter(core.peer(), core.number, number, half)
+    }
+
+    fn references(&self) -> Option<(Arc<Home>, ProcessId)> {
+        let core = self.0.upgrade()?;
+        // A request may be sent again to a later life of an unbound service.
+        let peer = core.lock().machine.bound_to().unwrap_or(core.peer());
+        Some((Home::of(&core.node)?, peer))
     }
 
     fn leave(&self, stream: u64) {

@@ -185,6 +185,14 @@ codes! {
         JournalFailed = 8, "the service's journal has failed";
         /// What the call changes and answers cannot be encoded, or exceeds what the journal takes at once.
         Unrecordable = 9, "its record cannot be encoded or exceeds what the service's journal takes";
+        /// The object that is called is not there: it was withdrawn, or nobody held it any more.
+        ObjectGone = 16, "the object is gone";
+        /// The object that is called was one of an earlier life of its node.
+        OtherLife = 17, "the node of the object has begun another life";
+        /// The object that is called was never made: the call failed that should have made it.
+        EarlierFailed = 18, "the call that should have made the object failed";
+        /// The object that a call has made ahead of its result lives on another node than the call was made of.
+        ObjectElsewhere = 19, "the object lives on another node: await the reference first";
     }
 }
 
