@@ -9,6 +9,7 @@
 mod audience;
 mod by_hand;
 mod callers;
+mod chain;
 mod connections;
 mod contest;
 mod inline_loop;
@@ -38,6 +39,8 @@ enum Command {
     Sockets(Settings),
     /// Typed calls: alone, many at once, large ones, and inside one process.
     Rpc(Settings),
+    /// Chains of calls, each on the reference that the one before returns.
+    Chain(Settings),
     /// Urgent messages on a connection that a transfer fills.
     Lanes(Settings),
     /// Memory of idle connections, and clients that come and go.
@@ -81,12 +84,14 @@ fn main() -> Outcome<()> {
     match Options::parse().command {
         Command::Sockets(settings) => sockets::run(&settings),
         Command::Rpc(settings) => rpc::run(&settings),
+        Command::Chain(settings) => chain::run(&settings),
         Command::Lanes(settings) => lanes::run(&settings),
         Command::Connections(settings) => connections::run(&settings),
         Command::Audience(settings) => audience::run(&settings),
         Command::All(settings) => {
             sockets::run(&settings)?;
             rpc::run(&settings)?;
+            chain::run(&settings)?;
             lanes::run(&settings)?;
             audience::run(&settings)?;
             connections::run(&settings)
