@@ -1,5 +1,7 @@
 //! What the model promises, by counting: distributions within wide bounds that a fixed seed makes exact.
 
+use std::time::Duration;
+
 use super::*;
 
 const MILLI: u64 = 1_000_000;
