@@ -26,7 +26,7 @@ impl Layer for Numbered {
                     self.cast += 1;
                     flow.down(Down::Cast(cast));
                 }
-                Err(_) => flow.up(Up::Rejected(cast.payload)),
+                Err(_) => flow.up(Up::Rejected(cast)),
             },
             other => flow.down(other),
         }

@@ -1,5 +1,6 @@
 //! Groups and replicas over real nodes: views, orders, state for joiners, death in the middle.
 
+mod causal;
 mod endings;
 mod lego;
 mod partition;

@@ -1,6 +1,7 @@
 //! Groups in simulation: thousands of seeds, state-aware crashes, and bugs planted on purpose.
 
 mod duel;
+mod orphan;
 mod scenario;
 
 use std::cell::Cell;
@@ -8,10 +9,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use quorate::sim::{self, Kind, Rng};
-use quorate_protocols::group::{Config, FifoGroup, TotalGroup};
+use quorate_protocols::group::{CausalGroup, Config, FifoGroup, TotalGroup};
+use quorate_protocols::multicast::causal::Causal;
 use quorate_protocols::multicast::fifo::Fifo;
 use quorate_protocols::multicast::total_sequencer::TotalSequencer;
 use quorate_protocols::planted::{Plant, Planted};
+use quorate_protocols::stack::Layer;
 
 use scenario::{GroupScenario, Promise, Stack, classify};
 
@@ -33,14 +36,35 @@ fn g04_fifo_order_is_view_synchronous_under_every_fault() {
     }
 }
 
+#[test]
+fn g05_causal_order_is_view_synchronous_under_every_fault() {
+    let lost = Rc::new(Cell::new(0));
+    match sim::sweep(&sim_config(), 0..CAUSAL_SEEDS, causal(Config::default(), &lost)) {
+        Ok(summary) => report(&summary, &lost),
+        Err(failure) => panic!("{failure}"),
+    }
+}
+
 /// The gate: a simulator that cannot find these bugs proves nothing about the code without them.
 #[test]
 fn g07_every_planted_bug_is_found() {
+    hunt(BUGS, total);
+}
+
+#[test]
+fn g05_every_planted_bug_of_causal_order_is_found() {
+    hunt(CAUSAL_BUGS, causal);
+}
+
+fn hunt<S: Layer, F: FnMut(&mut Rng) -> GroupScenario<S>>(
+    bugs: &[Planted],
+    make: fn(Config, &Rc<Cell<u64>>) -> F,
+) {
     let mut escaped = Vec::new();
-    for &bug in BUGS {
+    for &bug in bugs {
         let config = Config { plant: Plant::of(bug), ..Config::default() };
         let lost = Rc::new(Cell::new(0));
-        match sim::hunt(&sim_config(), 0..HUNT_SEEDS, total(config, &lost)) {
+        match sim::hunt(&sim_config(), 0..HUNT_SEEDS, make(config, &lost)) {
             Some(found) => println!("{bug:?}: seed {} ({})", found.seed, found.breach),
             None => escaped.push(bug),
         }
@@ -48,7 +72,7 @@ fn g07_every_planted_bug_is_found() {
     assert!(escaped.is_empty(), "not found within {HUNT_SEEDS} seeds: {escaped:?}");
 }
 
-/// Every bug that can be planted into a group.
+/// Every bug that can be planted into a group in total order.
 const BUGS: &[Planted] = &[
     Planted::MulticastDeliversDuplicates,
     Planted::MulticastSkipsGaps,
@@ -65,8 +89,14 @@ const BUGS: &[Planted] = &[
     Planted::StateMixesViews,
 ];
 
+/// Those of causal order; the fourth is found by hand in `orphan`.
+const CAUSAL_BUGS: &[Planted] =
+    &[Planted::CausalIgnoresTimestamps, Planted::CausalObeysOldNotes, Planted::CausalNotesOutliveViews];
+
 /// Enough for a minute or so of each test; `QUORATE_SIM_SEEDS` asks for more.
 const SEEDS: u64 = 1500;
+/// The layers below are those of the other sweeps.
+const CAUSAL_SEEDS: u64 = 400;
 const HUNT_SEEDS: u64 = 2000;
 
 /// When the workload stops, so that the calm phase can come to rest.
@@ -87,9 +117,10 @@ fn sim_config() -> sim::Config {
 fn total(
     config: Config,
     lost: &Rc<Cell<u64>>,
-) -> impl FnMut(&mut Rng) -> GroupScenario<Stack<TotalSequencer>> {
+) -> impl FnMut(&mut Rng) -> GroupScenario<Stack<TotalSequencer>> + use<> {
+    let lost = lost.clone();
     move |rng| {
-        let promise = Promise { uniform_total: true };
+        let promise = Promise { uniform_total: true, causal: true };
         let classify = classify::<TotalSequencer>;
         GroupScenario::draw(rng, TotalGroup::total, promise, config, classify, UNTIL, lost.clone())
     }
@@ -97,8 +128,27 @@ fn total(
 
 fn fifo(config: Config, lost: &Rc<Cell<u64>>) -> impl FnMut(&mut Rng) -> GroupScenario<Stack<Fifo>> {
     move |rng| {
-        let promise = Promise { uniform_total: false };
+        let promise = Promise { uniform_total: false, causal: false };
         GroupScenario::draw(rng, FifoGroup::fifo, promise, config, classify::<Fifo>, UNTIL, lost.clone())
+    }
+}
+
+fn causal(
+    config: Config,
+    lost: &Rc<Cell<u64>>,
+) -> impl FnMut(&mut Rng) -> GroupScenario<Stack<Causal>> + use<> {
+    let lost = lost.clone();
+    move |rng| {
+        let promise = Promise { uniform_total: false, causal: true };
+        GroupScenario::draw(
+            rng,
+            CausalGroup::causal,
+            promise,
+            config,
+            classify::<Causal>,
+            UNTIL,
+            lost.clone(),
+        )
     }
 }
 

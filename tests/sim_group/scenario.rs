@@ -17,6 +17,8 @@ use quorate_protocols::{Output, ProcessId, Violation};
 pub(crate) struct Promise {
     /// All deliver in one order, and what anyone delivered every survivor delivers.
     pub(crate) uniform_total: bool,
+    /// What a sender had delivered when it sent is delivered before what it sent.
+    pub(crate) causal: bool,
 }
 
 pub(crate) struct GroupScenario<S: Layer> {
@@ -32,6 +34,8 @@ pub(crate) struct GroupScenario<S: Layer> {
     processes: BTreeMap<ProcessId, Process>,
     views: BTreeMap<u64, ViewRecord>,
     sent: BTreeMap<ProcessId, u64>,
+    /// What the sender of a message, named by sender and number, had delivered when it was told to send it.
+    pasts: BTreeMap<(ProcessId, u64), BTreeMap<ProcessId, u64>>,
     until: Duration,
     /// Runs whose group ended without quorum or without anyone who has the state.
     lost: Rc<Cell<u64>>,
@@ -147,6 +151,7 @@ impl<S: Layer> GroupScenario<S> {
             processes: BTreeMap::new(),
             views: BTreeMap::new(),
             sent: BTreeMap::new(),
+            pasts: BTreeMap::new(),
             until,
             lost,
         }
@@ -180,6 +185,9 @@ impl<S: Layer> GroupScenario<S> {
         if world.is_up(node) && self.processes.get(&id).is_some_and(live) {
             let number = self.sent.entry(id).or_default();
             *number += 1;
+            if self.promise.causal {
+                self.pasts.insert((id, *number), self.processes[&id].state.last.clone());
+            }
             let mut payload = BytesMut::new();
             payload.put_u64_le(id.node);
             payload.put_u64_le(id.incarnation);
@@ -265,6 +273,12 @@ impl<S: Layer> GroupScenario<S> {
         ensure(view.contains(from), || format!("{id} delivers from {from}, not in {view}"))?;
         let last = process.state.last.get(&from).copied().unwrap_or(0);
         ensure(number == last + 1, || format!("{id} delivers {from}/{number} after {last}"))?;
+        for (other, past) in self.pasts.get(&(from, number)).into_iter().flatten() {
+            let here = process.state.last.get(other).copied().unwrap_or(0);
+            ensure(here >= *past, || {
+                format!("{id} delivers {from}/{number} before {other}/{past}, which {from} had delivered")
+            })?;
+        }
         process.state.apply(from, number, total);
         let position = process.delivered_here as usize;
         process.delivered_here += 1;

@@ -1,8 +1,8 @@
 //! The group: the layers assembled, as one machine.
 //!
 //! Purpose     a user names the order that is wanted; this module puts the layers that give it on each other.
-//! Guarantee   reliable, view-synchronous multicast in agreed views, with the state for joiners; in FIFO order or in
-//!             uniform total order.
+//! Guarantee   reliable, view-synchronous multicast in agreed views, with the state for joiners; in FIFO order, in
+//!             causal order or in uniform total order.
 //! Method      from the top: state transfer, order, view changes, reliable multicast, failure detector.
 
 use std::fmt;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::machine::{Input, Machine, Outputs, ProcessId, Targets, Violation};
 use crate::membership::heartbeat::{self, HeartbeatDetector};
 use crate::membership::view_sync::{self, ViewSync};
+use crate::multicast::causal::Causal;
 use crate::multicast::fifo::Fifo;
 use crate::multicast::reliable::{self, Reliable};
 use crate::multicast::state_transfer::{self, StateTransfer};
@@ -105,6 +106,9 @@ type Agreed = Pair<ViewSync, Pair<Reliable, HeartbeatDetector>>;
 /// A group in FIFO order.
 pub type FifoGroup = Group<Pair<StateTransfer, Pair<Fifo, Agreed>>>;
 
+/// A group in causal order.
+pub type CausalGroup = Group<Pair<StateTransfer, Pair<Causal, Agreed>>>;
+
 /// A group in uniform total order.
 pub type TotalGroup = Group<Pair<StateTransfer, Pair<TotalSequencer, Agreed>>>;
 
@@ -120,6 +124,15 @@ impl FifoGroup {
     pub fn fifo(me: ProcessId, config: Config) -> Self {
         let state = StateTransfer::new(me, config.state_transfer, config.plant);
         Self::over(Pair::new(state, Pair::new(Fifo, agreed(me, &config))))
+    }
+}
+
+impl CausalGroup {
+    /// Process `me` of a group in causal order; in no view until it creates or joins.
+    pub fn causal(me: ProcessId, config: Config) -> Self {
+        let state = StateTransfer::new(me, config.state_transfer, config.plant);
+        let causal = Causal::new(me, config.plant);
+        Self::over(Pair::new(state, Pair::new(causal, agreed(me, &config))))
     }
 }
 
@@ -169,7 +182,7 @@ impl<S: Layer> Group<S> {
                 Up::State(state) => me.event(Event::State(state)),
                 Up::QuorumLost => me.event(Event::QuorumLost),
                 Up::QuorumRegained => me.event(Event::QuorumRegained),
-                Up::Rejected(payload) => me.event(Event::Rejected(payload)),
+                Up::Rejected(cast) => me.event(Event::Rejected(cast.payload)),
                 Up::Ended(why) if !self.ended => {
                     self.ended = true;
                     me.event(Event::Ended(why));

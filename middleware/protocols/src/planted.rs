@@ -23,6 +23,14 @@ pub enum Planted {
     ViewQuorumHalf,
     /// View change: a promise does not bind; an older ballot is still accepted, and an older attempt goes on.
     ViewAcceptsOldBallot,
+    /// Causal order: a message is delivered whatever its timestamp says.
+    CausalIgnoresTimestamps,
+    /// Causal order: a timestamp of an earlier view is obeyed.
+    CausalObeysOldNotes,
+    /// Causal order: what was told in an earlier view is taken for told in this one.
+    CausalNotesOutliveViews,
+    /// Causal order: what is left at the end of a view is delivered without its predecessors.
+    CausalDeliversOrphans,
     /// Total order: a message is delivered before a quorum holds it.
     TotalDeliversUnstable,
     /// Total order: what was left unordered at the end of a view is delivered in order of arrival.

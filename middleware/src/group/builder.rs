@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::events::{Events, GroupSink, Shared};
 use super::introduce::Introducer;
-use super::{Fifo, Group, Inner, JoinError, Order, Total};
+use super::{Causal, Fifo, Group, Inner, JoinError, Order, Total};
 use crate::driver::{self, Port, Setup};
 use crate::node::{Address, Channel, Node};
 
@@ -66,6 +66,13 @@ impl Builder<Total> {
 impl Builder<Fifo> {
     /// A group in FIFO order.
     pub fn fifo(name: impl Into<String>) -> Self {
+        Self::named(name.into())
+    }
+}
+
+impl Builder<Causal> {
+    /// A group in causal order.
+    pub fn causal(name: impl Into<String>) -> Self {
         Self::named(name.into())
     }
 }

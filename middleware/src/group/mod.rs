@@ -2,9 +2,10 @@
 //!
 //! Purpose     processes that work together see the same members and the same messages: a chat room, the replicas of
 //!             a service.
-//! Guarantee   [`Fifo`]: each sender's messages in its order. [`Total`]: all members the same messages in the same
+//! Guarantee   [`Fifo`]: each sender's messages in its order. [`Causal`]: in addition every message after those that its
+//!             sender had delivered before. [`Total`]: all members the same messages in the same
 //!             order, and *uniform*: what any member delivered, even one that died right after, every member that
-//!             goes on delivers. In both: views agreed by a quorum of the view before, members that go on together
+//!             goes on delivers. In all: views agreed by a quorum of the view before, members that go on together
 //!             have delivered the same messages in each view, and a joiner starts from the state at its first view.
 //! Method      the stack of `quorate_protocols::group`, run by the driver on a channel named after the group. Members
 //!             introduce each other, so a joiner needs the address of one.
@@ -55,7 +56,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_protocols::Machine;
-use quorate_protocols::group::{Command, FifoGroup, TotalGroup};
+use quorate_protocols::group::{CausalGroup, Command, FifoGroup, TotalGroup};
 
 pub use builder::{Builder, Limits};
 pub use error::{CastError, JoinError, LeaveError};
@@ -66,9 +67,21 @@ pub use quorate_protocols::stack::{Ended, View, ViewId};
 use crate::driver::Handle;
 use events::Shared;
 
-/// The order in which a group delivers; implemented by [`Fifo`] and [`Total`].
+/// The order in which a group delivers; implemented by [`Fifo`], [`Causal`] and [`Total`].
 ///
 /// What needs an order asks for it in its type: replication takes a [`TotalOrder`], and a group in FIFO order is none.
+///
+/// The textbook's six combinations (van Steen & Tanenbaum, virtually synchronous reliable multicasting):
+///
+/// | basic order | without total order | with total order |
+/// | --- | --- | --- |
+/// | none | [`Unordered`] | [`UnorderedTotal`] |
+/// | FIFO | [`Fifo`] | [`FifoTotal`] |
+/// | causal | [`Causal`] | [`CausalTotal`] |
+///
+/// The three on the right are one and the same [`Total`]: its messages keep their senders' order, and a total order that
+/// is uniform and does that is causal. For were `m` delivered somewhere before what its sender had delivered when it sent
+/// `m`, uniform total order would have made the sender deliver `m` before that as well, and so before it sent `m`.
 pub trait Order: sealed::Sealed + Send + Sync + 'static {
     /// The machine that gives this order.
     #[doc(hidden)]
@@ -85,15 +98,40 @@ pub trait Order: sealed::Sealed + Send + Sync + 'static {
 #[derive(Debug, Clone, Copy)]
 pub struct Fifo;
 
-/// All messages in one order, uniformly.
+/// Each message after all that its sender had delivered before, and so each sender's messages in its order.
+#[derive(Debug, Clone, Copy)]
+pub struct Causal;
+
+/// All messages in one order, uniformly: the order of each sender and the causal one are kept, see [`Order`].
 #[derive(Debug, Clone, Copy)]
 pub struct Total;
+
+/// No order is promised. Given by [`Fifo`], whose order costs nothing more: messages are numbered anyway, so that none is
+/// lost.
+pub type Unordered = Fifo;
+
+/// One order for all, and no other promise. Given by [`Total`].
+pub type UnorderedTotal = Total;
+
+/// One order for all that keeps each sender's. It is [`Total`].
+pub type FifoTotal = Total;
+
+/// One order for all that keeps the causal one. It is [`Total`]: see [`Order`].
+pub type CausalTotal = Total;
 
 impl Order for Fifo {
     type Machine = FifoGroup;
 
     fn machine(me: ProcessId, config: quorate_protocols::group::Config) -> FifoGroup {
         FifoGroup::fifo(me, config)
+    }
+}
+
+impl Order for Causal {
+    type Machine = CausalGroup;
+
+    fn machine(me: ProcessId, config: quorate_protocols::group::Config) -> CausalGroup {
+        CausalGroup::causal(me, config)
     }
 }
 
@@ -109,6 +147,7 @@ mod sealed {
     /// Orders are ours: a new one is a new layer first.
     pub trait Sealed {}
     impl Sealed for super::Fifo {}
+    impl Sealed for super::Causal {}
     impl Sealed for super::Total {}
 }
 

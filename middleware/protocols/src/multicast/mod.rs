@@ -1,5 +1,6 @@
-//! Multicast in views: reliable and FIFO, then totally ordered, then with the state for joiners.
+//! Multicast in views: reliable and FIFO, then in causal or total order, then with the state for joiners.
 
+pub mod causal;
 pub mod fifo;
 pub mod reliable;
 pub mod state_transfer;

@@ -169,7 +169,7 @@ impl Layer for TotalSequencer {
         match request {
             Down::Cast(mut cast) => match cast.headers.push(&[DATA]) {
                 Ok(()) => flow.down(Down::Cast(cast)),
-                Err(_) => flow.up(Up::Rejected(cast.payload)),
+                Err(_) => flow.up(Up::Rejected(cast)),
             },
             other => flow.down(other),
         }

@@ -61,6 +61,16 @@ impl<M> Flow<M> {
         self.downs.push_back(request);
     }
 
+    /// Takes out what goes to the layer above; for whoever runs a layer by hand, in a test.
+    pub fn drain_ups(&mut self) -> impl Iterator<Item = Up> + '_ {
+        self.ups.drain(..)
+    }
+
+    /// Takes out what goes to the layer below; for whoever runs a layer by hand, in a test.
+    pub fn drain_downs(&mut self) -> impl Iterator<Item = Down> + '_ {
+        self.downs.drain(..)
+    }
+
     /// Sends to the same layer of one other process.
     pub fn send(&mut self, to: ProcessId, lane: Lane, message: M) {
         self.sends.push((Targets::One(to), lane, message));

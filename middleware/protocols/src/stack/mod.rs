@@ -129,8 +129,8 @@ pub enum Up {
     StateWanted(ViewId),
     /// The group's state at the beginning of the current view.
     State(Bytes),
-    /// A message was not taken: the limit of waiting messages is reached.
-    Rejected(Bytes),
+    /// A message was not taken: the limit of waiting messages is reached. With the headers of the layers above.
+    Rejected(Cast),
     /// This process is no longer a member, and why.
     Ended(Ended),
 }

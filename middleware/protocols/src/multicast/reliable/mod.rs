@@ -105,7 +105,7 @@ impl Reliable {
 
     fn on_cast(&mut self, cast: Cast, flow: &mut Flow<Message>) {
         if self.pending.len() >= self.config.pending_max {
-            flow.up(Up::Rejected(cast.payload));
+            flow.up(Up::Rejected(cast));
         } else {
             self.pending.push_back(cast);
         }
