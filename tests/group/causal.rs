@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use quorate::group::{Builder, Causal, CausalTotal, Events, FifoTotal, Group, Order, UnorderedTotal};
 use quorate::node::Node;
 use quorate_transports::fault::FaultHandle;
@@ -68,7 +67,7 @@ where
     let reading = messages(&mut third_events, 2 * QUESTIONS);
     let (_, _, heard) = tokio::join!(asking, answering, reading);
     for number in 0..QUESTIONS {
-        let place = |text: String| heard.iter().position(|heard| *heard == Bytes::from(text.clone()));
+        let place = |text: String| heard.iter().position(|heard| *heard == text);
         let (question, answer) = (place(format!("{number}?")), place(format!("{number}!")));
         assert!(question.is_some() && question < answer, "{net:?}: {heard:?}");
     }

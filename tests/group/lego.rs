@@ -1,7 +1,7 @@
 //! The stack as building blocks: a layer of the user's own on the library's.
 
 use quorate_protocols::group::{Command, Event, Group};
-use quorate_protocols::membership::heartbeat::{self, HeartbeatDetector};
+use quorate_protocols::membership::heartbeat::{self, HeartbeatDetector, Judge};
 use quorate_protocols::membership::view_sync::{self, ViewSync};
 use quorate_protocols::multicast::fifo::Fifo;
 use quorate_protocols::multicast::reliable::{self, Reliable};
@@ -66,7 +66,7 @@ impl Layer for Numbered {
 #[test]
 fn g12_a_layer_of_the_users_own_stands_on_the_librarys() {
     let me = ProcessId { node: 1, incarnation: 1 };
-    let detector = HeartbeatDetector::new(me, heartbeat::Config::default());
+    let detector = HeartbeatDetector::new(me, heartbeat::Config::default(), Judge::default());
     let reliable = Reliable::new(me, reliable::Config::default(), Plant::NONE);
     let beat = heartbeat::Config::default();
     let views = ViewSync::new(me, view_sync::Config::default(), &beat, Plant::NONE);

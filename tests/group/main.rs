@@ -1,6 +1,7 @@
 //! Groups and replicas over real nodes: views, orders, state for joiners, death in the middle.
 
 mod causal;
+mod detection;
 mod endings;
 mod lego;
 mod partition;

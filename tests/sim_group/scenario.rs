@@ -8,6 +8,8 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quorate::sim::{Boot, Fault, Keep, Observed, Rng, Scenario, World};
 use quorate_protocols::group::{Command, Config, Event, Group};
+use quorate_protocols::membership::detector::{Detection, Detector};
+use quorate_protocols::membership::heartbeat::Judge;
 use quorate_protocols::membership::view_sync;
 use quorate_protocols::multicast::{reliable, state_transfer};
 use quorate_protocols::stack::{Either, Layer, Pair, View, ViewId};
@@ -139,6 +141,11 @@ impl<S: Layer> GroupScenario<S> {
             config.heartbeat.timeout = Duration::from_millis(300 + rng.below(300));
             config.heartbeat.interval = config.heartbeat.timeout / 10;
         }
+        config.detection = match rng.below(4) {
+            0 => Detection::Heartbeat(Judge::Phi(8.0)),
+            1 => Detection::Swim { helpers: 3 },
+            _ => Detection::Heartbeat(Judge::Timeout),
+        };
         Self {
             nodes: 3 + rng.below(4) as usize,
             outlives: rng.below(8) != 0,
@@ -404,7 +411,7 @@ impl<S: Layer> Scenario for GroupScenario<S> {
                 Ok(())
             }
             Event::Rejected(_) => Err(Violation(format!("{} rejects a message", who.id))),
-            Event::QuorumLost | Event::QuorumRegained => Ok(()),
+            Event::QuorumLost | Event::QuorumRegained | Event::Suspected(_) | Event::Trusted(_) => Ok(()),
         }
     }
 
@@ -481,7 +488,7 @@ pub(crate) fn classify<O: Layer>(message: &<Stack<O> as Layer>::Message) -> Opti
 
 /// A stack with order `O`.
 pub(crate) type Stack<O> = Pair<state_transfer::StateTransfer, Pair<O, Pair<view_sync::ViewSync, Below>>>;
-type Below = Pair<reliable::Reliable, quorate_protocols::membership::heartbeat::HeartbeatDetector>;
+type Below = Pair<reliable::Reliable, Detector>;
 
 pub(crate) const PROMISED: u8 = 0;
 pub(crate) const PROPOSED: u8 = 1;

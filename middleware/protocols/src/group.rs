@@ -10,7 +10,8 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::machine::{Input, Machine, Outputs, ProcessId, Targets, Violation};
-use crate::membership::heartbeat::{self, HeartbeatDetector};
+use crate::membership::detector::{Detection, Detector};
+use crate::membership::heartbeat;
 use crate::membership::view_sync::{self, ViewSync};
 use crate::multicast::causal::Causal;
 use crate::multicast::fifo::Fifo;
@@ -26,6 +27,8 @@ use crate::time::Time;
 pub struct Config {
     /// The failure detector's.
     pub heartbeat: heartbeat::Config,
+    /// Which failure detector.
+    pub detection: Detection,
     /// The view changes'.
     pub view_sync: view_sync::Config,
     /// Reliable multicast's.
@@ -86,6 +89,10 @@ pub enum Event {
     QuorumLost,
     /// A quorum is there again.
     QuorumRegained,
+    /// The failure detector does not hear a member.
+    Suspected(ProcessId),
+    /// It hears it again: the suspicion was false.
+    Trusted(ProcessId),
     /// A message was not taken: too many wait already.
     Rejected(Bytes),
     /// This process is no longer a member. Nothing follows.
@@ -101,7 +108,7 @@ pub struct Group<S: Layer> {
 }
 
 /// What all groups have below their order.
-type Agreed = Pair<ViewSync, Pair<Reliable, HeartbeatDetector>>;
+type Agreed = Pair<ViewSync, Pair<Reliable, Detector>>;
 
 /// A group in FIFO order.
 pub type FifoGroup = Group<Pair<StateTransfer, Pair<Fifo, Agreed>>>;
@@ -113,7 +120,7 @@ pub type CausalGroup = Group<Pair<StateTransfer, Pair<Causal, Agreed>>>;
 pub type TotalGroup = Group<Pair<StateTransfer, Pair<TotalSequencer, Agreed>>>;
 
 fn agreed(me: ProcessId, config: &Config) -> Agreed {
-    let detector = HeartbeatDetector::new(me, config.heartbeat);
+    let detector = Detector::new(me, config.heartbeat, config.detection);
     let reliable = Reliable::new(me, config.reliable, config.plant);
     let views = ViewSync::new(me, config.view_sync, &config.heartbeat, config.plant);
     Pair::new(views, Pair::new(reliable, detector))
@@ -182,6 +189,8 @@ impl<S: Layer> Group<S> {
                 Up::State(state) => me.event(Event::State(state)),
                 Up::QuorumLost => me.event(Event::QuorumLost),
                 Up::QuorumRegained => me.event(Event::QuorumRegained),
+                Up::Suspect(peer) => me.event(Event::Suspected(peer)),
+                Up::Trust(peer) => me.event(Event::Trusted(peer)),
                 Up::Rejected(cast) => me.event(Event::Rejected(cast.payload)),
                 Up::Ended(why) if !self.ended => {
                     self.ended = true;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::events::{Events, GroupSink, Shared};
 use super::introduce::Introducer;
-use super::{Causal, Fifo, Group, Inner, JoinError, Order, Total};
+use super::{Causal, Detection, Fifo, Group, Inner, JoinError, Order, Total};
 use crate::driver::{self, Port, Setup};
 use crate::node::{Address, Channel, Node};
 
@@ -40,6 +40,9 @@ pub struct Limits {
     /// How long a silent member is trusted. Default 1 s. Shorter detects crashes sooner and suspects more slow
     /// members wrongly, which expels them. A broken connection is acted on sooner than silence.
     pub suspect_after: Duration,
+    /// How members find out that one of them has died. Default: everybody beats, and a silence of
+    /// [`suspect_after`](Self::suspect_after) is too long. All members must agree on the manner.
+    pub detection: Detection,
     /// How long [`Builder::join`] tries. Default 10 s.
     pub join_within: Duration,
 }
@@ -51,6 +54,7 @@ impl Default for Limits {
             outstanding_max: 8192,
             events_waiting_max: 65_536,
             suspect_after: Duration::from_secs(1),
+            detection: Detection::default(),
             join_within: Duration::from_secs(10),
         }
     }
@@ -225,6 +229,7 @@ impl<O: Order> Builder<O> {
         let mut config = Config::default();
         config.heartbeat.timeout = self.limits.suspect_after;
         config.heartbeat.interval = self.limits.suspect_after / 10;
+        config.detection = self.limits.detection;
         config.reliable.pending_max = config.reliable.pending_max.max(self.limits.outstanding_max * 2);
         // Several small messages travel in one, too.
         config.reliable.batch_bytes = config.reliable.batch_bytes.min(room);

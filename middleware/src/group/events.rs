@@ -17,8 +17,8 @@ use quorate_protocols::{Machine, ProcessId};
 use quorate_transports::NodeId;
 use tokio::sync::{Notify, Semaphore, watch};
 
-use super::Limits;
 use super::introduce::Introducer;
+use super::{GroupStats, Limits};
 use crate::driver::{Sink, Stopped};
 
 /// What a member is told, in this order: a view, for a joiner the state at its beginning, then the messages of the
@@ -159,8 +159,7 @@ struct State {
     withheld: usize,
     /// The application's state, on its way to the machine.
     answer: Option<Command>,
-    delivered: u64,
-    views: u64,
+    totals: GroupStats,
 }
 
 impl State {
@@ -194,8 +193,7 @@ impl Shared {
             saturated: false,
             withheld: 0,
             answer: None,
-            delivered: 0,
-            views: 0,
+            totals: GroupStats::default(),
         };
         Self {
             me,
@@ -235,9 +233,10 @@ impl Shared {
         self.ended.borrow().flatten()
     }
 
-    pub(super) fn totals(&self) -> (u64, u64, usize) {
+    /// What is counted here.
+    pub(super) fn totals(&self) -> GroupStats {
         let state = self.lock();
-        (state.delivered, state.views, state.events.len())
+        GroupStats { waiting: state.events.len(), ..state.totals }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -248,10 +247,10 @@ impl Shared {
         let mut state = self.lock();
         match &event {
             Event::Message { from, .. } => {
-                state.delivered += 1;
+                state.totals.delivered += 1;
                 state.withheld += usize::from(*from == self.me);
             }
-            Event::View(_) => state.views += 1,
+            Event::View(_) => state.totals.views += 1,
             _ => {}
         }
         if state.has_reader {
@@ -322,6 +321,16 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
                 Event::QuorumLost
             }
             group::Event::QuorumRegained => Event::QuorumRegained,
+            group::Event::Suspected(peer) => {
+                tracing::info!(%peer, me = %self.shared.me, "member suspected");
+                self.shared.lock().totals.suspicions += 1;
+                return;
+            }
+            group::Event::Trusted(peer) => {
+                tracing::info!(%peer, me = %self.shared.me, "suspicion taken back");
+                self.shared.lock().totals.false_suspicions += 1;
+                return;
+            }
             group::Event::Rejected(payload) => {
                 // The window is far below the machine's own limit.
                 debug_assert!(false, "a message of {} bytes was rejected", payload.len());

@@ -62,6 +62,8 @@ pub use builder::{Builder, Limits};
 pub use error::{CastError, JoinError, LeaveError};
 pub use events::{Event, Events, StateRequest};
 pub use quorate_protocols::ProcessId;
+pub use quorate_protocols::membership::detector::Detection;
+pub use quorate_protocols::membership::heartbeat::Judge;
 pub use quorate_protocols::stack::{Ended, View, ViewId};
 
 use crate::driver::Handle;
@@ -223,14 +225,11 @@ impl<O: Order> Group<O> {
     pub fn stats(&self) -> GroupStats {
         let counts = self.inner.handle.counts();
         let load = |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
-        let (delivered, views, waiting) = self.inner.shared.totals();
         GroupStats {
-            delivered,
-            views,
-            waiting,
             malformed: load(&counts.malformed),
             stale: load(&counts.stale),
             unsent: load(&counts.unsent),
+            ..self.inner.shared.totals()
         }
     }
 
@@ -247,6 +246,10 @@ pub struct GroupStats {
     pub delivered: u64,
     /// Views installed.
     pub views: u64,
+    /// Times that a member was suspected to be dead.
+    pub suspicions: u64,
+    /// Those that were taken back, because the member spoke again before it was left out.
+    pub false_suspicions: u64,
     /// Events that nobody has read yet.
     pub waiting: usize,
     /// Frames that were no message of the protocol.

@@ -4,6 +4,7 @@
 //!             only while the network and the scheduler are quicker than the time-out: a suspicion is a reason to
 //!             act, never a proof, and no layer above may rest its safety on it.
 //!             A process that finds itself late blames its own sleep, not the others.
+//!             With [`Judge::Phi`] the time-out is the longest patience, and a member that beats regularly gets less.
 //! Method      heartbeats carry the sender's view, so that a member which missed a view change is found too.
 //! Source      van Steen & Tanenbaum, failure detection; Chandra & Toueg 1996 (eventually perfect).
 //! Limits      n (n - 1) messages an interval; meant for groups of some ten members.
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::phi::Rhythm;
 use crate::machine::{Lane, ProcessId};
 use crate::stack::{Down, Flow, Layer, Up, View, ViewId};
 use crate::time::Time;
@@ -34,6 +36,17 @@ impl Default for Config {
     }
 }
 
+/// When silence is too long.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Judge {
+    /// After [`Config::timeout`].
+    #[default]
+    Timeout,
+    /// When it is so unlikely, given how the member beat before: one in ten to the power of this. 8 is usual; 3 is eager,
+    /// 12 patient. Never sooner than four intervals, nor later than [`Config::timeout`].
+    Phi(f64),
+}
+
 /// "I live, and this is the view I am in."
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heartbeat(ViewId);
@@ -43,29 +56,42 @@ pub struct Heartbeat(ViewId);
 pub struct HeartbeatDetector {
     me: ProcessId,
     config: Config,
+    judge: Judge,
     view: Option<View>,
     beat_at: Time,
     watched: BTreeMap<ProcessId, Watch>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Watch {
     /// Suspected when nothing comes until then.
     until: Time,
     suspected: bool,
+    /// When it beat last, unless I was asleep since.
+    beat_at: Option<Time>,
+    rhythm: Rhythm,
 }
 
 impl HeartbeatDetector {
     /// A detector for the process `me`, idle until the first view.
-    pub fn new(me: ProcessId, config: Config) -> Self {
-        Self { me, config, view: None, beat_at: Time::ZERO, watched: BTreeMap::new() }
+    pub fn new(me: ProcessId, config: Config, judge: Judge) -> Self {
+        Self { me, config, judge, view: None, beat_at: Time::ZERO, watched: BTreeMap::new() }
     }
 
-    fn watch(&mut self, now: Time, view: View) {
+    fn watch(&mut self, now: Time, view: View, flow: &mut Flow<Heartbeat>) {
         // Everyone starts afresh: who was let into the view has answered a moment ago.
-        let fresh = Watch { until: now + self.config.timeout, suspected: false };
+        let mut before = std::mem::take(&mut self.watched);
         let members = view.members.iter().filter(|member| **member != self.me);
-        self.watched = members.map(|member| (*member, fresh)).collect();
+        let fresh = |member: &ProcessId| {
+            // Who is in the next view has answered.
+            if before.get(member).is_some_and(|watch| watch.suspected) {
+                flow.up(Up::Trust(*member));
+            }
+            let rhythm = before.remove(member).map(|watch| watch.rhythm).unwrap_or_default();
+            let until = now + self.config.timeout;
+            (*member, Watch { until, suspected: false, beat_at: None, rhythm })
+        };
+        self.watched = members.map(fresh).collect();
         self.view = Some(view);
         self.beat_at = now;
     }
@@ -76,7 +102,7 @@ impl Layer for HeartbeatDetector {
 
     fn down(&mut self, now: Time, request: Down, flow: &mut Flow<Heartbeat>) {
         match request {
-            Down::Install { view, .. } => self.watch(now, view),
+            Down::Install { view, .. } => self.watch(now, view, flow),
             other => flow.down(other),
         }
     }
@@ -93,7 +119,15 @@ impl Layer for HeartbeatDetector {
 
     fn receive(&mut self, now: Time, from: ProcessId, message: Heartbeat, flow: &mut Flow<Heartbeat>) {
         if let Some(watch) = self.watched.get_mut(&from) {
-            watch.until = now + self.config.timeout;
+            let mut patience = self.config.timeout;
+            if let Judge::Phi(phi) = self.judge {
+                if let Some(beat_at) = watch.beat_at.replace(now) {
+                    watch.rhythm.note(now.since(beat_at));
+                }
+                let shortest = (self.config.interval * BEATS_MIN).min(patience);
+                patience = watch.rhythm.patience(phi).unwrap_or(patience).clamp(shortest, patience);
+            }
+            watch.until = now + patience;
             if std::mem::take(&mut watch.suspected) {
                 flow.up(Up::Trust(from));
             }
@@ -109,6 +143,7 @@ impl Layer for HeartbeatDetector {
             // I was asleep, or my clock jumped: whose silence it was I cannot tell, so everyone gets fresh time.
             for watch in self.watched.values_mut().filter(|watch| !watch.suspected) {
                 watch.until = now + self.config.timeout;
+                watch.beat_at = None;
             }
         }
         if self.beat_at <= now {
@@ -139,3 +174,6 @@ impl Wire for Heartbeat {
         ViewId::decode(input).map(Self)
     }
 }
+
+/// However regular a member is, so many beats may be lost.
+const BEATS_MIN: u32 = 4;

@@ -1,4 +1,7 @@
 //! Who is in the group: failure detection, and views that all survivors agree on.
 
+pub mod detector;
 pub mod heartbeat;
+pub mod phi;
+pub mod swim;
 pub mod view_sync;

@@ -71,6 +71,18 @@ impl<M> Flow<M> {
         self.downs.drain(..)
     }
 
+    /// Takes out what goes to the same layer of others; for whoever runs a layer by hand, in a test.
+    pub fn drain_sends(&mut self) -> impl Iterator<Item = (Targets, Lane, M)> + '_ {
+        self.sends.drain(..)
+    }
+
+    /// Goes on with what another layer wanted, in whose place this one stands.
+    pub(crate) fn take_over<N>(&mut self, other: Flow<N>, wrap: impl Fn(N) -> M) {
+        self.ups.extend(other.ups);
+        self.downs.extend(other.downs);
+        self.sends.extend(other.sends.into_iter().map(|(to, lane, message)| (to, lane, wrap(message))));
+    }
+
     /// Sends to the same layer of one other process.
     pub fn send(&mut self, to: ProcessId, lane: Lane, message: M) {
         self.sends.push((Targets::One(to), lane, message));

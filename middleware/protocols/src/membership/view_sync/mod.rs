@@ -531,10 +531,12 @@ impl Layer for ViewSync {
             Up::Suspect(process) => {
                 self.suspects.insert(process);
                 self.report_soon();
+                flow.up(event);
             }
             Up::Trust(process) => {
                 self.suspects.remove(&process);
                 self.report_soon();
+                flow.up(event);
             }
             Up::PeerView { peer, view } => {
                 self.is_current(peer, view, flow);
