@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use quorate::group::{Builder, CastError, Ended, Event, JoinError, Limits, Total};
 use quorate::node::Node;
 use tests::{memory, nets, within};
@@ -243,37 +242,4 @@ async fn ended(mut events: quorate::group::Events) -> Option<Ended> {
         }
     }
     why.expect("the last event says why")
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn g09_what_a_connection_cannot_carry_is_refused_and_what_it_can_arrives() {
-    const MESSAGE_BYTES_MAX: usize = 16 << 10;
-    for net in nets() {
-        let small = async |id| {
-            let mut limits = quorate::node::Limits::default();
-            limits.connection.message_bytes_max = MESSAGE_BYTES_MAX;
-            net.builder(id).limits(limits).start().await.expect("the node starts")
-        };
-        let (one, two) = (small(1).await, small(2).await);
-        let refused = within(room().create(&one)).await;
-        let Err(JoinError::PayloadLimit { asked, limit }) = refused else {
-            panic!("expected a refusal of the default limit, got {refused:?}")
-        };
-        assert_eq!((asked, limit < MESSAGE_BYTES_MAX), (1 << 20, true));
-        let mut limits = Limits::default();
-        limits.payload_bytes_max = limit;
-        let builder = room().limits(limits);
-        let (group, _events) = within(builder.clone().create(&one)).await.expect("it fits");
-        let (_second, mut events) = within(builder.join(&two, &one.addresses())).await.expect("it fits");
-        // The largest one, and many small ones that would travel together.
-        let sizes: Vec<_> =
-            [limit].into_iter().chain(std::iter::repeat_n(1000, 100)).chain([limit]).collect();
-        for size in &sizes {
-            group.cast(vec![7; *size].into()).await.expect("the group takes it");
-        }
-        let arrived: Vec<_> =
-            crate::messages(&mut events, sizes.len()).await.iter().map(Bytes::len).collect();
-        assert_eq!(arrived, sizes, "{net:?}");
-        assert_eq!(group.stats().unsent, 0, "{net:?}");
-    }
 }

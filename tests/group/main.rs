@@ -3,6 +3,7 @@
 mod causal;
 mod detection;
 mod endings;
+mod large;
 mod lego;
 mod partition;
 mod pressure;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate::group::{Builder, CastError, Events, Group, Limits, Total};
+use quorate::group::{Builder, CastError, Ended, Event, Events, Group, Limits, SlowReader, Total};
 use tests::{memory, nets, within};
 
 use crate::{group, messages};
@@ -43,7 +43,7 @@ async fn g09_a_member_that_does_not_read_waits_with_its_own_messages() {
     tokio::time::sleep(LONG).await;
     assert!(!sending.is_finished());
     let waiting = group.stats().waiting;
-    assert!((50..=20 + 50).contains(&waiting), "{waiting} events wait");
+    assert!((21..=20 + 50).contains(&waiting), "{waiting} events wait");
     assert_eq!(messages(&mut events, 1000).await, numbers(1000));
     within(sending).await.expect("the sender ends well");
 }
@@ -118,4 +118,53 @@ async fn g09_a_cast_that_is_dropped_while_it_waits_sends_nothing_and_takes_no_ro
         taken = 0;
     }
     assert!(events.try_next().is_none(), "a dropped cast was sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn g09_a_member_that_does_not_read_leaves_by_its_policy_and_the_others_go_on() {
+    const COUNT: u32 = 40_000;
+    let net = memory();
+    let mut limits = limits();
+    limits.slow_reader = SlowReader::LeavesAfter(Duration::from_secs(3));
+    let (_nodes, groups, mut events) = group(&net, Builder::total("room").limits(limits), 3).await;
+    let mut slow = events.pop().expect("three members");
+    let sending = tokio::spawn(cast_numbers(groups[0].clone(), COUNT));
+    for mut events in events {
+        tokio::spawn(async move { while events.next().await.is_some() {} });
+    }
+    within(sending).await.expect("the sender is not held up for ever");
+    let mut why = None;
+    while let Some(event) = within(slow.next()).await {
+        if let Event::Ended(ended) = event {
+            why = ended;
+        }
+    }
+    assert_eq!(why, Some(Ended::TooSlow));
+    assert_eq!(groups[0].view().map(|view| view.members.len()), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g09_what_waits_is_bounded_in_bytes_too() {
+    const EACH: usize = 1000;
+    let net = memory();
+    let node = net.node(1).await;
+    let mut limits = Limits::default();
+    (limits.events_waiting_bytes_max, limits.outstanding_bytes_max) = (20 * EACH, 30 * EACH);
+    let builder = Builder::<Total>::total("room").limits(limits);
+    let (group, mut events) = builder.create(&node).await.expect("founds the group");
+    let casting = group.clone();
+    let sending = tokio::spawn(async move {
+        for _ in 0..1000 {
+            casting.cast(vec![7; EACH].into()).await.expect("the group takes it");
+        }
+        // Larger than all that may be outstanding: it goes alone.
+        casting.cast(vec![7; 100 * EACH].into()).await.expect("the group takes it");
+    });
+    tokio::time::sleep(LONG).await;
+    assert!(!sending.is_finished());
+    let waiting = group.stats().waiting_bytes;
+    assert!((21 * EACH..=51 * EACH).contains(&waiting), "{waiting} bytes wait");
+    assert_eq!(messages(&mut events, 1001).await.last().map(Bytes::len), Some(100 * EACH));
+    within(sending).await.expect("the sender ends well");
+    assert_eq!(group.stats().waiting_bytes, 0);
 }

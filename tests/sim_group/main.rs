@@ -74,6 +74,9 @@ fn hunt<S: Layer, F: FnMut(&mut Rng) -> GroupScenario<S>>(
 
 /// Every bug that can be planted into a group in total order.
 const BUGS: &[Planted] = &[
+    Planted::FragmentForgetsToRestart,
+    Planted::FragmentOutlivesViews,
+    Planted::FragmentLetsOthersPass,
     Planted::MulticastDeliversDuplicates,
     Planted::MulticastSkipsGaps,
     Planted::FlushDoesNotFreeze,

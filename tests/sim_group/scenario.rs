@@ -11,7 +11,7 @@ use quorate_protocols::group::{Command, Config, Event, Group};
 use quorate_protocols::membership::detector::{Detection, Detector};
 use quorate_protocols::membership::heartbeat::Judge;
 use quorate_protocols::membership::view_sync;
-use quorate_protocols::multicast::{reliable, state_transfer};
+use quorate_protocols::multicast::{fragment, reliable, state_transfer};
 use quorate_protocols::stack::{Either, Layer, Pair, View, ViewId};
 use quorate_protocols::{Output, ProcessId, Violation};
 
@@ -140,6 +140,11 @@ impl<S: Layer> GroupScenario<S> {
         if rng.below(2) == 0 {
             config.heartbeat.timeout = Duration::from_millis(300 + rng.below(300));
             config.heartbeat.interval = config.heartbeat.timeout / 10;
+        }
+        // Large messages, as far as fragments go: of some ten at most.
+        if rng.below(2) == 0 {
+            let payload_bytes_max = payload_bytes_max as usize;
+            config.fragment.fragment_bytes = 1 + (24 + payload_bytes_max) / (1 + rng.below(10) as usize);
         }
         config.detection = match rng.below(4) {
             0 => Detection::Heartbeat(Judge::Phi(8.0)),
@@ -479,16 +484,16 @@ pub(crate) fn classify<O: Layer>(message: &<Stack<O> as Layer>::Message) -> Opti
             view_sync::Message::Install { .. } => Some(DECIDED),
             _ => None,
         },
-        Either::Lower(Either::Lower(Either::Lower(Either::Upper(reliable::Message::Data { .. })))) => {
-            Some(SENT)
-        }
+        Either::Lower(Either::Lower(Either::Lower(Either::Lower(Either::Upper(
+            reliable::Message::Data { .. },
+        ))))) => Some(SENT),
         _ => None,
     }
 }
 
 /// A stack with order `O`.
 pub(crate) type Stack<O> = Pair<state_transfer::StateTransfer, Pair<O, Pair<view_sync::ViewSync, Below>>>;
-type Below = Pair<reliable::Reliable, Detector>;
+type Below = Pair<fragment::Fragment, Pair<reliable::Reliable, Detector>>;
 
 pub(crate) const PROMISED: u8 = 0;
 pub(crate) const PROPOSED: u8 = 1;

@@ -3,7 +3,7 @@
 //! Purpose     a user names the order that is wanted; this module puts the layers that give it on each other.
 //! Guarantee   reliable, view-synchronous multicast in agreed views, with the state for joiners; in FIFO order, in
 //!             causal order or in uniform total order.
-//! Method      from the top: state transfer, order, view changes, reliable multicast, failure detector.
+//! Method      from the top: state transfer, order, view changes, fragments, reliable multicast, failure detector.
 
 use std::fmt;
 
@@ -15,6 +15,7 @@ use crate::membership::heartbeat;
 use crate::membership::view_sync::{self, ViewSync};
 use crate::multicast::causal::Causal;
 use crate::multicast::fifo::Fifo;
+use crate::multicast::fragment::{self, Fragment};
 use crate::multicast::reliable::{self, Reliable};
 use crate::multicast::state_transfer::{self, StateTransfer};
 use crate::multicast::total_sequencer::TotalSequencer;
@@ -31,6 +32,8 @@ pub struct Config {
     pub detection: Detection,
     /// The view changes'.
     pub view_sync: view_sync::Config,
+    /// Those of large messages.
+    pub fragment: fragment::Config,
     /// Reliable multicast's.
     pub reliable: reliable::Config,
     /// State transfer's.
@@ -108,7 +111,7 @@ pub struct Group<S: Layer> {
 }
 
 /// What all groups have below their order.
-type Agreed = Pair<ViewSync, Pair<Reliable, Detector>>;
+type Agreed = Pair<ViewSync, Pair<Fragment, Pair<Reliable, Detector>>>;
 
 /// A group in FIFO order.
 pub type FifoGroup = Group<Pair<StateTransfer, Pair<Fifo, Agreed>>>;
@@ -123,7 +126,8 @@ fn agreed(me: ProcessId, config: &Config) -> Agreed {
     let detector = Detector::new(me, config.heartbeat, config.detection);
     let reliable = Reliable::new(me, config.reliable, config.plant);
     let views = ViewSync::new(me, config.view_sync, &config.heartbeat, config.plant);
-    Pair::new(views, Pair::new(reliable, detector))
+    let fragment = Fragment::new(me, config.fragment, config.plant);
+    Pair::new(views, Pair::new(fragment, Pair::new(reliable, detector)))
 }
 
 impl FifoGroup {

@@ -23,6 +23,12 @@ pub enum Planted {
     ViewQuorumHalf,
     /// View change: a promise does not bind; an older ballot is still accepted, and an older attempt goes on.
     ViewAcceptsOldBallot,
+    /// Fragments: a message that the end of a view has cut in two is not begun anew.
+    FragmentForgetsToRestart,
+    /// Fragments: what came of a message in an earlier view is kept.
+    FragmentOutlivesViews,
+    /// Fragments: small messages do not wait behind a large one.
+    FragmentLetsOthersPass,
     /// Causal order: a message is delivered whatever its timestamp says.
     CausalIgnoresTimestamps,
     /// Causal order: a timestamp of an earlier view is obeyed.

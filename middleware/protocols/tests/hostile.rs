@@ -101,7 +101,7 @@ proptest! {
     #[test]
     fn a_count_that_the_input_does_not_back_is_refused(kind in 0_u8..2, count in 1000_u32.., tail in prop::collection::vec(any::<u8>(), 0..64)) {
         // The path to reliable multicast's Data, then a view, a number, and a vector that is too long.
-        let mut bytes = vec![1, 1, 1, 0, kind];
+        let mut bytes = vec![1, 1, 1, 1, 0, kind];
         bytes.extend([0; 24]);
         bytes.extend(count.to_le_bytes());
         bytes.extend(tail);

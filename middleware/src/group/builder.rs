@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use quorate_protocols::ProcessId;
 use quorate_protocols::group::{Command, Config};
+use quorate_protocols::multicast::fragment::MESSAGE_BYTES_MAX;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
@@ -28,15 +29,22 @@ pub struct Builder<O> {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes of one message. Default 1 MiB; must leave 4 KiB for headers in what the node's connections carry, see
-    /// [`ConnectionConfig::message_bytes_max`](crate::node::ConnectionConfig::message_bytes_max).
+    /// Bytes of one message. Default 1 MiB, at most 1 GiB. A message beyond 256 KiB, or beyond what the node's connections
+    /// carry, travels in fragments; each receiver holds one of each sender until it is whole.
     pub payload_bytes_max: usize,
     /// Own messages that may be cast and not yet delivered here. Default 8,192. Fewer limit the rate of one sender by
     /// the round trip, more cost memory.
     pub outstanding_max: usize,
+    /// Their bytes. Default 64 MiB. A larger message goes alone.
+    pub outstanding_bytes_max: usize,
     /// Unread events beyond which this member makes the others and itself wait. Default 65,536. It may be exceeded by
     /// what is under way then: all senders' windows.
     pub events_waiting_max: usize,
+    /// The same for the bytes of unread messages. Default 256 MiB.
+    pub events_waiting_bytes_max: usize,
+    /// What becomes of a member whose user does not read. Default [`SlowReader::Waits`]. It is this member's own word; the
+    /// others wait for it until then.
+    pub slow_reader: SlowReader,
     /// How long a silent member is trusted. Default 1 s. Shorter detects crashes sooner and suspects more slow
     /// members wrongly, which expels them. A broken connection is acted on sooner than silence.
     pub suspect_after: Duration,
@@ -47,12 +55,26 @@ pub struct Limits {
     pub join_within: Duration,
 }
 
+/// What becomes of a member whose user reads more slowly than the group delivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SlowReader {
+    /// All wait for it: nothing is lost, and the group is as fast as its slowest reader.
+    #[default]
+    Waits,
+    /// It leaves the group once its limits have been reached for so long: the others go on. It ends with
+    /// [`Ended::TooSlow`](super::Ended::TooSlow) and may join again.
+    LeavesAfter(Duration),
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             payload_bytes_max: 1 << 20,
             outstanding_max: 8192,
+            outstanding_bytes_max: 64 << 20,
             events_waiting_max: 65_536,
+            events_waiting_bytes_max: 256 << 20,
+            slow_reader: SlowReader::default(),
             suspect_after: Duration::from_secs(1),
             detection: Detection::default(),
             join_within: Duration::from_secs(10),
@@ -188,24 +210,34 @@ impl<O: Order> Builder<O> {
         let positive = [
             ("payload_bytes_max", limits.payload_bytes_max),
             ("outstanding_max", limits.outstanding_max),
+            ("outstanding_bytes_max", limits.outstanding_bytes_max),
             ("events_waiting_max", limits.events_waiting_max),
+            ("events_waiting_bytes_max", limits.events_waiting_bytes_max),
         ];
         if let Some((name, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return Err(JoinError::Limit { name, reason: "must be at least 1" });
         }
-        if limits.outstanding_max > Semaphore::MAX_PERMITS {
-            return Err(JoinError::Limit {
-                name: "outstanding_max",
-                reason: "is beyond what can be counted",
-            });
+        let counted = [
+            ("outstanding_max", limits.outstanding_max),
+            ("outstanding_bytes_max", limits.outstanding_bytes_max),
+        ];
+        if let Some((name, _)) = counted.into_iter().find(|(_, value)| *value > Semaphore::MAX_PERMITS) {
+            return Err(JoinError::Limit { name, reason: "is beyond what can be counted" });
         }
         if limits.suspect_after < SUSPECT_AFTER_MIN {
             let reason = "below 50 ms the scheduler alone makes members suspects";
             return Err(JoinError::Limit { name: "suspect_after", reason });
         }
+        if limits.payload_bytes_max > MESSAGE_BYTES_MAX {
+            return Err(JoinError::PayloadLimit {
+                asked: limits.payload_bytes_max,
+                limit: MESSAGE_BYTES_MAX,
+            });
+        }
         let room = node.message_bytes_max().saturating_sub(HEADERS_BYTES_MAX);
-        if limits.payload_bytes_max > room {
-            return Err(JoinError::PayloadLimit { asked: limits.payload_bytes_max, limit: room });
+        if room == 0 {
+            let reason = "the node's connections carry too small messages";
+            return Err(JoinError::Limit { name: "message_bytes_max", reason });
         }
         let channel = Channel::named("group", &self.name);
         let port = Port::open(node, channel)
@@ -233,6 +265,9 @@ impl<O: Order> Builder<O> {
         config.reliable.pending_max = config.reliable.pending_max.max(self.limits.outstanding_max * 2);
         // Several small messages travel in one, too.
         config.reliable.batch_bytes = config.reliable.batch_bytes.min(room);
+        config.fragment.message_bytes_max = self.limits.payload_bytes_max;
+        config.fragment.fragment_bytes = config.fragment.fragment_bytes.min(room);
+        config.fragment.waiting_max = config.reliable.pending_max;
         config.state_transfer.chunk_bytes = config.state_transfer.chunk_bytes.min(room);
         config
     }

@@ -43,12 +43,12 @@ pub enum JoinError {
     /// The membership ended before it had begun.
     #[error("the membership ended at once: {0:?}")]
     Ended(Ended),
-    /// `payload_bytes_max` is more than what the node's connections carry beside headers.
-    #[error("limit payload_bytes_max: {asked} bytes are more than the {limit} that fit the node's messages")]
+    /// `payload_bytes_max` is more than any group carries.
+    #[error("limit payload_bytes_max: {asked} bytes are more than the {limit} of the largest message")]
     PayloadLimit {
         /// What was asked for.
         asked: usize,
-        /// The most that is possible on this node.
+        /// The most that is possible.
         limit: usize,
     },
     /// A limit that cannot work.

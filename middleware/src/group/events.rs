@@ -1,8 +1,9 @@
 //! What a member is told, and the queue between its machine and its user.
 //!
-//! Limits      beyond `Limits::events_waiting_max` unread events the member stops acknowledging, so that the others'
+//! Limits      beyond `Limits::events_waiting_max` unread events, or their bytes, the member stops acknowledging, so that the others'
 //!             windows fill and they wait; what is then still under way is bounded by those windows. Own messages that
-//!             arrive beyond it keep their places in the window of `Limits::outstanding_max` until half is read.
+//!             arrive beyond it keep their places in the window of `Limits::outstanding_max` until half is read. By
+//!             `Limits::slow_reader` a member for which that lasts too long leaves.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,10 +16,11 @@ use quorate_protocols::group::{self, Command};
 use quorate_protocols::stack::{Ended, View, ViewId};
 use quorate_protocols::{Machine, ProcessId};
 use quorate_transports::NodeId;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit, watch};
+use tokio::time::Instant;
 
 use super::introduce::Introducer;
-use super::{GroupStats, Limits};
+use super::{GroupStats, Limits, SlowReader};
 use crate::driver::{Sink, Stopped};
 
 /// What a member is told, in this order: a view, for a joiner the state at its beginning, then the messages of the
@@ -127,6 +129,7 @@ impl Drop for Events {
         // What still arrives is dropped: the group must not wait for it while it lets this member go.
         state.has_reader = false;
         let unread = std::mem::take(&mut state.events);
+        state.event_bytes = 0;
         state.make_room(&self.shared);
         drop(state);
         drop(unread);
@@ -139,24 +142,29 @@ pub(super) struct Shared {
     me: ProcessId,
     state: Mutex<State>,
     wake: Arc<Notify>,
-    /// Room for own messages.
+    /// Room for own messages, and for their bytes.
     window: Semaphore,
+    byte_window: Semaphore,
     view: watch::Sender<Option<View>>,
     ended: watch::Sender<Option<Option<Ended>>>,
-    events_waiting_max: usize,
+    limits: Limits,
 }
 
 struct State {
     events: VecDeque<Event>,
+    /// Of messages and states among them.
+    event_bytes: usize,
     reader: Option<Waker>,
     has_reader: bool,
     /// The machine has been told to leave because nobody reads.
     leaves: bool,
     is_over: bool,
-    /// The machine has been told that the user is behind.
-    saturated: bool,
-    /// Own messages among the events that still have their places in the window.
-    withheld: usize,
+    /// Since when the machine has been told that the user is behind.
+    saturated_since: Option<Instant>,
+    /// It has been told to leave because that lasts.
+    is_too_slow: bool,
+    /// Own messages among the events that still have their places in the window, and their bytes.
+    withheld: (usize, usize),
     /// The application's state, on its way to the machine.
     answer: Option<Command>,
     totals: GroupStats,
@@ -165,9 +173,10 @@ struct State {
 impl State {
     fn pop(&mut self, shared: &Shared) -> Option<Event> {
         let event = self.events.pop_front()?;
-        if self.events.len() * 2 <= shared.events_waiting_max {
+        self.event_bytes -= bytes_of(&event);
+        if !self.is_beyond(&shared.limits, 2) {
             self.make_room(shared);
-            if self.saturated {
+            if self.saturated_since.is_some() {
                 shared.wake.notify_one();
             }
         }
@@ -176,9 +185,17 @@ impl State {
 
     /// Gives own messages' places in the window back.
     fn make_room(&mut self, shared: &Shared) {
-        if self.withheld > 0 {
-            shared.window.add_permits(std::mem::take(&mut self.withheld));
+        let (messages, bytes) = std::mem::take(&mut self.withheld);
+        if messages > 0 {
+            shared.window.add_permits(messages);
+            shared.byte_window.add_permits(bytes);
         }
+    }
+
+    /// True when more waits than this part of the limits.
+    fn is_beyond(&self, limits: &Limits, part: usize) -> bool {
+        self.events.len() > limits.events_waiting_max / part
+            || self.event_bytes > limits.events_waiting_bytes_max / part
     }
 }
 
@@ -186,12 +203,14 @@ impl Shared {
     pub(super) fn new(me: ProcessId, wake: Arc<Notify>, limits: &Limits) -> Self {
         let state = State {
             events: VecDeque::new(),
+            event_bytes: 0,
             reader: None,
             has_reader: true,
             leaves: false,
             is_over: false,
-            saturated: false,
-            withheld: 0,
+            saturated_since: None,
+            is_too_slow: false,
+            withheld: (0, 0),
             answer: None,
             totals: GroupStats::default(),
         };
@@ -200,9 +219,10 @@ impl Shared {
             state: Mutex::new(state),
             wake,
             window: Semaphore::new(limits.outstanding_max),
+            byte_window: Semaphore::new(limits.outstanding_bytes_max),
             view: watch::Sender::new(None),
             ended: watch::Sender::new(None),
-            events_waiting_max: limits.events_waiting_max,
+            limits: limits.clone(),
         }
     }
 
@@ -210,8 +230,15 @@ impl Shared {
         self.me
     }
 
-    pub(super) fn window(&self) -> &Semaphore {
-        &self.window
+    /// Room for an own message of so many bytes.
+    pub(super) async fn room(&self, bytes: usize) -> Result<[SemaphorePermit<'_>; 2], AcquireError> {
+        let message = self.window.acquire().await?;
+        Ok([message, self.byte_window.acquire_many(self.share(bytes)).await?])
+    }
+
+    /// What a message takes of the window for bytes: a larger one takes all of it.
+    fn share(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.min(self.limits.outstanding_bytes_max)).unwrap_or(u32::MAX)
     }
 
     pub(super) fn view(&self) -> Option<View> {
@@ -236,7 +263,7 @@ impl Shared {
     /// What is counted here.
     pub(super) fn totals(&self) -> GroupStats {
         let state = self.lock();
-        GroupStats { waiting: state.events.len(), ..state.totals }
+        GroupStats { waiting: state.events.len(), waiting_bytes: state.event_bytes, ..state.totals }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -246,17 +273,21 @@ impl Shared {
     fn push(&self, event: Event) {
         let mut state = self.lock();
         match &event {
-            Event::Message { from, .. } => {
+            Event::Message { from, payload } => {
                 state.totals.delivered += 1;
-                state.withheld += usize::from(*from == self.me);
+                if *from == self.me {
+                    state.withheld.0 += 1;
+                    state.withheld.1 += self.share(payload.len()) as usize;
+                }
             }
             Event::View(_) => state.totals.views += 1,
             _ => {}
         }
         if state.has_reader {
+            state.event_bytes += bytes_of(&event);
             state.events.push_back(event);
         }
-        if state.events.len() <= self.events_waiting_max {
+        if !state.is_beyond(&self.limits, 1) {
             state.make_room(self);
         }
         let reader = state.reader.take();
@@ -269,6 +300,7 @@ impl Shared {
     fn end(&self, why: Option<Ended>) {
         self.ended.send_replace(Some(why));
         self.window.close();
+        self.byte_window.close();
         // Before the event that wakes the reader, who then finds it at the end.
         self.lock().is_over = true;
         self.push(Event::Ended(why));
@@ -278,6 +310,15 @@ impl Shared {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("waiting", &self.lock().events.len()).finish_non_exhaustive()
+    }
+}
+
+/// What an event takes of the limit for bytes.
+fn bytes_of(event: &Event) -> usize {
+    match event {
+        Event::Message { payload, .. } => payload.len(),
+        Event::State(state) => state.len(),
+        _ => 0,
     }
 }
 
@@ -335,6 +376,7 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
                 // The window is far below the machine's own limit.
                 debug_assert!(false, "a message of {} bytes was rejected", payload.len());
                 self.shared.window.add_permits(1);
+                self.shared.byte_window.add_permits(self.shared.share(payload.len()) as usize);
                 return;
             }
             group::Event::Ended(why) => {
@@ -362,15 +404,20 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
             self.shared.wake.notify_one();
             return Some(Command::Leave);
         }
-        let waiting = state.events.len();
-        let full = if state.saturated {
-            waiting * 2 > self.shared.events_waiting_max
-        } else {
-            waiting > self.shared.events_waiting_max
-        };
-        (full != state.saturated).then(|| {
-            state.saturated = full;
-            Command::Saturated(full)
+        // The detector's beats let a member of more than one ask often enough; one that is alone holds nobody up.
+        if let (Some(since), SlowReader::LeavesAfter(patience)) =
+            (state.saturated_since, self.shared.limits.slow_reader)
+            && since.elapsed() >= patience
+            && !state.leaves
+        {
+            (state.leaves, state.is_too_slow) = (true, true);
+            return Some(Command::Leave);
+        }
+        let was_full = state.saturated_since.is_some();
+        let is_full = state.is_beyond(&self.shared.limits, if was_full { 2 } else { 1 });
+        (is_full != was_full).then(|| {
+            state.saturated_since = is_full.then(Instant::now);
+            Command::Saturated(is_full)
         })
     }
 
@@ -379,7 +426,9 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
     }
 
     fn ended(&mut self, _: &Stopped) {
-        tracing::info!(me = %self.shared.me, why = ?self.over, "membership ended");
-        self.shared.end(self.over);
+        let is_too_slow = self.shared.lock().is_too_slow;
+        let why = self.over.map(|why| if is_too_slow && why == Ended::Left { Ended::TooSlow } else { why });
+        tracing::info!(me = %self.shared.me, ?why, "membership ended");
+        self.shared.end(why);
     }
 }

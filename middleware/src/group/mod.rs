@@ -14,8 +14,7 @@
 //!             node down ends the membership as a crash would; the others may go on without a member that they do not
 //!             hear. In each case [`Event::Ended`] is the last event, and the name is free before it is told.
 //! Joining     somebody must answer [`Event::StateWanted`], or nobody can join; [`Builder::stateless`] spares it.
-//! Limits      [`Limits`]; a message must fit one message of the node. What waits for a slow reader is counted in
-//!             messages, not in bytes. The members are a *primary partition*: a side without quorum neither delivers
+//! Limits      [`Limits`]; a message larger than one of the node's travels in fragments. The members are a *primary partition*: a side without quorum neither delivers
 //!             in total order nor changes its view; see [`Event::QuorumLost`]. When a quorum of a view is lost for
 //!             good, the group ends there.
 //!
@@ -57,8 +56,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_protocols::Machine;
 use quorate_protocols::group::{CausalGroup, Command, FifoGroup, TotalGroup};
+use tokio::sync::SemaphorePermit;
 
-pub use builder::{Builder, Limits};
+pub use builder::{Builder, Limits, SlowReader};
 pub use error::{CastError, JoinError, LeaveError};
 pub use events::{Event, Events, StateRequest};
 pub use quorate_protocols::ProcessId;
@@ -182,8 +182,8 @@ impl<O: Order> Group<O> {
     /// members that go on or, when this process dies, to all of them or none. It has been delivered when it appears
     /// among this member's own [`Events`].
     ///
-    /// Waits while [`Limits::outstanding_max`] own messages have not been delivered here, or were delivered beyond
-    /// [`Limits::events_waiting_max`] unread events: have another task read them meanwhile.
+    /// Waits while [`Limits::outstanding_max`] own messages, or [`Limits::outstanding_bytes_max`], have not been delivered here, or were delivered beyond
+    /// [`Limits::events_waiting_max`] unread events or [`Limits::events_waiting_bytes_max`]: have another task read them meanwhile.
     ///
     /// # Errors
     /// [`CastError`].
@@ -194,10 +194,10 @@ impl<O: Order> Group<O> {
         if payload.len() > limit {
             return Err(CastError::TooLarge { size: payload.len(), limit });
         }
-        let permit = self.inner.shared.window().acquire().await.map_err(|_| self.ended())?;
+        let room = self.inner.shared.room(payload.len()).await.map_err(|_| self.ended())?;
         self.inner.handle.command(Command::Cast(payload)).await.map_err(|_| self.ended())?;
         // Given back when the message has its place among the events.
-        permit.forget();
+        room.into_iter().for_each(SemaphorePermit::forget);
         Ok(())
     }
 
@@ -238,7 +238,7 @@ impl<O: Order> Group<O> {
     }
 }
 
-/// Totals of one membership; all but `waiting` only grow.
+/// Totals of one membership; all but `waiting` and `waiting_bytes` only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct GroupStats {
@@ -252,6 +252,8 @@ pub struct GroupStats {
     pub false_suspicions: u64,
     /// Events that nobody has read yet.
     pub waiting: usize,
+    /// The bytes of messages and states among them.
+    pub waiting_bytes: usize,
     /// Frames that were no message of the protocol.
     pub malformed: u64,
     /// Messages for an earlier membership of this node.

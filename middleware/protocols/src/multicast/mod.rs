@@ -2,6 +2,7 @@
 
 pub mod causal;
 pub mod fifo;
+pub mod fragment;
 pub mod reliable;
 pub mod state_transfer;
 pub mod total_sequencer;

@@ -148,4 +148,8 @@ pub enum Ended {
     StateTooLarge,
     /// While it waited for the state, more messages arrived than it may hold.
     StateTooSlow,
+    /// A message came that is larger than this process takes: members disagree about the limit.
+    MessageTooLarge,
+    /// Its user did not read for too long, and the group goes on without it.
+    TooSlow,
 }
