@@ -12,7 +12,9 @@ mod replicas;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate::group::{Builder, CastError, Event, Events, Fifo, Group, JoinError, Limits, Order, Total, View};
+use quorate::group::{
+    Builder, CastError, Event, Events, Fifo, Group, JoinError, Limits, Order, Total, TotalBy, View,
+};
 use quorate::node::Node;
 use tests::{Net, nets, within};
 
@@ -111,8 +113,8 @@ async fn g01_a_member_that_leaves_or_dies_is_missed_by_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn g06_three_senders_at_once_are_delivered_in_one_order() {
     const EACH: u64 = 2000;
-    for net in nets() {
-        let (_nodes, groups, mut events) = group(&net, Builder::<Total>::total("room"), 3).await;
+    for (net, by) in nets().iter().flat_map(|net| [(net, TotalBy::Sequencer), (net, TotalBy::Lamport)]) {
+        let (_nodes, groups, mut events) = group(net, Builder::<Total>::total("room").by(by), 3).await;
         let senders: Vec<_> = groups
             .iter()
             .cloned()

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use quorate_protocols::group::{Command, Config, Event, TotalGroup};
-use quorate_protocols::multicast::total_sequencer::TotalSequencer;
+use quorate_protocols::multicast::total::Total;
 use quorate_protocols::planted::{Plant, Planted};
 use quorate_protocols::{Input, Machine, Output, Outputs, ProcessId, Time};
 
@@ -54,7 +54,7 @@ fn duel(plant: Plant) -> BTreeMap<u64, BTreeSet<String>> {
     let mut is_cut = false;
     for _ in 0..DUEL_MS {
         ring.pass(|from, to, message| {
-            let is_proposal = classify::<TotalSequencer>(message) == Some(PROPOSED);
+            let is_proposal = classify::<Total>(message) == Some(PROPOSED);
             if is_proposal && from == 0 && !is_cut {
                 // Kept for two of them, lost for the third.
                 held.extend([(from, 2, message.clone()), (from, 3, message.clone())]);

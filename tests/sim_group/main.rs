@@ -12,7 +12,7 @@ use quorate::sim::{self, Kind, Rng};
 use quorate_protocols::group::{CausalGroup, Config, FifoGroup, TotalGroup};
 use quorate_protocols::multicast::causal::Causal;
 use quorate_protocols::multicast::fifo::Fifo;
-use quorate_protocols::multicast::total_sequencer::TotalSequencer;
+use quorate_protocols::multicast::total::{Total, TotalBy};
 use quorate_protocols::planted::{Plant, Planted};
 use quorate_protocols::stack::Layer;
 
@@ -22,6 +22,15 @@ use scenario::{GroupScenario, Promise, Stack, classify};
 fn g06_total_order_is_uniform_and_view_synchronous_under_every_fault() {
     let lost = Rc::new(Cell::new(0));
     match sim::sweep(&sim_config(), 0..SEEDS, total(Config::default(), &lost)) {
+        Ok(summary) => report(&summary, &lost),
+        Err(failure) => panic!("{failure}"),
+    }
+}
+
+#[test]
+fn g06_the_order_of_timestamps_is_uniform_and_view_synchronous_under_every_fault() {
+    let lost = Rc::new(Cell::new(0));
+    match sim::sweep(&sim_config(), 0..ORDER_SEEDS, lamport(Config::default(), &lost)) {
         Ok(summary) => report(&summary, &lost),
         Err(failure) => panic!("{failure}"),
     }
@@ -39,7 +48,7 @@ fn g04_fifo_order_is_view_synchronous_under_every_fault() {
 #[test]
 fn g05_causal_order_is_view_synchronous_under_every_fault() {
     let lost = Rc::new(Cell::new(0));
-    match sim::sweep(&sim_config(), 0..CAUSAL_SEEDS, causal(Config::default(), &lost)) {
+    match sim::sweep(&sim_config(), 0..ORDER_SEEDS, causal(Config::default(), &lost)) {
         Ok(summary) => report(&summary, &lost),
         Err(failure) => panic!("{failure}"),
     }
@@ -49,6 +58,11 @@ fn g05_causal_order_is_view_synchronous_under_every_fault() {
 #[test]
 fn g07_every_planted_bug_is_found() {
     hunt(BUGS, total);
+}
+
+#[test]
+fn g06_every_planted_bug_of_the_order_of_timestamps_is_found() {
+    hunt(LAMPORT_BUGS, lamport);
 }
 
 #[test]
@@ -72,7 +86,8 @@ fn hunt<S: Layer, F: FnMut(&mut Rng) -> GroupScenario<S>>(
     assert!(escaped.is_empty(), "not found within {HUNT_SEEDS} seeds: {escaped:?}");
 }
 
-/// Every bug that can be planted into a group in total order.
+/// Every bug that can be planted into a group in total order, but for the promise that does not bind, which is found by hand
+/// in `duel`.
 const BUGS: &[Planted] = &[
     Planted::FragmentForgetsToRestart,
     Planted::FragmentOutlivesViews,
@@ -84,7 +99,6 @@ const BUGS: &[Planted] = &[
     Planted::CutOfLeaderOnly,
     Planted::ViewIgnoresAccepted,
     Planted::ViewQuorumHalf,
-    Planted::ViewAcceptsOldBallot,
     Planted::TotalDeliversUnstable,
     Planted::TotalLeftoverByArrival,
     Planted::TotalObeysStaleOrder,
@@ -96,10 +110,18 @@ const BUGS: &[Planted] = &[
 const CAUSAL_BUGS: &[Planted] =
     &[Planted::CausalIgnoresTimestamps, Planted::CausalObeysOldNotes, Planted::CausalNotesOutliveViews];
 
+/// Those of the order of timestamps.
+const LAMPORT_BUGS: &[Planted] = &[
+    Planted::LamportWaitsForNobody,
+    Planted::LamportDeliversUnstable,
+    Planted::LamportPromisesTooMuch,
+    Planted::LamportLeftoverByRank,
+];
+
 /// Enough for a minute or so of each test; `QUORATE_SIM_SEEDS` asks for more.
 const SEEDS: u64 = 1500;
 /// The layers below are those of the other sweeps.
-const CAUSAL_SEEDS: u64 = 400;
+const ORDER_SEEDS: u64 = 200;
 const HUNT_SEEDS: u64 = 2000;
 
 /// When the workload stops, so that the calm phase can come to rest.
@@ -120,11 +142,11 @@ fn sim_config() -> sim::Config {
 fn total(
     config: Config,
     lost: &Rc<Cell<u64>>,
-) -> impl FnMut(&mut Rng) -> GroupScenario<Stack<TotalSequencer>> + use<> {
+) -> impl FnMut(&mut Rng) -> GroupScenario<Stack<Total>> + use<> {
     let lost = lost.clone();
     move |rng| {
         let promise = Promise { uniform_total: true, causal: true };
-        let classify = classify::<TotalSequencer>;
+        let classify = classify::<Total>;
         GroupScenario::draw(rng, TotalGroup::total, promise, config, classify, UNTIL, lost.clone())
     }
 }
@@ -134,6 +156,13 @@ fn fifo(config: Config, lost: &Rc<Cell<u64>>) -> impl FnMut(&mut Rng) -> GroupSc
         let promise = Promise { uniform_total: false, causal: false };
         GroupScenario::draw(rng, FifoGroup::fifo, promise, config, classify::<Fifo>, UNTIL, lost.clone())
     }
+}
+
+fn lamport(
+    config: Config,
+    lost: &Rc<Cell<u64>>,
+) -> impl FnMut(&mut Rng) -> GroupScenario<Stack<Total>> + use<> {
+    total(Config { total_by: TotalBy::Lamport, ..config }, lost)
 }
 
 fn causal(

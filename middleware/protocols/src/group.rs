@@ -18,7 +18,7 @@ use crate::multicast::fifo::Fifo;
 use crate::multicast::fragment::{self, Fragment};
 use crate::multicast::reliable::{self, Reliable};
 use crate::multicast::state_transfer::{self, StateTransfer};
-use crate::multicast::total_sequencer::TotalSequencer;
+use crate::multicast::total::{Total, TotalBy};
 use crate::planted::Plant;
 use crate::stack::{Cast, Down, Ended, Flow, Headers, Layer, Pair, Up, View, ViewId};
 use crate::time::Time;
@@ -36,6 +36,8 @@ pub struct Config {
     pub fragment: fragment::Config,
     /// Reliable multicast's.
     pub reliable: reliable::Config,
+    /// How total order is found.
+    pub total_by: TotalBy,
     /// State transfer's.
     pub state_transfer: state_transfer::Config,
     /// The planted bug, for the simulator's own proof.
@@ -120,7 +122,7 @@ pub type FifoGroup = Group<Pair<StateTransfer, Pair<Fifo, Agreed>>>;
 pub type CausalGroup = Group<Pair<StateTransfer, Pair<Causal, Agreed>>>;
 
 /// A group in uniform total order.
-pub type TotalGroup = Group<Pair<StateTransfer, Pair<TotalSequencer, Agreed>>>;
+pub type TotalGroup = Group<Pair<StateTransfer, Pair<Total, Agreed>>>;
 
 fn agreed(me: ProcessId, config: &Config) -> Agreed {
     let detector = Detector::new(me, config.heartbeat, config.detection);
@@ -151,7 +153,7 @@ impl TotalGroup {
     /// Process `me` of a group in uniform total order; in no view until it creates or joins.
     pub fn total(me: ProcessId, config: Config) -> Self {
         let state = StateTransfer::new(me, config.state_transfer, config.plant);
-        let total = TotalSequencer::new(me, config.plant);
+        let total = Total::new(me, config.total_by, config.plant);
         Self::over(Pair::new(state, Pair::new(total, agreed(me, &config))))
     }
 }

@@ -43,6 +43,14 @@ pub enum Planted {
     TotalLeftoverByArrival,
     /// Total order: an order that was made for an earlier view is obeyed.
     TotalObeysStaleOrder,
+    /// Total order by timestamps: a message is delivered although an earlier one may still come.
+    LamportWaitsForNobody,
+    /// Total order by timestamps: a message is delivered before a quorum holds it.
+    LamportDeliversUnstable,
+    /// Total order by timestamps: own messages that are on their way are forgotten in what is promised.
+    LamportPromisesTooMuch,
+    /// Total order by timestamps: what is left at the end of a view is delivered by rank alone.
+    LamportLeftoverByRank,
     /// State transfer: a joiner delivers messages before it has the state.
     StateAfterMessages,
     /// State transfer: a joiner goes on with the pieces of an earlier view's state.

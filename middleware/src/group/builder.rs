@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::events::{Events, GroupSink, Shared};
 use super::introduce::Introducer;
-use super::{Causal, Detection, Fifo, Group, Inner, JoinError, Order, Total};
+use super::{Causal, Detection, Fifo, Group, Inner, JoinError, Order, Total, TotalBy};
 use crate::driver::{self, Port, Setup};
 use crate::node::{Address, Channel, Node};
 
@@ -22,6 +22,7 @@ pub struct Builder<O> {
     name: String,
     limits: Limits,
     has_state: bool,
+    total_by: TotalBy,
     order: PhantomData<O>,
 }
 
@@ -87,6 +88,12 @@ impl Builder<Total> {
     pub fn total(name: impl Into<String>) -> Self {
         Self::named(name.into())
     }
+
+    /// How the order is found. Default [`TotalBy::Sequencer`]. All members must agree on this.
+    pub fn by(mut self, total_by: TotalBy) -> Self {
+        self.total_by = total_by;
+        self
+    }
 }
 
 impl Builder<Fifo> {
@@ -105,7 +112,13 @@ impl Builder<Causal> {
 
 impl<O: Order> Builder<O> {
     fn named(name: String) -> Self {
-        Self { name, limits: Limits::default(), has_state: true, order: PhantomData }
+        Self {
+            name,
+            limits: Limits::default(),
+            has_state: true,
+            total_by: TotalBy::default(),
+            order: PhantomData,
+        }
     }
 
     /// The application has no state that a joiner needs: no member is asked for it ([`Event::StateWanted`]) and no
@@ -262,6 +275,7 @@ impl<O: Order> Builder<O> {
         config.heartbeat.timeout = self.limits.suspect_after;
         config.heartbeat.interval = self.limits.suspect_after / 10;
         config.detection = self.limits.detection;
+        config.total_by = self.total_by;
         config.reliable.pending_max = config.reliable.pending_max.max(self.limits.outstanding_max * 2);
         // Several small messages travel in one, too.
         config.reliable.batch_bytes = config.reliable.batch_bytes.min(room);

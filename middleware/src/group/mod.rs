@@ -64,6 +64,7 @@ pub use events::{Event, Events, StateRequest};
 pub use quorate_protocols::ProcessId;
 pub use quorate_protocols::membership::detector::Detection;
 pub use quorate_protocols::membership::heartbeat::Judge;
+pub use quorate_protocols::multicast::total::TotalBy;
 pub use quorate_protocols::stack::{Ended, View, ViewId};
 
 use crate::driver::Handle;
@@ -104,7 +105,7 @@ pub struct Fifo;
 #[derive(Debug, Clone, Copy)]
 pub struct Causal;
 
-/// All messages in one order, uniformly: the order of each sender and the causal one are kept, see [`Order`].
+/// All messages in one order, uniformly, found as [`Builder::by`] says: the order of each sender and the causal one are kept, see [`Order`].
 #[derive(Debug, Clone, Copy)]
 pub struct Total;
 

@@ -5,4 +5,6 @@ pub mod fifo;
 pub mod fragment;
 pub mod reliable;
 pub mod state_transfer;
+pub mod total;
+pub mod total_lamport;
 pub mod total_sequencer;
