@@ -20,7 +20,7 @@ use crate::multicast::reliable::{self, Reliable};
 use crate::multicast::state_transfer::{self, StateTransfer};
 use crate::multicast::total::{Total, TotalBy};
 use crate::planted::Plant;
-use crate::stack::{Cast, Down, Ended, Flow, Headers, Layer, Pair, Up, View, ViewId};
+use crate::stack::{Cast, Down, Ended, Flow, Headers, Impossible, Layer, Offer, Pair, Up, View, ViewId};
 use crate::time::Time;
 
 /// The limits and times of all layers.
@@ -112,8 +112,8 @@ pub struct Group<S: Layer> {
     ended: bool,
 }
 
-/// What all groups have below their order.
-type Agreed = Pair<ViewSync, Pair<Fragment, Pair<Reliable, Detector>>>;
+/// What all groups have below their order: members, agreed views, and multicast that is whole and reliable between them.
+pub type Agreed = Pair<ViewSync, Pair<Fragment, Pair<Reliable, Detector>>>;
 
 /// A group in FIFO order.
 pub type FifoGroup = Group<Pair<StateTransfer, Pair<Fifo, Agreed>>>;
@@ -124,7 +124,8 @@ pub type CausalGroup = Group<Pair<StateTransfer, Pair<Causal, Agreed>>>;
 /// A group in uniform total order.
 pub type TotalGroup = Group<Pair<StateTransfer, Pair<Total, Agreed>>>;
 
-fn agreed(me: ProcessId, config: &Config) -> Agreed {
+/// The layers that all groups have below their order, for process `me`; for stacks of the user's own, too.
+pub fn agreed(me: ProcessId, config: &Config) -> Agreed {
     let detector = Detector::new(me, config.heartbeat, config.detection);
     let reliable = Reliable::new(me, config.reliable, config.plant);
     let views = ViewSync::new(me, config.view_sync, &config.heartbeat, config.plant);
@@ -136,7 +137,7 @@ impl FifoGroup {
     /// Process `me` of a group in FIFO order; in no view until it creates or joins.
     pub fn fifo(me: ProcessId, config: Config) -> Self {
         let state = StateTransfer::new(me, config.state_transfer, config.plant);
-        Self::over(Pair::new(state, Pair::new(Fifo, agreed(me, &config))))
+        Self::of(Pair::new(state, Pair::new(Fifo, agreed(me, &config))))
     }
 }
 
@@ -145,7 +146,7 @@ impl CausalGroup {
     pub fn causal(me: ProcessId, config: Config) -> Self {
         let state = StateTransfer::new(me, config.state_transfer, config.plant);
         let causal = Causal::new(me, config.plant);
-        Self::over(Pair::new(state, Pair::new(causal, agreed(me, &config))))
+        Self::of(Pair::new(state, Pair::new(causal, agreed(me, &config))))
     }
 }
 
@@ -154,13 +155,22 @@ impl TotalGroup {
     pub fn total(me: ProcessId, config: Config) -> Self {
         let state = StateTransfer::new(me, config.state_transfer, config.plant);
         let total = Total::new(me, config.total_by, config.plant);
-        Self::over(Pair::new(state, Pair::new(total, agreed(me, &config))))
+        Self::of(Pair::new(state, Pair::new(total, agreed(me, &config))))
     }
 }
 
 impl<S: Layer> Group<S> {
     /// A group over layers of the user's own choice.
-    pub fn over(stack: S) -> Self {
+    ///
+    /// # Errors
+    /// [`Impossible`]: the layers cannot stand on each other in this order, and why.
+    pub fn over(stack: S) -> Result<Self, Impossible> {
+        stack.stands_on(Offer::NOTHING)?.with_all("a group", Offer::VIEWS)?;
+        Ok(Self::of(stack))
+    }
+
+    fn of(stack: S) -> Self {
+        debug_assert!(stack.stands_on(Offer::NOTHING).is_ok(), "the library's own stacks are possible");
         Self { stack, flow: Flow::new(), view: None, ended: false }
     }
 

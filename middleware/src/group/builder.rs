@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::events::{Events, GroupSink, Shared};
 use super::introduce::Introducer;
-use super::{Causal, Detection, Fifo, Group, Inner, JoinError, Order, Total, TotalBy};
+use super::{Causal, Detection, Fifo, Group, Inner, JoinError, Order, Own, Stack, Total, TotalBy};
 use crate::driver::{self, Port, Setup};
 use crate::node::{Address, Channel, Node};
 
@@ -106,6 +106,13 @@ impl Builder<Fifo> {
 impl Builder<Causal> {
     /// A group in causal order.
     pub fn causal(name: impl Into<String>) -> Self {
+        Self::named(name.into())
+    }
+}
+
+impl<S: Stack> Builder<Own<S>> {
+    /// A group over layers of the user's own choice.
+    pub fn own(name: impl Into<String>) -> Self {
         Self::named(name.into())
     }
 }
@@ -257,11 +264,12 @@ impl<O: Order> Builder<O> {
             .map_err(|source| JoinError::Taken { name: self.name.clone(), source })?;
         // A node may join, leave and join again: each time it is another process to the group.
         let me = driver::new_life(node);
+        let machine = O::machine(me, self.config(room)).map_err(JoinError::Impossible)?;
         let wake = Arc::new(Notify::new());
         let shared = Arc::new(Shared::new(me, wake.clone(), limits));
         let introducer = Introducer::new(node.clone(), channel, me);
         let sink = GroupSink::new(shared.clone(), introducer, self.has_state);
-        let setup = Setup { port, me, machine: O::machine(me, self.config(room)), stable: None, wake };
+        let setup = Setup { port, me, machine, stable: None, wake };
         let handle = driver::start(node, setup, sink);
         let payload_bytes_max = limits.payload_bytes_max;
         let events = Events::new(shared.clone());

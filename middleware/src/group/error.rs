@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_protocols::stack::Ended;
+use quorate_protocols::stack::{Ended, Impossible};
 use quorate_transports::Address;
 
 use crate::node::ChannelTaken;
@@ -51,6 +51,9 @@ pub enum JoinError {
         /// The most that is possible.
         limit: usize,
     },
+    /// The layers of a stack of the user's own cannot stand on each other.
+    #[error("such a stack cannot work")]
+    Impossible(#[source] Impossible),
     /// A limit that cannot work.
     #[error("limit {name}: {reason}")]
     Limit {

@@ -48,6 +48,7 @@ mod builder;
 mod error;
 mod events;
 mod introduce;
+mod stack;
 
 use std::fmt;
 use std::sync::Arc;
@@ -65,12 +66,13 @@ pub use quorate_protocols::ProcessId;
 pub use quorate_protocols::membership::detector::Detection;
 pub use quorate_protocols::membership::heartbeat::Judge;
 pub use quorate_protocols::multicast::total::TotalBy;
-pub use quorate_protocols::stack::{Ended, View, ViewId};
+pub use quorate_protocols::stack::{Ended, Impossible, View, ViewId};
+pub use stack::{Own, Stack};
 
 use crate::driver::Handle;
 use events::Shared;
 
-/// The order in which a group delivers; implemented by [`Fifo`], [`Causal`] and [`Total`].
+/// The order in which a group delivers; implemented by [`Fifo`], [`Causal`], [`Total`], and [`Own`] for stacks of one's own.
 ///
 /// What needs an order asks for it in its type: replication takes a [`TotalOrder`], and a group in FIFO order is none.
 ///
@@ -92,9 +94,9 @@ pub trait Order: sealed::Sealed + Send + Sync + 'static {
         + Send
         + 'static;
 
-    /// Makes the machine.
+    /// Makes the machine, unless it cannot work.
     #[doc(hidden)]
-    fn machine(me: ProcessId, config: quorate_protocols::group::Config) -> Self::Machine;
+    fn machine(me: ProcessId, config: quorate_protocols::group::Config) -> Result<Self::Machine, Impossible>;
 }
 
 /// Each sender's messages in its order.
@@ -125,32 +127,33 @@ pub type CausalTotal = Total;
 impl Order for Fifo {
     type Machine = FifoGroup;
 
-    fn machine(me: ProcessId, config: quorate_protocols::group::Config) -> FifoGroup {
-        FifoGroup::fifo(me, config)
+    fn machine(me: ProcessId, config: quorate_protocols::group::Config) -> Result<FifoGroup, Impossible> {
+        Ok(FifoGroup::fifo(me, config))
     }
 }
 
 impl Order for Causal {
     type Machine = CausalGroup;
 
-    fn machine(me: ProcessId, config: quorate_protocols::group::Config) -> CausalGroup {
-        CausalGroup::causal(me, config)
+    fn machine(me: ProcessId, config: quorate_protocols::group::Config) -> Result<CausalGroup, Impossible> {
+        Ok(CausalGroup::causal(me, config))
     }
 }
 
 impl Order for Total {
     type Machine = TotalGroup;
 
-    fn machine(me: ProcessId, config: quorate_protocols::group::Config) -> TotalGroup {
-        TotalGroup::total(me, config)
+    fn machine(me: ProcessId, config: quorate_protocols::group::Config) -> Result<TotalGroup, Impossible> {
+        Ok(TotalGroup::total(me, config))
     }
 }
 
 mod sealed {
-    /// Orders are ours: a new one is a new layer first.
+    /// Orders are ours, or those of a [`Stack`](super::Stack): a new one is a new layer first.
     pub trait Sealed {}
     impl Sealed for super::Fifo {}
     impl Sealed for super::Causal {}
+    impl<S: super::Stack> Sealed for super::Own<S> {}
     impl Sealed for super::Total {}
 }
 

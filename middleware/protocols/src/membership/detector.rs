@@ -3,7 +3,7 @@
 //! Guarantee   that of the chosen one. All members of a group use the same.
 
 use crate::machine::ProcessId;
-use crate::stack::{Down, Either, Flow, Layer, Up};
+use crate::stack::{Down, Either, Flow, Impossible, Layer, Offer, Up};
 use crate::time::Time;
 
 use super::heartbeat::{Config, Heartbeat, HeartbeatDetector, Judge};
@@ -89,6 +89,13 @@ impl Layer for Detector {
         match self {
             Self::Heartbeat(detector) => detector.deadline(),
             Self::Swim(detector) => detector.deadline(),
+        }
+    }
+
+    fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
+        match self {
+            Self::Heartbeat(detector) => detector.stands_on(below),
+            Self::Swim(detector) => detector.stands_on(below),
         }
     }
 }

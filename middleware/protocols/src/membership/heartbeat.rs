@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::phi::Rhythm;
 use crate::machine::{Lane, ProcessId};
-use crate::stack::{Down, Flow, Layer, Up, View, ViewId};
+use crate::stack::{Down, Flow, Impossible, Layer, Offer, Up, View, ViewId};
 use crate::time::Time;
 use crate::wire::{Wire, WireError};
 
@@ -162,6 +162,11 @@ impl Layer for HeartbeatDetector {
         self.view.as_ref().filter(|_| !self.watched.is_empty())?;
         let silent = self.watched.values().filter(|watch| !watch.suspected).map(|watch| watch.until);
         silent.chain([self.beat_at]).min()
+    }
+
+    fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
+        let below = below.with_none("a failure detector", Offer::SUSPICIONS)?;
+        Ok(below.and(Offer::SUSPICIONS))
     }
 }
 

@@ -21,7 +21,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::heartbeat::Config;
 use crate::machine::{Lane, ProcessId};
-use crate::stack::{Down, Flow, Layer, Up, View, ViewId};
+use crate::stack::{Down, Flow, Impossible, Layer, Offer, Up, View, ViewId};
 use crate::time::Time;
 use crate::wire::{Wire, WireError, take_u8, take_u64};
 
@@ -333,6 +333,11 @@ impl Layer for SwimDetector {
         let silent = live.flat_map(|watch| watch.doubted_until.into_iter().chain([self.direct_until(watch)]));
         let refute = self.doubted.map(|(at, _)| at);
         probe.chain(silent).chain(refute).chain([self.period_at]).min()
+    }
+
+    fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
+        let below = below.with_none("a failure detector", Offer::SUSPICIONS)?;
+        Ok(below.and(Offer::SUSPICIONS))
     }
 }
 

@@ -4,7 +4,7 @@
 //! Source      van Steen & Tanenbaum, FIFO-ordered multicasting.
 
 use crate::machine::ProcessId;
-use crate::stack::{Down, Flow, Layer, Up};
+use crate::stack::{Down, Flow, Impossible, Layer, Offer, Up};
 use crate::time::Time;
 
 /// The layer that adds no order.
@@ -30,5 +30,10 @@ impl Layer for Fifo {
 
     fn deadline(&self) -> Option<Time> {
         None
+    }
+
+    fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
+        let below = below.with_all("fifo order", Offer::FIFO.and(Offer::VIEWS))?;
+        Ok(below.with_none("fifo order", Offer::STATE)?.without(Offer::SAFE))
     }
 }

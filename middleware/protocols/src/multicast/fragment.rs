@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::machine::{ProcessId, Violation};
 use crate::planted::{Plant, Planted};
-use crate::stack::{Cast, Down, Ended, Flow, Headers, Layer, Up};
+use crate::stack::{Cast, Down, Ended, Flow, Headers, Impossible, Layer, Offer, Up};
 use crate::time::Time;
 
 /// The limits of fragmentation. All members should use the same.
@@ -284,6 +284,10 @@ impl Layer for Fragment {
             return Err(Violation(format!("fragments: {cut} of {total} bytes, {under_way} under way")));
         }
         Ok(())
+    }
+
+    fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
+        below.with_all("fragments", Offer::FIFO)
     }
 }
 

@@ -17,7 +17,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::machine::{Lane, ProcessId};
 use crate::planted::{Plant, Planted};
-use crate::stack::{Down, Ended, Flow, Layer, Up, View, ViewId};
+use crate::stack::{Down, Ended, Flow, Impossible, Layer, Offer, Up, View, ViewId};
 use crate::time::Time;
 use crate::wire::{Wire, WireError, put_bytes, take_bytes, take_u8, take_u64};
 
@@ -267,6 +267,11 @@ impl Layer for StateTransfer {
 
     fn deadline(&self) -> Option<Time> {
         self.outgoing.values().map(|outgoing| outgoing.retry_at).min()
+    }
+
+    fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
+        let below = below.with_all("state transfer", Offer::FIFO.and(Offer::VIEWS))?;
+        Ok(below.with_none("state transfer", Offer::STATE)?.and(Offer::STATE))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::machine::{ProcessId, Violation};
 use crate::planted::Plant;
-use crate::stack::{Down, Flow, Layer, Up};
+use crate::stack::{Down, Flow, Impossible, Layer, Offer, Up};
 use crate::time::Time;
 
 use super::total_lamport::TotalLamport;
@@ -77,6 +77,13 @@ impl Layer for Total {
         match self {
             Self::Sequencer(layer) => layer.check(),
             Self::Lamport(layer) => layer.check(),
+        }
+    }
+
+    fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
+        match self {
+            Self::Sequencer(layer) => layer.stands_on(below),
+            Self::Lamport(layer) => layer.stands_on(below),
         }
     }
 }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use crate::machine::{ProcessId, Violation};
 use crate::planted::{Plant, Planted};
-use crate::stack::{Cast, Down, Flow, Headers, Layer, Up, View};
+use crate::stack::{Cast, Down, Flow, Headers, Impossible, Layer, Offer, Up, View};
 use crate::time::Time;
 
 /// The order by Lamport's timestamps as a layer. It sends nothing of its own: its words are multicast messages.
@@ -224,6 +224,12 @@ impl Layer for TotalLamport {
         } else {
             Err(Violation("total order: tables do not match the view".into()))
         }
+    }
+
+    fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
+        let below = below.with_all("total order", Offer::FIFO.and(Offer::VIEWS).and(Offer::SAFE))?;
+        let below = below.with_none("total order", Offer::TOTAL.and(Offer::STATE))?;
+        Ok(below.and(Offer::TOTAL).and(Offer::CAUSAL).without(Offer::SAFE))
     }
 }
 

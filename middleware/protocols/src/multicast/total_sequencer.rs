@@ -19,7 +19,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::machine::{ProcessId, Violation};
 use crate::planted::{Plant, Planted};
-use crate::stack::{Cast, Down, Flow, Headers, Layer, Up, View};
+use crate::stack::{Cast, Down, Flow, Headers, Impossible, Layer, Offer, Up, View};
 use crate::time::Time;
 use crate::wire::{Wire, WireError, put_count, take_count, take_u16, take_u32};
 
@@ -214,6 +214,12 @@ impl Layer for TotalSequencer {
         } else {
             Err(Violation("total order: tables do not match the view".into()))
         }
+    }
+
+    fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
+        let below = below.with_all("total order", Offer::FIFO.and(Offer::VIEWS).and(Offer::SAFE))?;
+        let below = below.with_none("total order", Offer::TOTAL.and(Offer::STATE))?;
+        Ok(below.and(Offer::TOTAL).and(Offer::CAUSAL).without(Offer::SAFE))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Down, Up};
+use super::{Down, Impossible, Offer, Up};
 use crate::machine::{Lane, ProcessId, Targets, Violation};
 use crate::time::Time;
 use crate::wire::{Wire, WireError, take_u8};
@@ -35,6 +35,15 @@ pub trait Layer {
     /// Checks the layer's own invariants.
     fn check(&self) -> Result<(), Violation> {
         Ok(())
+    }
+
+    /// What is offered above this layer when it stands on `below`. A layer that needs nothing and gives what it gets, such as
+    /// one that packs payloads, has nothing to say here.
+    ///
+    /// # Errors
+    /// [`Impossible`]: it cannot stand there.
+    fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
+        Ok(below)
     }
 }
 
@@ -186,6 +195,10 @@ impl<U: Layer, L: Layer> Layer for Pair<U, L> {
     fn check(&self) -> Result<(), Violation> {
         self.upper.check()?;
         self.lower.check()
+    }
+
+    fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
+        self.upper.stands_on(self.lower.stands_on(below)?)
     }
 }
 

@@ -10,10 +10,12 @@
 
 mod header;
 mod layer;
+mod offer;
 mod view;
 
 pub use header::{Headers, HeadersFull};
 pub use layer::{Either, Flow, Layer, Pair};
+pub use offer::{Impossible, Offer};
 pub use view::{MEMBERS_MAX, View, ViewId};
 
 use bytes::Bytes;

@@ -31,7 +31,7 @@ pub use message::{Ballot, Message, Proposal};
 use super::heartbeat;
 use crate::machine::{Lane, ProcessId, Violation};
 use crate::planted::{Plant, Planted};
-use crate::stack::{Down, Ended, Flow, Layer, MEMBERS_MAX, Up, View, ViewId};
+use crate::stack::{Down, Ended, Flow, Impossible, Layer, MEMBERS_MAX, Offer, Up, View, ViewId};
 use crate::time::Time;
 use change::{Leading, Promise, Step};
 use reach::Reports;
@@ -607,6 +607,12 @@ impl Layer for ViewSync {
             return Err(Violation("accepted a ballot beyond the promise".into()));
         }
         Ok(())
+    }
+
+    fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
+        let needed = Offer::SUSPICIONS.and(Offer::FIFO).and(Offer::CUT);
+        let below = below.with_all("view changes", needed)?.with_none("view changes", Offer::VIEWS)?;
+        Ok(below.and(Offer::VIEWS).without(Offer::CUT))
     }
 }
 

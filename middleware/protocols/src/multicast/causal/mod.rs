@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 
 use crate::machine::{ProcessId, Violation};
 use crate::planted::{Plant, Planted};
-use crate::stack::{Cast, Down, Flow, Headers, Layer, Up, View};
+use crate::stack::{Cast, Down, Flow, Headers, Impossible, Layer, Offer, Up, View};
 use crate::time::Time;
 use crate::wire::Wire;
 use note::Note;
@@ -274,6 +274,12 @@ impl Layer for Causal {
         } else {
             Err(Violation(format!("causal order: {messages} messages wait, not {}", self.held_messages)))
         }
+    }
+
+    fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
+        let below = below.with_all("causal order", Offer::FIFO.and(Offer::VIEWS))?;
+        let below = below.with_none("causal order", Offer::CAUSAL.and(Offer::STATE))?;
+        Ok(below.and(Offer::CAUSAL))
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) use message::{put_counts, take_counts};
 
 use crate::machine::{Lane, ProcessId, Violation};
 use crate::planted::{Plant, Planted};
-use crate::stack::{Cast, Down, Flow, Layer, Up, View, ViewId};
+use crate::stack::{Cast, Down, Flow, Impossible, Layer, Offer, Up, View, ViewId};
 use crate::time::Time;
 use epoch::{CAST_OVERHEAD_BYTES, Epoch, Stream};
 
@@ -437,5 +437,10 @@ impl Layer for Reliable {
             }
         }
         Ok(())
+    }
+
+    fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
+        let below = below.with_none("reliable multicast", Offer::FIFO)?;
+        Ok(below.and(Offer::FIFO).and(Offer::CUT).and(Offer::SAFE))
     }
 }
