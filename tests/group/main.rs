@@ -1,5 +1,6 @@
 //! Groups and replicas over real nodes: views, orders, state for joiners, death in the middle.
 
+mod calls;
 mod causal;
 mod detection;
 mod endings;

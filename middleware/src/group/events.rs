@@ -102,7 +102,7 @@ impl Events {
         self.shared.lock().pop(&self.shared)
     }
 
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+    pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         let mut state = self.shared.lock();
         match state.pop(&self.shared) {
             Some(event) => Poll::Ready(Some(event)),

@@ -45,6 +45,7 @@
 //! ```
 
 mod builder;
+mod calls;
 mod error;
 mod events;
 mod introduce;
@@ -60,12 +61,14 @@ use quorate_protocols::group::{CausalGroup, Command, FifoGroup, TotalGroup};
 use tokio::sync::SemaphorePermit;
 
 pub use builder::{Builder, Limits, SlowReader};
+pub use calls::{Asked, CALLS_MAX, Call, CallError, Caller, Calls};
 pub use error::{CastError, JoinError, LeaveError};
 pub use events::{Event, Events, StateRequest};
 pub use quorate_protocols::ProcessId;
 pub use quorate_protocols::membership::detector::Detection;
 pub use quorate_protocols::membership::heartbeat::Judge;
 pub use quorate_protocols::multicast::total::TotalBy;
+pub use quorate_protocols::rpc::gather::Wanted;
 pub use quorate_protocols::stack::{Ended, Impossible, View, ViewId};
 pub use stack::{Own, Stack};
 

@@ -5,30 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
 
-/// How many answers are enough.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// One.
-    First,
-    /// More than half of those who were asked.
-    Majority,
-    /// Everybody's.
-    All,
-    /// So many.
-    AtLeast(usize),
-}
-
-impl Wanted {
-    /// Of so many who were asked.
-    pub const fn of(self, asked: usize) -> usize {
-        match self {
-            Self::First => 1,
-            Self::Majority => asked / 2 + 1,
-            Self::All => asked,
-            Self::AtLeast(count) => count,
-        }
-    }
-}
+pub use quorate_protocols::rpc::gather::Wanted;
 
 /// Waits until enough of `calls` have been answered; the others are then dropped, and so cancelled. The answers come
 /// with the places of their calls, in the order of arrival.

@@ -21,6 +21,7 @@
 
 mod client;
 mod completions;
+pub mod gather;
 mod message;
 mod server;
 

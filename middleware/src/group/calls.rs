@@ -1,0 +1,378 @@
+//! Calls to all members of a group, and their answers.
+//!
+//! Guarantee   a call is a message of the group: every member that goes on gets it once, at its place in the group's order,
+//!             so in total order all answer from the same state. A member that leaves or dies is not waited for.
+//! Method      calls and answers are multicasts; whoever did not ask drops the answers. That costs each of n members
+//!             n answers, and spares a second way for them: what was delivered before a view change, all have seen.
+//! Limits      [`CALLS_MAX`] calls of one member are under way, so at most so many answers of each caller wait to leave.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use quorate_protocols::ProcessId;
+use quorate_protocols::rpc::gather::{Gather, Standing, Wanted};
+use quorate_transports::BoxFuture;
+use tokio::sync::{Notify, Semaphore};
+
+use super::{CastError, Event, Events, Group, Order};
+
+/// Makes calls to all members of a group. Cheap to clone. Somebody must read the [`Calls`] meanwhile.
+pub struct Caller<O: Order> {
+    group: Group<O>,
+    shared: Arc<Shared>,
+}
+
+/// What comes to a member of a group whose members call each other: to be read at all times, as [`Events`] are.
+pub struct Calls<O: Order> {
+    group: Group<O>,
+    events: Events,
+    shared: Arc<Shared>,
+    members: Arc<[ProcessId]>,
+    sending: Option<BoxFuture<'static, Result<(), CastError>>>,
+}
+
+/// Something that came.
+#[derive(Debug)]
+pub enum Asked {
+    /// A call, of this member's own too: answer it.
+    Call(Call),
+    /// Whatever else happens in the group; a message that is no call among it.
+    Event(Event),
+}
+
+/// A call by a member. Dropped unanswered, its caller waits for nothing until its deadline.
+#[must_use = "the caller waits for the answer"]
+pub struct Call {
+    from: ProcessId,
+    number: u64,
+    body: Bytes,
+    shared: Arc<Shared>,
+}
+
+/// Why a call to a group did not get the answers that it wanted. Members may have executed it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// Those who have not answered have gone, or never were so many.
+    #[error("{} of {wanted} answers came, and no more can come", answers.len())]
+    NotEnough {
+        /// How many were wanted.
+        wanted: usize,
+        /// What was answered, and by whom.
+        answers: Vec<(ProcessId, Bytes)>,
+    },
+    /// Not enough answers came in time.
+    #[error("{} answers came within {deadline:?}", answers.len())]
+    Deadline {
+        /// The time that was given.
+        deadline: Duration,
+        /// What was answered, and by whom.
+        answers: Vec<(ProcessId, Bytes)>,
+    },
+    /// The call did not leave, or the membership ended before enough answers came.
+    #[error("the call was cut off")]
+    Cast(#[source] CastError),
+}
+
+struct Shared {
+    state: Mutex<State>,
+    number: AtomicU64,
+    room: Semaphore,
+    /// Told when an answer waits to be sent.
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    calls: BTreeMap<u64, (Gather, Arc<Notify>)>,
+    answers: VecDeque<Bytes>,
+    is_over: bool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held half-changed, so a poisoned lock is a sound one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Changes every call, and tells those that are over.
+    fn change(&mut self, mut change: impl FnMut(u64, &mut Gather)) {
+        for (number, (gather, done)) in &mut self.calls {
+            change(*number, gather);
+            if gather.standing() != Standing::Open {
+                done.notify_one();
+            }
+        }
+    }
+}
+
+impl<O: Order> Calls<O> {
+    /// Takes over a membership's events. All members of the group must do so: messages have a byte more. What is no call is
+    /// cast by [`Caller::cast`].
+    pub fn over(group: Group<O>, events: Events) -> (Caller<O>, Self) {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            number: AtomicU64::new(0),
+            room: Semaphore::new(CALLS_MAX),
+            wake: Notify::new(),
+        });
+        let members = group.view().map_or_else(|| Arc::from([]), |view| view.members);
+        let calls = Self { group: group.clone(), events, shared: shared.clone(), members, sending: None };
+        (Caller { group, shared }, calls)
+    }
+
+    /// What comes next; `None` after [`Event::Ended`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Asked> {
+        loop {
+            let wake = self.shared.clone();
+            let mut woken = std::pin::pin!(wake.wake.notified());
+            woken.as_mut().enable();
+            let event = poll_fn(|cx| {
+                self.poll_send(cx);
+                match self.events.poll_event(cx) {
+                    Poll::Ready(event) => Poll::Ready(Some(event)),
+                    // Another answer is to be sent.
+                    Poll::Pending => woken.as_mut().poll(cx).map(|()| None),
+                }
+            });
+            let Some(event) = event.await else { continue };
+            let Some(event) = event else {
+                self.end();
+                return None;
+            };
+            if let Some(asked) = self.take(event) {
+                return Some(asked);
+            }
+        }
+    }
+
+    /// Sends answers, as far as there is room.
+    fn poll_send(&mut self, cx: &mut Context<'_>) {
+        loop {
+            if let Some(sending) = &mut self.sending {
+                // Whoever is no longer a member owes no answer.
+                let Poll::Ready(_) = sending.as_mut().poll(cx) else { return };
+                self.sending = None;
+            }
+            let Some(answer) = self.shared.state().answers.pop_front() else { return };
+            let group = self.group.clone();
+            self.sending = Some(Box::pin(async move { group.cast(answer).await }));
+        }
+    }
+
+    /// What of an event is for the user.
+    fn take(&mut self, event: Event) -> Option<Asked> {
+        match event {
+            Event::View(view) => {
+                self.members = view.members.clone();
+                self.shared.state().change(|_, gather| gather.on_view(&view.members));
+                Some(Asked::Event(Event::View(view)))
+            }
+            Event::Message { from, payload } => self.take_message(from, payload),
+            other => Some(Asked::Event(other)),
+        }
+    }
+
+    fn take_message(&mut self, from: ProcessId, payload: Bytes) -> Option<Asked> {
+        let mut rest = payload.clone();
+        match rest.try_get_u8() {
+            Ok(CALL) => {
+                let number = rest.try_get_u64_le().ok()?;
+                if from == self.group.me() {
+                    let members = self.members.clone();
+                    self.shared.state().change(|other, gather| {
+                        if other == number {
+                            gather.on_asked(&members);
+                        }
+                    });
+                }
+                Some(Asked::Call(Call { from, number, body: rest, shared: self.shared.clone() }))
+            }
+            Ok(ANSWER) => {
+                let node = rest.try_get_u64_le().ok()?;
+                let caller = ProcessId { node, incarnation: rest.try_get_u64_le().ok()? };
+                let number = rest.try_get_u64_le().ok()?;
+                if caller == self.group.me() {
+                    self.shared.state().change(|other, gather| {
+                        if other == number {
+                            gather.on_answer(from, rest.clone());
+                        }
+                    });
+                }
+                None
+            }
+            Ok(PLAIN) => Some(Asked::Event(Event::Message { from, payload: rest })),
+            _ => None,
+        }
+    }
+
+    fn end(&self) {
+        let mut state = self.shared.state();
+        state.is_over = true;
+        state.calls.values().for_each(|(_, done)| done.notify_one());
+    }
+}
+
+impl<O: Order> Drop for Calls<O> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl<O: Order> Caller<O> {
+    /// The membership.
+    pub fn group(&self) -> &Group<O> {
+        &self.group
+    }
+
+    /// Multicasts a message that is no call: it comes as an [`Event::Message`] among what [`Calls`] give.
+    ///
+    /// # Errors
+    /// As [`Group::cast`].
+    /// # Cancel safety
+    /// As [`Group::cast`].
+    pub async fn cast(&self, payload: &[u8]) -> Result<(), CastError> {
+        self.group.cast([&[PLAIN], payload].concat().into()).await
+    }
+
+    /// Calls all members, this one too, and waits until `wanted` of those to whom it is delivered have answered, at most
+    /// `deadline`. Gives the answers in the order in which they came.
+    ///
+    /// # Errors
+    /// [`CallError`], with the answers that came.
+    /// # Cancel safety
+    /// Dropping the future may leave the call made; its answers are dropped.
+    pub async fn call(
+        &self,
+        body: &[u8],
+        wanted: Wanted,
+        deadline: Duration,
+    ) -> Result<Vec<(ProcessId, Bytes)>, CallError> {
+        let number = self.shared.number.fetch_add(1, Ordering::Relaxed);
+        let pending = Pending { shared: &self.shared, number };
+        let called = tokio::time::timeout(deadline, self.make(body, number, wanted)).await;
+        let (gather, is_over) = pending.end();
+        let gather = gather.unwrap_or_else(|| Gather::new(wanted));
+        match called {
+            Ok(Err(error)) => Err(CallError::Cast(error)),
+            _ if gather.standing() == Standing::Enough => Ok(gather.into_answers()),
+            Ok(Ok(())) if is_over => Err(CallError::Cast(CastError::Ended(None))),
+            Ok(Ok(())) => {
+                Err(CallError::NotEnough { wanted: gather.wanted(), answers: gather.into_answers() })
+            }
+            Err(_) => Err(CallError::Deadline { deadline, answers: gather.into_answers() }),
+        }
+    }
+
+    /// Makes the call and waits for its end.
+    async fn make(&self, body: &[u8], number: u64, wanted: Wanted) -> Result<(), CastError> {
+        // Closed never, so it is there sooner or later.
+        let _room = self.shared.room.acquire().await.map_err(|_| CastError::Ended(None))?;
+        let done = Arc::new(Notify::new());
+        {
+            let mut state = self.shared.state();
+            if state.is_over {
+                return Err(CastError::Ended(None));
+            }
+            state.calls.insert(number, (Gather::new(wanted), done.clone()));
+        }
+        let mut payload = BytesMut::with_capacity(CALL_BYTES + body.len());
+        payload.put_u8(CALL);
+        payload.put_u64_le(number);
+        payload.put_slice(body);
+        self.group.cast(payload.freeze()).await?;
+        done.notified().await;
+        Ok(())
+    }
+}
+
+/// A call that is forgotten when it is over, or when nobody waits for it any more.
+struct Pending<'a> {
+    shared: &'a Shared,
+    number: u64,
+}
+
+impl Pending<'_> {
+    fn end(&self) -> (Option<Gather>, bool) {
+        let mut state = self.shared.state();
+        (state.calls.remove(&self.number).map(|(gather, _)| gather), state.is_over)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Call {
+    /// Who calls.
+    pub fn from(&self) -> ProcessId {
+        self.from
+    }
+
+    /// What is asked.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Answers. It leaves when [`Calls::next`] is waited for.
+    pub fn answer(self, body: &[u8]) {
+        let mut answer = BytesMut::with_capacity(ANSWER_BYTES + body.len());
+        answer.put_u8(ANSWER);
+        answer.put_u64_le(self.from.node);
+        answer.put_u64_le(self.from.incarnation);
+        answer.put_u64_le(self.number);
+        answer.put_slice(body);
+        self.shared.state().answers.push_back(answer.freeze());
+        self.shared.wake.notify_one();
+    }
+}
+
+impl<O: Order> Clone for Caller<O> {
+    fn clone(&self) -> Self {
+        Self { group: self.group.clone(), shared: self.shared.clone() }
+    }
+}
+
+impl<O: Order> fmt::Debug for Caller<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "caller in {:?}", self.group)
+    }
+}
+
+impl<O: Order> fmt::Debug for Calls<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "calls in {:?}", self.group)
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "call {} of {}, {} bytes", self.number, self.from, self.body.len())
+    }
+}
+
+/// Calls of one member that are under way; further ones wait.
+pub const CALLS_MAX: usize = 1024;
+
+/// What a message is, by its first byte.
+const CALL: u8 = 0;
+const ANSWER: u8 = 1;
+const PLAIN: u8 = 2;
+
+/// What is before the body of a call: its number.
+const CALL_BYTES: usize = 9;
+/// And of an answer: the caller and its number.
+const ANSWER_BYTES: usize = 25;
