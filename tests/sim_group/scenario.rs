@@ -146,6 +146,10 @@ impl<S: Layer> GroupScenario<S> {
             let payload_bytes_max = payload_bytes_max as usize;
             config.fragment.fragment_bytes = 1 + (24 + payload_bytes_max) / (1 + rng.below(10) as usize);
         }
+        if rng.below(4) == 0 {
+            let spread = Duration::from_millis(1 + rng.below(60));
+            config.reliable.feedback = reliable::Feedback::Suppressed { spread };
+        }
         config.detection = match rng.below(4) {
             0 => Detection::Heartbeat(Judge::Phi(8.0)),
             1 => Detection::Swim { helpers: 3 },

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::events::{Events, GroupSink, Shared};
 use super::introduce::Introducer;
-use super::{Causal, Detection, Fifo, Group, Inner, JoinError, Order, Own, Stack, Total, TotalBy};
+use super::{Causal, Detection, Feedback, Fifo, Group, Inner, JoinError, Order, Own, Stack, Total, TotalBy};
 use crate::driver::{self, Port, Setup};
 use crate::node::{Address, Channel, Node};
 
@@ -52,6 +52,8 @@ pub struct Limits {
     /// How members find out that one of them has died. Default: everybody beats, and a silence of
     /// [`suspect_after`](Self::suspect_after) is too long. All members must agree on the manner.
     pub detection: Detection,
+    /// How members ask for messages that they miss. Default [`Feedback::Direct`]. All members must agree.
+    pub feedback: Feedback,
     /// How long [`Builder::join`] tries. Default 10 s.
     pub join_within: Duration,
 }
@@ -78,6 +80,7 @@ impl Default for Limits {
             slow_reader: SlowReader::default(),
             suspect_after: Duration::from_secs(1),
             detection: Detection::default(),
+            feedback: Feedback::default(),
             join_within: Duration::from_secs(10),
         }
     }
@@ -283,6 +286,7 @@ impl<O: Order> Builder<O> {
         config.heartbeat.timeout = self.limits.suspect_after;
         config.heartbeat.interval = self.limits.suspect_after / 10;
         config.detection = self.limits.detection;
+        config.reliable.feedback = self.limits.feedback;
         config.total_by = self.total_by;
         config.reliable.pending_max = config.reliable.pending_max.max(self.limits.outstanding_max * 2);
         // Several small messages travel in one, too.

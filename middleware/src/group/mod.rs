@@ -67,6 +67,7 @@ pub use events::{Event, Events, StateRequest};
 pub use quorate_protocols::ProcessId;
 pub use quorate_protocols::membership::detector::Detection;
 pub use quorate_protocols::membership::heartbeat::Judge;
+pub use quorate_protocols::multicast::reliable::Feedback;
 pub use quorate_protocols::multicast::total::TotalBy;
 pub use quorate_protocols::rpc::gather::Wanted;
 pub use quorate_protocols::stack::{Ended, Impossible, View, ViewId};

@@ -1,8 +1,10 @@
 //! The messages of one view, and who is known to hold how many of them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
-use super::Config;
+use super::feedback::mix;
+use super::{Config, Feedback};
 use crate::machine::ProcessId;
 use crate::stack::{Cast, View};
 use crate::time::Time;
@@ -43,6 +45,8 @@ pub(super) struct Stream {
     pub(super) known: u64,
     pub(super) nak_at: Option<Time>,
     pub(super) nak_attempts: usize,
+    /// Own messages: the first of those that were last sent again to all, and when.
+    pub(super) answered: Option<(u64, Time)>,
 }
 
 impl Stream {
@@ -186,13 +190,24 @@ impl Epoch {
     }
 
     pub(super) fn watch_gap(&mut self, now: Time, config: &Config, sender: usize) {
-        let gap = self.missing_end(sender);
+        let (gap, wait) = (self.missing_end(sender), self.wait(config, sender));
         let stream = &mut self.streams[sender];
         if gap.is_none() {
             (stream.nak_at, stream.nak_attempts) = (None, 0);
         } else if stream.nak_at.is_none() {
-            stream.nak_at = Some(now + config.nak_delay);
+            stream.nak_at = Some(now + config.nak_delay + wait);
         }
+    }
+
+    /// How long to wait before asking for messages of `sender`, beyond what is waited for in any case.
+    pub(super) fn wait(&self, config: &Config, sender: usize) -> Duration {
+        if config.feedback == Feedback::Direct {
+            return Duration::ZERO;
+        }
+        let (me, stream) = (self.view.members[self.rank], &self.streams[sender]);
+        let chance =
+            mix(&[me.node, me.incarnation, sender as u64, stream.received(), stream.nak_attempts as u64]);
+        config.feedback.wait(chance, self.view.members.len())
     }
 
     /// A holder answers: it is asked for more as soon as all of its answer is here, or when the rest of it is lost. Only

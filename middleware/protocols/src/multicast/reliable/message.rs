@@ -40,6 +40,8 @@ pub enum Message {
         first: u64,
         /// One past the last missing one.
         end: u64,
+        /// True when all members were asked: the sender answers all of them, the others need not ask.
+        to_all: bool,
     },
     /// Messages of any sender, again.
     Repair {
@@ -109,8 +111,8 @@ impl Wire for Message {
                 view.encode(out);
                 put_counts(out, received);
             }
-            Self::Nak { view, sender, first, end } => {
-                out.put_u8(3);
+            Self::Nak { view, sender, first, end, to_all } => {
+                out.put_u8(if *to_all { 6 } else { 3 });
                 view.encode(out);
                 out.put_u16_le(*sender);
                 out.put_u64_le(*first);
@@ -136,11 +138,12 @@ impl Wire for Message {
                 Ok(Self::Data { view, first, received, casts: take_casts(input)? })
             }
             1 | 2 => Ok(Self::Ack { view, received: take_counts(input)?, answer: kind == 2 }),
-            3 => Ok(Self::Nak {
+            3 | 6 => Ok(Self::Nak {
                 view,
                 sender: take_u16(input, "sender rank")?,
                 first: take_u64(input, "first number")?,
                 end: take_u64(input, "end number")?,
+                to_all: kind == 6,
             }),
             4 | 5 => Ok(Self::Repair {
                 view,

@@ -14,13 +14,16 @@
 //!             A message must fit one frame of the transport.
 
 mod epoch;
+mod feedback;
 mod message;
+mod repair;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+pub use feedback::Feedback;
 pub use message::Message;
 pub(crate) use message::{put_counts, take_counts};
 
@@ -50,6 +53,8 @@ pub struct Config {
     pub nak_delay: Duration,
     /// How long a silent holder is waited for before another one is asked. Default 60 ms.
     pub nak_retry: Duration,
+    /// How members ask for what they miss.
+    pub feedback: Feedback,
     /// Time between status messages while something is unstable. Default 100 ms.
     pub status_interval: Duration,
 }
@@ -64,6 +69,7 @@ impl Default for Config {
             repair_bytes: 1 << 20,
             nak_delay: Duration::from_millis(20),
             nak_retry: Duration::from_millis(60),
+            feedback: Feedback::default(),
             status_interval: Duration::from_millis(100),
         }
     }
@@ -267,55 +273,6 @@ impl Reliable {
         self.report_drained(flow);
     }
 
-    fn on_nak(&mut self, from: ProcessId, asked: (ViewId, u16, u64, u64), flow: &mut Flow<Message>) {
-        let (view, sender, first, end) = asked;
-        let epoch = [&self.current, &self.previous].into_iter().flatten().find(|epoch| epoch.view.id == view);
-        let Some(epoch) = epoch.filter(|epoch| epoch.view.contains(from)) else { return };
-        let Some(stream) = epoch.streams.get(usize::from(sender)) else { return };
-        if first < stream.stable {
-            return; // everyone held it once: the asker is confused or late
-        }
-        // As many packets as a round trip is worth; the asker comes back at once for what is left.
-        let last = first + stream.range(first, end, self.config.repair_bytes).len() as u64;
-        let mut first = first;
-        while first < last {
-            let casts = stream.range(first, last, self.config.batch_bytes);
-            let next = first + casts.len() as u64;
-            flow.send(
-                from,
-                Lane::Ordinary,
-                Message::Repair { view, sender, first, casts, more: next < last },
-            );
-            first = next;
-        }
-    }
-
-    fn ask_for_gaps(&mut self, now: Time, flow: &mut Flow<Message>) {
-        let Some(epoch) = &mut self.current else { return };
-        for sender in 0..epoch.streams.len() {
-            if epoch.streams[sender].nak_at.is_none_or(|at| at > now) {
-                continue;
-            }
-            let missing = epoch.streams[sender].received();
-            let Some(end) = epoch.missing_end(sender) else {
-                (epoch.streams[sender].nak_at, epoch.streams[sender].nak_attempts) = (None, 0);
-                continue;
-            };
-            // The sender first, then whoever is known to hold it, then anyone.
-            let holds = |rank: &usize| epoch.acked[*rank][sender] > missing;
-            let strangers = |rank: &usize| *rank != epoch.rank && *rank != sender;
-            let known: Vec<_> = (0..epoch.acked.len()).filter(strangers).filter(holds).collect();
-            let rest = (0..epoch.acked.len()).filter(strangers).filter(|rank| !holds(rank));
-            let asked: Vec<_> = [sender].into_iter().chain(known).chain(rest).collect();
-            let stream = &mut epoch.streams[sender];
-            let holder = epoch.view.members[asked[stream.nak_attempts % asked.len()]];
-            stream.nak_attempts += 1;
-            stream.nak_at = Some(now + self.config.nak_retry);
-            let nak = Message::Nak { view: epoch.view.id, sender: sender as u16, first: missing, end };
-            flow.send(holder, Lane::Control, nak);
-        }
-    }
-
     fn report_drained(&mut self, flow: &mut Flow<Message>) {
         let held = |epoch: &Epoch| epoch.safe[epoch.rank] >= epoch.streams[epoch.rank].received();
         if self.draining && self.pending.is_empty() && self.current.as_ref().is_none_or(held) {
@@ -376,7 +333,12 @@ impl Layer for Reliable {
                     flow.send(from, Lane::Control, Message::Ack { view, received, answer: false });
                 }
             }
-            Message::Nak { view, sender, first, end } => self.on_nak(from, (view, sender, first, end), flow),
+            Message::Nak { view, sender, first, end, to_all: false } => {
+                self.on_nak(from, (view, sender, first, end), flow);
+            }
+            Message::Nak { view, sender, first, end, to_all: true } => {
+                self.on_nak_to_all(now, from, (view, sender, first, end), flow);
+            }
             Message::Repair { view, sender, first, casts, more } => {
                 let (rank, sender) = (self.current_rank(from, view), usize::from(sender));
                 let received =
