@@ -40,8 +40,8 @@ pub(in crate::rpc) struct Home {
     state: Mutex<State>,
     exports: Mutex<BTreeMap<u64, Arc<Export>>>,
     pub(super) pledges: Pledges,
-    /// The bindings to other nodes' objects, as long as somebody uses them.
-    cores: Mutex<BTreeMap<NodeId, Weak<Core>>>,
+    /// The bindings to other nodes' objects. They outlive their references: to bind again takes a round trip.
+    cores: Mutex<BTreeMap<NodeId, Arc<Core>>>,
     /// Numbers of objects and of references on their way; never given twice in one life of the node.
     numbers: AtomicU64,
     is_closed: AtomicBool,
@@ -124,6 +124,8 @@ impl Home {
         let exports = std::mem::take(&mut *self.exports());
         drop(exports);
         self.pledges.clear();
+        let cores = std::mem::take(&mut *self.cores());
+        drop(cores);
         if let Some(task) = self.task.get() {
             task.abort();
         }
@@ -242,15 +244,17 @@ impl Home {
     /// The binding to the objects of a node.
     pub(in crate::rpc) fn core(&self, owner: NodeId) -> Option<Arc<Core>> {
         let mut cores = self.cores();
-        if let Some(core) = cores.get(&owner).and_then(Weak::upgrade) {
-            return Some(core);
+        if let Some(core) = cores.get(&owner) {
+            return Some(Arc::clone(core));
         }
-        cores.retain(|_, core| core.strong_count() > 0);
+        if cores.len() >= CORES_KEPT {
+            cores.retain(|_, core| Arc::strong_count(core) > 1);
+        }
         // In whichever life: what a reference says of that is somebody's word. Each request says for which one it is.
         let whoever = Identity::new(owner, Incarnation(ProcessId::ANY_LIFE));
         let core =
             Core::open(&self.node, counter::SERVICE, whoever, counter::CODEC, self.options.calls).ok()?;
-        cores.insert(owner, Arc::downgrade(&core));
+        cores.insert(owner, Arc::clone(&core));
         Some(core)
     }
 
@@ -306,7 +310,7 @@ impl Home {
         self.exports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn cores(&self) -> MutexGuard<'_, BTreeMap<NodeId, Weak<Core>>> {
+    fn cores(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<Core>>> {
         self.cores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -387,6 +391,8 @@ async fn keep_time(home: Weak<Home>, wanted: Arc<Notify>) {
 
 /// Where nodes tell each other what they hold.
 const CHANNEL: Channel = Channel::named("rpc references", "");
+/// Bindings that are kept although nothing of their node is held: some KiB each.
+const CORES_KEPT: usize = 256;
 /// Beside the kinds of the machine's messages: a pledge, by its number.
 const FORGET: u8 = 64;
 /// Objects and references of one opening of a node's objects: more than it can make in its life.
