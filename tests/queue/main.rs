@@ -4,7 +4,11 @@ mod crash;
 mod delivery;
 mod kill;
 mod limits;
+mod managers;
+mod order;
 mod together;
+mod transfer;
+mod units;
 
 use quorate::queue::{Delivery, Queue, Queues};
 use quorate_journal::{Config, Storage};

@@ -18,6 +18,7 @@ pub mod planted;
 pub mod rpc;
 pub mod stack;
 pub mod time;
+pub mod transfer;
 pub mod wire;
 
 pub use machine::{Input, Lane, Machine, Output, Outputs, ProcessId, Targets, Violation};

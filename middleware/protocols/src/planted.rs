@@ -97,6 +97,20 @@ pub enum Planted {
     CommitAcknowledgesBeforePersist,
     /// Two-phase commit: a participant tells another that it never voted, and may vote later.
     CommitRefusesWithoutRecord,
+    /// Transfer: messages are acknowledged before they are stored.
+    TransferAcknowledgesUnstored,
+    /// Transfer: a position is told that is not stored.
+    TransferTellsUnstored,
+    /// Transfer: messages are dropped by the sender when they are sent.
+    TransferSettlesUnstored,
+    /// Transfer: what does not follow is taken all the same.
+    TransferSkipsGaps,
+    /// Transfer: what was taken before is taken again.
+    TransferStoresDuplicates,
+    /// Transfer: a new life of the receiver does not know up to where it had stored.
+    TransferForgetsPlaces,
+    /// Transfer: the numbers of a sender's new disk are taken for those of its old one.
+    TransferIgnoresBirth,
     /// Two-phase commit: a participant does not remember what has ended, so that a late prepare runs again.
     CommitForgetsFinished,
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::books::DEDUPLICATE_MAX;
 use super::error::DeclareError;
 
 /// How one queue behaves. Not stored: given each time the queue is opened.
@@ -14,6 +15,19 @@ pub struct QueueConfig {
     pub(super) lease: Duration,
     pub(super) deliveries_max: Option<u32>,
     pub(super) dead_letters: Option<String>,
+    pub(super) when_expired: WhenExpired,
+    pub(super) deduplicate: usize,
+    pub(super) retain_messages: usize,
+    pub(super) retain_age: Duration,
+}
+
+/// What becomes of a message that expires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenExpired {
+    /// It goes.
+    Drop,
+    /// It goes to the dead letters.
+    Bury,
 }
 
 /// What a put does when the queue has no room.
@@ -36,6 +50,10 @@ impl QueueConfig {
             lease: Duration::from_secs(30),
             deliveries_max: Some(16),
             dead_letters: None,
+            when_expired: WhenExpired::Drop,
+            deduplicate: 10_000,
+            retain_messages: 0,
+            retain_age: Duration::MAX,
         }
     }
 
@@ -84,6 +102,27 @@ impl QueueConfig {
         self
     }
 
+    /// What becomes of a message that [expires](super::Message::expires_after). Default: it goes.
+    pub fn when_expired(mut self, policy: WhenExpired) -> Self {
+        self.when_expired = policy;
+        self
+    }
+
+    /// How many [names](super::Message::name) of messages are remembered to recognise a repetition, at most 1,000,000.
+    /// Default 10,000; 0 recognises only what is still on its way.
+    pub fn deduplicate(mut self, names: usize) -> Self {
+        self.deduplicate = names;
+        self
+    }
+
+    /// Keeps acknowledged messages for those who [read](super::Queue::browse) them again or [seek](super::Queue::seek)
+    /// back: the last `messages` of them, up to an age of `age` since they were put, and at most
+    /// [`bytes_max`](Self::bytes_max) bytes; up to an eighth more, and up to twice the age. Default: none.
+    pub fn retain(mut self, messages: usize, age: Duration) -> Self {
+        (self.retain_messages, self.retain_age) = (messages, age);
+        self
+    }
+
     pub(super) fn check(&self, name: &str) -> Result<(), DeclareError> {
         check_name(name)?;
         if let Some(dead) = &self.dead_letters {
@@ -105,6 +144,9 @@ impl QueueConfig {
         if self.deliveries_max == Some(0) {
             return wrong("deliveries_max");
         }
+        if self.deduplicate > DEDUPLICATE_MAX {
+            return Err(DeclareError::Names { limit: DEDUPLICATE_MAX });
+        }
         Ok(())
     }
 }
@@ -115,7 +157,7 @@ impl Default for QueueConfig {
     }
 }
 
-fn check_name(name: &str) -> Result<(), DeclareError> {
+pub(super) fn check_name(name: &str) -> Result<(), DeclareError> {
     let is_valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
     if (1..=QUEUE_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_valid) {
         Ok(())

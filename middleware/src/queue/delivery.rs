@@ -1,15 +1,24 @@
 //! What a consumer holds, and the handler that is called for each message.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use quorate_journal::AppendError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 
-use super::error::QueueError;
+use super::books::Books;
+use super::error::{PutError, QueueError, WorkError};
 use super::face::Queue;
-use super::shelf::{Lease, MessageId, Taken};
+use super::message::{DeadReason, Durability, Message, MessageId};
+use super::plan::Wish;
+use super::room::{Room, moment_of};
+use super::shelf::{Lease, Taken};
 
 /// A message that was delivered and waits for its acknowledgement.
 ///
@@ -22,8 +31,16 @@ pub struct Delivery {
     lease: Lease,
     payload: Bytes,
     deliveries: u32,
+    key: Option<Bytes>,
+    name: Option<Bytes>,
+    priority: u8,
+    put_at: SystemTime,
+    expires_at: Option<SystemTime>,
+    durability: Durability,
     dead_letter: Option<DeadLetter>,
     is_done: bool,
+    /// The place that it takes among those that its consumer has at a time.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 /// What is known of a message that was given up.
@@ -36,13 +53,37 @@ pub struct DeadLetter {
     pub id: MessageId,
     /// How often it was delivered there.
     pub deliveries: u32,
+    /// Why.
+    pub reason: DeadReason,
 }
 
 impl Delivery {
-    pub(super) fn new(queue: Queue, taken: Taken, origin: Option<(String, MessageId, u32)>) -> Self {
-        let Taken { id, lease, payload, deliveries, origin: _ } = taken;
-        let dead_letter = origin.map(|(queue, id, deliveries)| DeadLetter { queue, id, deliveries });
-        Self { queue, id, lease, payload, deliveries, dead_letter, is_done: false }
+    pub(super) fn new(queue: Queue, taken: &Taken, books: &Books) -> Option<Self> {
+        let slip = books.desks.get(&queue.number)?.shelf.slip(taken.id)?;
+        let dead_letter = slip.origin.and_then(|origin| {
+            Some(DeadLetter {
+                queue: books.names.get(&origin.queue)?.clone(),
+                id: origin.id,
+                deliveries: origin.deliveries,
+                reason: origin.reason,
+            })
+        });
+        Some(Self {
+            queue,
+            id: taken.id,
+            lease: taken.lease,
+            payload: books.bodies.get(taken.id),
+            deliveries: taken.deliveries,
+            key: slip.label.key.clone(),
+            name: slip.label.name.clone(),
+            priority: slip.label.priority,
+            put_at: moment_of(slip.label.put_at),
+            expires_at: slip.label.expires.map(moment_of),
+            durability: slip.class,
+            dead_letter,
+            is_done: false,
+            turn: None,
+        })
     }
 
     /// The message's name; the same in each of its deliveries.
@@ -60,6 +101,45 @@ impl Delivery {
         self.deliveries
     }
 
+    /// Its key, if it has one.
+    pub fn key(&self) -> Option<&Bytes> {
+        self.key.as_ref()
+    }
+
+    /// The name under which it was put, if it had one.
+    pub fn name(&self) -> Option<&Bytes> {
+        self.name.as_ref()
+    }
+
+    /// Its priority.
+    pub fn priority(&self) -> u8 {
+        self.priority
+    }
+
+    /// When it was put, on the machine's clock.
+    pub fn put_at(&self) -> SystemTime {
+        self.put_at
+    }
+
+    /// When it expires, on the machine's clock.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_at
+    }
+
+    /// A message like this one, for another queue: bytes, key, name, priority, what is left of its time, durability.
+    pub fn to_message(&self) -> Message {
+        let left = |moment: SystemTime| moment.duration_since(SystemTime::now()).unwrap_or_default();
+        Message {
+            payload: self.payload.clone(),
+            key: self.key.clone(),
+            priority: self.priority,
+            delay: Duration::ZERO,
+            expires_after: self.expires_at.map(left),
+            name: self.name.clone(),
+            durability: self.durability,
+        }
+    }
+
     /// Where the message comes from if it is a dead letter.
     pub fn dead_letter(&self) -> Option<&DeadLetter> {
         self.dead_letter.as_ref()
@@ -73,9 +153,14 @@ impl Delivery {
     /// # Cancel safety
     /// Dropping the future after its first poll leaves the acknowledgement under way.
     pub async fn ack(mut self) -> Result<(), QueueError> {
+        let wish = Wish { acks: vec![self.claim()], ..Wish::default() };
         self.is_done = true;
-        let stored = self.queue.room.acknowledge(self.queue.number, self.id, self.lease)?;
-        stored.await.unwrap_or(Err(QueueError::Closed))
+        match self.queue.room.carry_out(&wish, false).await {
+            Ok(_) => Ok(()),
+            Err(WorkError::Put(PutError::Journal(AppendError::Closed))) => Err(QueueError::Closed),
+            Err(WorkError::Put(PutError::Journal(error))) => Err(QueueError::Journal(error)),
+            Err(_) => Err(QueueError::LeaseLost),
+        }
     }
 
     /// The work failed: puts the message back at its place, to be delivered again after `delay`.
@@ -93,6 +178,20 @@ impl Delivery {
     /// [`QueueError::LeaseLost`] when it ran out before; [`QueueError::Closed`].
     pub fn renew(&self, lease: Duration) -> Result<(), QueueError> {
         self.queue.room.renew(self.queue.number, self.id, self.lease, lease)
+    }
+
+    /// For a unit of work, which takes it over.
+    pub(super) fn claim(&self) -> (u32, MessageId, Lease) {
+        (self.queue.number, self.id, self.lease)
+    }
+
+    pub(super) fn is_of(&self, room: &Arc<Room>) -> bool {
+        Arc::ptr_eq(&self.queue.room, room)
+    }
+
+    /// The unit of work that took it over is on its way.
+    pub(super) fn let_go(mut self) {
+        self.is_done = true;
     }
 }
 
@@ -138,6 +237,55 @@ impl Queue {
                 }
             }
         }))
+    }
+}
+
+/// A consumer that has a number of messages at a time; see [`Queue::consumer`].
+#[derive(Debug)]
+pub struct Consumer {
+    queue: Queue,
+    turns: Arc<Semaphore>,
+    ahead: VecDeque<Delivery>,
+}
+
+impl Queue {
+    /// A consumer that has at most `prefetch` messages at a time (at least 1): those that it got and neither acknowledged
+    /// nor gave back. Those beyond the one that it works on are fetched together, and wait here, their leases running.
+    pub fn consumer(&self, prefetch: usize) -> Consumer {
+        let turns = Arc::new(Semaphore::new(prefetch.clamp(1, Semaphore::MAX_PERMITS)));
+        Consumer { queue: self.clone(), turns, ahead: VecDeque::new() }
+    }
+}
+
+impl Consumer {
+    /// The next message, waiting at most `within` for one, and while as many as may be are out; `None` when there was none.
+    ///
+    /// # Errors
+    /// As [`Queue::get`].
+    /// # Cancel safety
+    /// Dropping the future takes no message.
+    pub async fn next(&mut self, within: Duration) -> Result<Option<Delivery>, QueueError> {
+        if let Some(delivery) = self.ahead.pop_front() {
+            return Ok(Some(delivery));
+        }
+        let until = Instant::now().checked_add(within);
+        let turn = match until {
+            Some(until) => match timeout_at(until, self.turns.clone().acquire_owned()).await {
+                Ok(turn) => turn,
+                Err(_) => return Ok(None),
+            },
+            None => self.turns.clone().acquire_owned().await,
+        };
+        // Nobody closes the semaphore.
+        let Ok(turn) = turn else { return Err(QueueError::Closed) };
+        let free = self.turns.available_permits();
+        let within = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+        let mut turn = Some(turn);
+        for mut delivery in self.queue.get_many(1 + free, within).await? {
+            delivery.turn = turn.take().or_else(|| self.turns.clone().try_acquire_owned().ok());
+            self.ahead.push_back(delivery);
+        }
+        Ok(self.ahead.pop_front())
     }
 }
 

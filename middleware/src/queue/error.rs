@@ -47,6 +47,12 @@ pub enum DeclareError {
         /// The setting.
         field: &'static str,
     },
+    /// More names are to be remembered than a queue may.
+    #[error("more than {limit} names to be remembered")]
+    Names {
+        /// The limit.
+        limit: usize,
+    },
     /// There are as many queues as there may be.
     #[error("there are {limit} queues already")]
     TooMany {
@@ -90,6 +96,12 @@ pub enum PutError {
         /// Its limit in bytes.
         bytes: usize,
     },
+    /// A message's key has more than 255 bytes, or its name not 1 to 255, or the key of an entry is not one.
+    #[error("the {field} has a wrong length, or is reserved")]
+    Label {
+        /// Which of them.
+        field: &'static str,
+    },
     /// The journal did not take it. After [`AppendError::Poisoned`] the message **may or may not** be found when the
     /// queues are opened again.
     #[error("cannot store the message")]
@@ -102,9 +114,34 @@ impl PutError {
         match self {
             Self::Full { .. } => true,
             Self::Journal(error) => error.is_retryable(),
-            Self::TooLarge { .. } | Self::TooMany { .. } => false,
+            Self::TooLarge { .. } | Self::TooMany { .. } | Self::Label { .. } => false,
         }
     }
+}
+
+/// Why a unit of work was not done. Unless a variant says otherwise, *nothing* of it was done, and its messages go back to
+/// their queues.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkError {
+    /// The lease on one of its messages ran out and the message went to someone else, or to the dead letters.
+    #[error("the lease on a message was lost")]
+    LeaseLost,
+    /// One of its messages cannot be put; after [`AppendError::Poisoned`] all of it **may or may not** have been done when
+    /// the queues are opened again.
+    #[error("a message cannot be put")]
+    Put(#[source] PutError),
+    /// A queue or a message of other queues than those it was made from was handed in.
+    #[error("a queue or a message belongs to other queues")]
+    Foreign,
+    /// The application's state would be too large.
+    #[error("state of {size} bytes exceeds the limit of {limit}")]
+    State {
+        /// Its size.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
 }
 
 /// Why a message could not be taken, acknowledged or given back.
@@ -119,6 +156,6 @@ pub enum QueueError {
     Closed,
     /// The journal did not take the record. After [`AppendError::Poisoned`] the acknowledgement may or may not be found
     /// when the queues are opened again; after all others the message was given back.
-    #[error("cannot store the acknowledgement")]
+    #[error("cannot store the change")]
     Journal(#[source] AppendError),
 }

@@ -2,22 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 #[cfg(unix)]
 use quorate_journal::FileStorage;
 use quorate_journal::{AppendError, Config, Journal, Position, Storage};
+use quorate_protocols::Time;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::config::QueueConfig;
 use super::delivery::Delivery;
-use super::error::{DeclareError, PutError, QueueError, QueuesOpenError};
+use super::error::{DeclareError, PutError, QueueError, QueuesOpenError, WorkError};
 use super::record::{Step, decode_names};
-use super::room::{Bells, Desk, NAMES, Room, State, Stored};
-use super::shelf::MessageId;
+
+use super::books::Books;
+use super::message::{Durability, Message, MessageId};
+use super::plan::Wish;
+use super::room::{Attempt, Bells, NAMES, Room, Stored, moment_of, wall_now};
 #[cfg(unix)]
 use crate::node::Node;
 
@@ -27,7 +31,7 @@ use crate::node::Node;
 /// for it.
 #[derive(Clone)]
 pub struct Queues {
-    room: Arc<Room>,
+    pub(super) room: Arc<Room>,
 }
 
 /// One queue. Clones are cheap and share it.
@@ -39,12 +43,18 @@ pub struct Queue {
     bells: Bells,
 }
 
-/// What a put gives: the message is stored and synced.
+/// What a put gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Receipt {
-    /// The message's name, which is also its place in the order of the queue.
+    /// The message's number, which is also its place in the order of the queue.
     pub id: MessageId,
+    /// How safe it is now; at least as safe as was asked.
+    pub durability: Durability,
+    /// Where its record lies in the queues' journal; none for what is only in memory, and for a repetition.
+    pub position: Option<Position>,
+    /// A message of this [name](Message::name) was put before, as `id`: this put stored nothing.
+    pub is_repeated: bool,
 }
 
 /// What became of a message whose putter waited.
@@ -55,6 +65,12 @@ pub enum Settled {
     Acknowledged,
     /// It was delivered too often without that; it is a dead letter now.
     GivenUp,
+    /// Its time was over.
+    Expired,
+    /// The queue was [purged](Queue::purge).
+    Purged,
+    /// It was put before, under the same name, and has left the queue; how is not remembered.
+    Unknown,
     /// The queues were closed, or failed, first. The message is stored, and unless its acknowledgement was on its way to
     /// the disk, it is delivered when they are opened again.
     Closed,
@@ -71,7 +87,7 @@ pub struct Left {
 }
 
 /// Where a queue stands, and totals since the queues were opened.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct QueueStats {
     /// Messages in it: ready, delayed and being delivered.
@@ -80,6 +96,16 @@ pub struct QueueStats {
     pub bytes: usize,
     /// Those that a get would find.
     pub ready: usize,
+    /// Acknowledged messages that are [kept](QueueConfig::retain), not counted above.
+    pub kept: usize,
+    /// When the oldest one that has not left was put, on the machine's clock.
+    pub oldest: Option<SystemTime>,
+    /// How many were put a second, over the last ten.
+    pub put_per_second: f64,
+    /// How many were delivered a second, over the last ten.
+    pub delivered_per_second: f64,
+    /// How many were acknowledged a second, over the last ten.
+    pub acknowledged_per_second: f64,
     /// Messages that were put.
     pub put: u64,
     /// Deliveries, repeated ones included.
@@ -88,6 +114,10 @@ pub struct QueueStats {
     pub acknowledged: u64,
     /// Messages that went to the dead letters.
     pub buried: u64,
+    /// Messages whose time was over.
+    pub expired: u64,
+    /// Messages that were purged.
+    pub purged: u64,
     /// How often a message was written again, so that the journal could be cut behind its old place.
     pub moved: u64,
 }
@@ -102,7 +132,8 @@ impl Queues {
     /// See [`QueuesOpenError`].
     pub fn open(storage: impl Storage, config: Config) -> Result<Self, QueuesOpenError> {
         let (journal, recovered) = Journal::open(storage, config).map_err(QueuesOpenError::Journal)?;
-        let (names, desks) = match restore(&journal, recovered.first) {
+        let wall = wall_now();
+        let books = match restore(&journal, recovered.first, wall) {
             Ok(restored) => restored,
             Err(error) => {
                 // Or the directory would be locked a little longer than the caller knows.
@@ -110,26 +141,8 @@ impl Queues {
                 return Err(error);
             }
         };
-        let mut places = BTreeMap::new();
-        for (number, desk) in &desks {
-            places.extend(desk.shelf.ids().map(|(id, at)| (at, (*number, id))));
-        }
-        tracing::debug!(queues = desks.len(), messages = places.len(), "queues opened");
-        let state = State {
-            desks,
-            names,
-            places,
-            watched: BTreeMap::new(),
-            is_moving: false,
-            removed_bytes: 0,
-            failure: None,
-        };
-        let room = Room {
-            journal,
-            epoch: Instant::now(),
-            declaring: tokio::sync::Mutex::new(()),
-            state: Mutex::new(state),
-        };
+        tracing::debug!(queues = books.names.len(), "queues opened");
+        let room = Room::new(journal, wall, books);
         Ok(Self { room: Arc::new(room) })
     }
 
@@ -178,15 +191,17 @@ impl Queues {
             None => None,
         };
         let mut state = self.room.lock();
-        let desk = state.desks.entry(number).or_default();
+        let desk = state.books.desk(number);
         desk.config = config;
         desk.dead = dead.filter(|dead| *dead != number);
-        Ok(Queue { room: self.room.clone(), number, name: name.into(), bells: desk.bells.clone() })
+        state.books.trim_names(number);
+        let bells = state.bells(number);
+        Ok(Queue { room: self.room.clone(), number, name: name.into(), bells })
     }
 
     /// The names of all queues, dead letters included.
     pub fn names(&self) -> Vec<String> {
-        self.room.lock().names.values().cloned().collect()
+        self.room.lock().books.names.values().cloned().collect()
     }
 
     /// Stops all puts and gets, and returns when everything that was accepted is durable and the directory is unlocked.
@@ -197,7 +212,7 @@ impl Queues {
         let messages = {
             let mut state = self.room.lock();
             state.fail(AppendError::Closed);
-            state.places.len()
+            state.books.desks.values().map(|desk| desk.shelf.len()).sum()
         };
         let closed = self.room.journal.close().await;
         Left { messages, failure: closed.failure.map(|failure| failure.to_string()) }
@@ -210,36 +225,36 @@ impl Queue {
         &self.name
     }
 
-    /// Stores a message; returns when it is durable. Waits for room, or fails, as [`QueueConfig::when_full`] says.
+    /// Stores a message; returns when it is as safe as it [asks for](Message::durability), synced unless it says otherwise.
+    /// Waits for room, or fails, as [`QueueConfig::when_full`] says.
     ///
-    /// Of two puts, the one that returned before the other began is delivered first.
+    /// Of two puts, the one that returned before the other began is delivered first, if neither has more priority.
     ///
     /// # Errors
     /// See [`PutError`].
     /// # Cancel safety
     /// Dropping the future may leave the message stored, once. Dropped while it waited for room, nothing is stored.
-    pub async fn put(&self, payload: impl Into<Bytes>) -> Result<Receipt, PutError> {
-        Ok(Receipt { id: self.store(&[payload.into()], false).await?.first })
+    pub async fn put(&self, message: impl Into<Message>) -> Result<Receipt, PutError> {
+        let stored = self.store(vec![message.into()], false).await?;
+        stored.receipts.first().copied().ok_or(PutError::Journal(AppendError::Closed))
     }
 
     /// Stores messages one behind the other, all of them or none also across a crash; returns when they are durable.
-    /// They are delivered in this order, with nothing between them.
+    /// They are delivered in this order, with nothing between them that has not more priority.
     ///
     /// # Errors
     /// See [`PutError`]; then none of them is in the queue, unless the variant says otherwise.
     /// # Cancel safety
     /// Dropping the future may leave them stored, once. Dropped while it waited for room, nothing is stored.
-    pub async fn put_all<P>(&self, payloads: impl IntoIterator<Item = P>) -> Result<Vec<Receipt>, PutError>
+    pub async fn put_all<M>(&self, messages: impl IntoIterator<Item = M>) -> Result<Vec<Receipt>, PutError>
     where
-        P: Into<Bytes>,
+        M: Into<Message>,
     {
-        let payloads: Vec<Bytes> = payloads.into_iter().map(Into::into).collect();
-        if payloads.is_empty() {
+        let messages: Vec<Message> = messages.into_iter().map(Into::into).collect();
+        if messages.is_empty() {
             return Ok(Vec::new());
         }
-        let first = self.store(&payloads, false).await?.first.as_u64();
-        let ids = (first..).map(MessageId::from_u64).take(payloads.len());
-        Ok(ids.map(|id| Receipt { id }).collect())
+        Ok(self.store(messages, false).await?.receipts)
     }
 
     /// Stores a message as [`put`](Self::put) does, and waits until a consumer has acknowledged it, or it was given up:
@@ -249,8 +264,8 @@ impl Queue {
     /// See [`PutError`].
     /// # Cancel safety
     /// As [`put`](Self::put): dropping the future ends the waiting, not the message.
-    pub async fn put_and_wait(&self, payload: impl Into<Bytes>) -> Result<Settled, PutError> {
-        let stored = self.store(&[payload.into()], true).await?;
+    pub async fn put_and_wait(&self, message: impl Into<Message>) -> Result<Settled, PutError> {
+        let stored = self.store(vec![message.into()], true).await?;
         Ok(match stored.settled {
             // The sender goes with the message, or without a word when nothing works any more.
             Some(settled) => settled.await.unwrap_or(Settled::Closed),
@@ -258,18 +273,14 @@ impl Queue {
         })
     }
 
-    async fn store(&self, payloads: &[Bytes], is_watched: bool) -> Result<Stored, PutError> {
-        let stored = loop {
-            let has_room = self.bells.room.notified();
-            tokio::pin!(has_room);
-            has_room.as_mut().enable();
-            if let Some(stored) = self.room.try_put(self.number, payloads, is_watched)? {
-                break stored;
-            }
-            has_room.await;
-        };
-        // The sender goes only when the journal drops a completion, which it does when it is closed.
-        stored.await.unwrap_or(Err(PutError::Journal(AppendError::Closed)))
+    async fn store(&self, messages: Vec<Message>, is_watched: bool) -> Result<Stored, PutError> {
+        let puts = messages.into_iter().map(|message| (self.number, message)).collect();
+        let wish = Wish { puts, ..Wish::default() };
+        self.room.carry_out(&wish, is_watched).await.map_err(|error| match error {
+            WorkError::Put(error) => error,
+            // Only units of work have leases and state.
+            _ => PutError::Journal(AppendError::Closed),
+        })
     }
 
     /// The next message, waiting at most `within` for one; `None` when there was none. [`Duration::MAX`] waits for ever.
@@ -281,28 +292,31 @@ impl Queue {
     /// # Cancel safety
     /// Dropping the future takes no message.
     pub async fn get(&self, within: Duration) -> Result<Option<Delivery>, QueueError> {
+        Ok(self.get_many(1, within).await?.pop())
+    }
+
+    /// The next messages, at most `most` of them, waiting at most `within` for the first; empty when there was none.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    /// # Cancel safety
+    /// Dropping the future takes no message.
+    pub async fn get_many(&self, most: usize, within: Duration) -> Result<Vec<Delivery>, QueueError> {
         let until = Instant::now().checked_add(within);
         let _passed_on = PassedOn(&self.bells.arrivals);
         loop {
             let arrived = self.bells.arrivals.notified();
             tokio::pin!(arrived);
             arrived.as_mut().enable();
-            let (delivery, due) = self.room.try_take(self)?;
-            if delivery.is_some() || until.is_some_and(|until| Instant::now() >= until) {
-                return Ok(delivery);
+            let (deliveries, due) = self.room.try_take(self, most)?;
+            if !deliveries.is_empty() || until.is_some_and(|until| Instant::now() >= until) {
+                return Ok(deliveries);
             }
             let wake = match (until, due) {
                 (Some(until), Some(due)) => Some(until.min(due)),
                 (until, due) => until.or(due),
             };
-            match wake {
-                Some(wake) => tokio::select! {
-                    biased;
-                    () = arrived => {}
-                    () = tokio::time::sleep_until(wake) => {}
-                },
-                None => arrived.await,
-            }
+            until_rung(arrived, wake).await;
         }
     }
 
@@ -312,18 +326,77 @@ impl Queue {
     /// As [`get`](Self::get).
     pub fn poll(&self) -> Result<Option<Delivery>, QueueError> {
         let _passed_on = PassedOn(&self.bells.arrivals);
-        Ok(self.room.try_take(self)?.0)
+        Ok(self.room.try_take(self, 1)?.0.pop())
+    }
+
+    /// Something has arrived, perhaps; only for a queue that nobody gets from.
+    pub(super) async fn arrivals(&self) {
+        self.bells.arrivals.notified().await;
     }
 
     /// Where the queue stands.
     pub fn stats(&self) -> QueueStats {
-        let state = self.room.lock();
-        state.desks.get(&self.number).map_or_else(QueueStats::default, |desk| QueueStats {
+        let now = self.room.now();
+        let mut state = self.room.lock();
+        let desk = state.books.desk(self.number);
+        let oldest = desk.shelf.messages().values().next().map(|slip| moment_of(slip.label.put_at));
+        QueueStats {
             messages: desk.shelf.len(),
             bytes: desk.shelf.bytes(),
             ready: desk.shelf.ready(),
+            kept: desk.shelf.kept().len(),
+            oldest,
+            put_per_second: desk.put.per_second(now),
+            delivered_per_second: desk.delivered.per_second(now),
+            acknowledged_per_second: desk.acknowledged.per_second(now),
             ..desk.totals.clone()
-        })
+        }
+    }
+}
+
+impl Room {
+    /// Does a wish, waiting for room where that is the policy.
+    pub(super) async fn carry_out(
+        self: &Arc<Self>,
+        wish: &Wish,
+        is_watched: bool,
+    ) -> Result<Stored, WorkError> {
+        let closed = || WorkError::Put(PutError::Journal(AppendError::Closed));
+        let mut bell: Option<Arc<Notify>> = None;
+        loop {
+            // Before the attempt, so that nothing that goes meanwhile is missed.
+            let heard = bell.clone();
+            let rung = heard.as_ref().map(|bell| bell.notified());
+            tokio::pin!(rung);
+            if let Some(rung) = rung.as_mut().as_pin_mut() {
+                rung.enable();
+            }
+            match self.attempt(wish, is_watched)? {
+                // The sender goes only when the journal drops a completion, which it does when it is closed.
+                Attempt::Begun(stored) => return stored.await.unwrap_or_else(|_| Err(closed())),
+                Attempt::After(known) => drop(known.await),
+                Attempt::Full(full, due) => {
+                    if let Some(rung) = rung.as_mut().as_pin_mut()
+                        && heard.as_ref().is_some_and(|bell| Arc::ptr_eq(bell, &full))
+                    {
+                        until_rung(rung, due).await;
+                    }
+                    bell = Some(full);
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a bell, or for a moment.
+async fn until_rung(rung: impl Future<Output = ()>, wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::select! {
+            biased;
+            () = rung => {}
+            () = tokio::time::sleep_until(wake) => {}
+        },
+        None => rung.await,
     }
 }
 
@@ -349,45 +422,20 @@ impl Drop for PassedOn<'_> {
     }
 }
 
-type Names = BTreeMap<u32, String>;
-type Desks = BTreeMap<u32, Desk>;
-
 /// What the journal holds.
-fn restore(journal: &Journal, first: Position) -> Result<(Names, Desks), QueuesOpenError> {
+fn restore(journal: &Journal, first: Position, now: Time) -> Result<Books, QueuesOpenError> {
     let names = match journal.load_snapshot(NAMES).map_err(QueuesOpenError::Read)? {
         Some(snapshot) => decode_names(snapshot.blob).map_err(|reason| QueuesOpenError::Names { reason })?,
         None => BTreeMap::new(),
     };
-    let mut desks: Desks = names.keys().map(|number| (*number, Desk::default())).collect();
+    let mut books = Books::new(names);
     for entry in journal.read(first) {
         let entry = entry.map_err(QueuesOpenError::Read)?;
         let wrong = |reason| QueuesOpenError::Record { position: entry.position, reason };
         let step = Step::decode(&entry).map_err(wrong)?;
-        replay(&mut desks, entry.position.as_u64(), step).map_err(wrong)?;
+        books.replay(now, entry.position.as_u64(), step).map_err(wrong)?;
     }
-    Ok((names, desks))
-}
-
-/// A copy of its own: what was read shares a large buffer with its neighbours, and one message would keep all of it.
-fn own(payload: &Bytes) -> Bytes {
-    Bytes::copy_from_slice(payload)
-}
-
-/// Does what a record says; the shelves then stand as they stood when it was written.
-fn replay(desks: &mut BTreeMap<u32, Desk>, at: u64, step: Step) -> Result<(), &'static str> {
-    let number = step.queue();
-    let shelf = &mut desks.get_mut(&number).ok_or("queue without a name")?.shelf;
-    let here = MessageId::from_u64(at);
-    match step {
-        Step::Put { payload, .. } => shelf.insert(here, at, own(&payload), 0, None),
-        Step::Buried { origin, payload, .. } => shelf.insert(here, at, own(&payload), 0, Some(origin)),
-        Step::Moved { id, deliveries, origin, payload, .. } => {
-            shelf.insert(id, at, own(&payload), deliveries, origin);
-        }
-        Step::Delivered { id, deliveries, .. } => shelf.restore_deliveries(id, deliveries),
-        Step::Acknowledged { id, .. } => drop(shelf.remove(id)),
-    }
-    Ok(())
+    Ok(books)
 }
 
 const DEAD_SUFFIX: &str = ".dead";

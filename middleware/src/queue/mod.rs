@@ -1,18 +1,21 @@
-//! Local durable queues: put, get, poll, notify, on the journal.
+//! Durable queues on the journal: put, get, poll, notify, units of work; and queues of other nodes, by store-and-forward.
 //!
-//! Guarantee   a put that returned is stored: whatever crashes, the message is delivered until a consumer acknowledges
-//!             it, with its exact bytes. An acknowledgement that returned is final. Messages are delivered in the order
-//!             in which they were stored; one that comes back (nack, expired lease, dropped delivery, restart) comes
-//!             back at its old place. Sender and receiver need not run at the same time.
+//! Guarantee   a put that returned is as safe as it [asked](Durability) to be, synced by default: whatever crashes, the
+//!             message is delivered until a consumer acknowledges it, with its exact bytes. An acknowledgement that returned
+//!             is final. Messages are delivered by priority, then in the order of their puts; one that comes back (nack,
+//!             expired lease, dropped delivery, restart) comes back at its old place, and none overtakes another of its
+//!             [key](Message::key). Sender and receiver need not run at the same time.
 //! At least once: a consumer that dies between its work and its acknowledgement sees the message again, with a count.
-//! Method      all queues of a process share one journal, and so one sync. A message's id is its position there. What
-//!             is visible follows the log: a message appears when it is durable, also if nobody waits for its put any
-//!             more. The decisions are a pure value that is told the time (`shelf.rs`); this module drives it.
-//! Space       the journal is cut behind the oldest message that is still needed; when a few old ones pin it, they are
-//!             written again at its end.
+//! Exactly once: a consumer whose whole effect is in a [unit of work](Work), a put that has a [name](Message::name), and what
+//!             is sent to [another node](RemoteQueue).
+//! Method      all queues of a directory share one journal, and so one sync. A change is planned, stored, and done when it is
+//!             stored; a restart does the stored records once more. The decisions are pure values that are told the time
+//!             (`books.rs`, `shelf.rs`); `room.rs` drives them.
+//! Space       the journal is cut behind the oldest place that is still needed; when a few old ones pin it, they are written
+//!             again at its end.
 //! Limits      every queue is bounded in messages and in bytes ([`QueueConfig`]). Messages are kept in memory beside
-//!             the journal. Deliveries are counted in the journal without waiting for the sync, so a power cut may
-//!             forget the last ones.
+//!             the journal, and so is the application's state, at most 64 MiB. Deliveries are counted in the journal without
+//!             waiting for the sync, so a power cut may forget the last ones; delays of nacks are forgotten by a restart.
 //!
 //! ```
 //! use std::time::Duration;
@@ -34,17 +37,33 @@
 //! # }
 //! ```
 
+mod apply;
+mod bodies;
+mod books;
 mod config;
 mod delivery;
 mod error;
 mod face;
+mod manager;
+mod message;
+mod meter;
+mod plan;
+mod planted;
 mod record;
 mod room;
+mod seen;
 mod shelf;
-mod tidy;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+mod view;
+mod work;
 
-pub use config::{QueueConfig, WhenFull};
-pub use delivery::{DeadLetter, Delivery, NotifyGuard};
-pub use error::{DeclareError, PutError, QueueError, QueuesOpenError};
+pub use config::{QueueConfig, WhenExpired, WhenFull};
+pub use delivery::{Consumer, DeadLetter, Delivery, NotifyGuard};
+pub use error::{DeclareError, PutError, QueueError, QueuesOpenError, WorkError};
 pub use face::{Left, Queue, QueueStats, Queues, Receipt, Settled};
-pub use shelf::MessageId;
+pub use manager::{HOPS_MAX, ManagerError, QueueManager, RemoteQueue, UNDELIVERED};
+pub use message::{DeadReason, Durability, Message, MessageId};
+pub use view::{RecordView, Standing, Start, View};
+pub use work::Work;

@@ -1,71 +1,69 @@
-//! The queues of one directory: the journal they share, and the driver of their shelves.
+//! The driver of the books: the journal that they are stored in, the clock, and those who wait.
 //!
-//! Method      one lock over all shelves. Whatever changes a message's fate is appended under that lock, so the journal
-//!             has the order in which it was decided; it takes effect in the completion that the journal calls, in the
+//! Method      one lock over the books. Whatever changes a message's fate is planned and appended under that lock, so the
+//!             journal has the order in which it was decided; it is done in the completion that the journal calls, in the
 //!             journal's order, once it is durable.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use quorate_journal::{AppendError, Appended, Journal, Position};
 use quorate_protocols::Time;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::config::{QueueConfig, WhenFull};
+use super::books::{Books, Desk, Effect, Unit};
 use super::delivery::Delivery;
-use super::error::{DeclareError, PutError, QueueError};
-use super::face::{Queue, QueueStats, Settled};
+use super::error::{DeclareError, PutError, QueueError, WorkError};
+use super::face::{Queue, Receipt, Settled};
+use super::message::{Durability, MessageId};
+use super::plan::{Plan, Planned, Refusal, Wish};
 use super::record::{Step, encode_names};
-use super::shelf::{Lease, MessageId, Origin, Shelf};
+use super::shelf::Lease;
+use super::upkeep::LogSize;
 
-/// Messages that are durable.
+/// What became of a wish that was stored.
 pub(super) struct Stored {
-    /// Of the first one; the others follow.
-    pub(super) first: MessageId,
-    /// For a message that is watched.
+    /// For each of its puts.
+    pub(super) receipts: Vec<Receipt>,
+    /// For the first of them, if it is watched.
     pub(super) settled: Option<oneshot::Receiver<Settled>>,
+}
+
+/// Where a wish stands.
+pub(super) enum Attempt {
+    /// It is on its way.
+    Begun(oneshot::Receiver<Result<Stored, WorkError>>),
+    /// A queue has no room: try again when this rings, or when something in it is due.
+    Full(Arc<Notify>, Option<Instant>),
+    /// Something must be stored first: try again when that is known.
+    After(oneshot::Receiver<()>),
 }
 
 pub(super) struct Room {
     pub(super) journal: Journal,
-    /// The zero of the shelves' time.
-    pub(super) epoch: Instant,
+    /// The beginning of this life, on the clock that is told to the books...
+    wall: Time,
+    /// ...and on the one that never jumps.
+    epoch: Instant,
+    /// So many bytes that nobody needs make it worth while to look at the journal's length.
+    idle_bytes_min: u64,
     /// One new name at a time.
-    pub(super) declaring: tokio::sync::Mutex<()>,
-    pub(super) state: Mutex<State>,
+    declaring: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
 }
 
 pub(super) struct State {
-    pub(super) desks: BTreeMap<u32, Desk>,
-    pub(super) names: BTreeMap<u32, String>,
-    /// Where in the journal a message lies that is still needed: its first key is where the journal may be cut.
-    pub(super) places: BTreeMap<u64, (u32, MessageId)>,
-    /// Whose putters wait until they are settled; at most one for each message.
-    pub(super) watched: BTreeMap<(u32, MessageId), oneshot::Sender<Settled>>,
-    /// Old messages are being written again at the journal's end.
-    pub(super) is_moving: bool,
-    /// Bytes in the journal that nobody needs any more since it was cut the last time: of messages that went, and of
-    /// repeated deliveries.
-    pub(super) removed_bytes: u64,
+    pub(super) books: Books,
+    bells: BTreeMap<u32, Bells>,
+    /// On their way to the disk.
+    under_way: BTreeMap<u64, Unit>,
+    begun: u64,
+    /// Whose putters wait until they are settled.
+    watched: BTreeMap<MessageId, Vec<oneshot::Sender<Settled>>>,
     /// Why nothing works any more.
-    pub(super) failure: Option<AppendError>,
-}
-
-/// One queue with what belongs to its driver.
-#[derive(Default)]
-pub(super) struct Desk {
-    pub(super) shelf: Shelf,
-    pub(super) config: QueueConfig,
-    /// The number of the queue for its dead letters.
-    pub(super) dead: Option<u32>,
-    /// Accepted and on their way to the disk.
-    pub(super) coming_messages: usize,
-    pub(super) coming_bytes: usize,
-    pub(super) bells: Bells,
-    pub(super) totals: QueueStats,
+    failure: Option<AppendError>,
 }
 
 #[derive(Clone, Default)]
@@ -78,14 +76,32 @@ pub(super) struct Bells {
 }
 
 impl Room {
+    pub(super) fn new(journal: Journal, wall: Time, books: Books) -> Self {
+        let state = State {
+            books,
+            bells: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            begun: 0,
+            watched: BTreeMap::new(),
+            failure: None,
+        };
+        let declaring = tokio::sync::Mutex::new(());
+        let idle_bytes_min = journal.stats().segment_bytes / 4;
+        Self { journal, wall, epoch: Instant::now(), idle_bytes_min, declaring, state: Mutex::new(state) }
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> Time {
-        let nanos = Instant::now().saturating_duration_since(self.epoch).as_nanos();
-        Time::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    /// The machine's clock as it was at the beginning, and what has passed since.
+    pub(super) fn now(&self) -> Time {
+        self.wall + Instant::now().saturating_duration_since(self.epoch)
+    }
+
+    fn instant(&self, time: Time) -> Instant {
+        self.epoch + time.since(self.wall)
     }
 
     /// The number of the queue called `name`, which is durable.
@@ -93,140 +109,207 @@ impl Room {
         let _turn = self.declaring.lock().await;
         let (number, names) = {
             let state = self.lock();
-            if let Some((number, _)) = state.names.iter().find(|(_, known)| *known == name) {
+            if let Some((number, _)) = state.books.names.iter().find(|(_, known)| *known == name) {
                 return Ok(*number);
             }
-            if state.names.len() >= QUEUES_MAX {
+            if state.books.names.len() >= QUEUES_MAX {
                 return Err(DeclareError::TooMany { limit: QUEUES_MAX });
             }
-            let number = state.names.last_key_value().map_or(0, |(last, _)| last + 1);
-            let mut names = state.names.clone();
+            let number = state.books.names.last_key_value().map_or(0, |(last, _)| last + 1);
+            let mut names = state.books.names.clone();
             names.insert(number, name.to_owned());
             (number, names)
         };
         // The journal must know the name before it has a record of the queue.
         let blob = encode_names(&names);
         self.journal.save_snapshot(NAMES, Position::ZERO, blob).await.map_err(DeclareError::Journal)?;
-        let mut state = self.lock();
-        state.names = names;
-        // Nobody who opened it has said otherwise: a queue for dead letters is tried for ever.
-        let config = QueueConfig::new().deliveries_max(None);
-        state.desks.entry(number).or_insert_with(|| Desk { config, ..Desk::default() });
+        let books = &mut self.lock().books;
+        books.names = names;
+        books.desks.entry(number).or_insert_with(Desk::unopened);
         Ok(number)
     }
 
-    /// Hands a message to the journal if there is room; `None` when the caller should wait for some.
-    pub(super) fn try_put(
-        self: &Arc<Self>,
-        number: u32,
-        payloads: &[Bytes],
-        is_watched: bool,
-    ) -> Result<Option<oneshot::Receiver<Result<Stored, PutError>>>, PutError> {
+    /// Hands a wish to the journal, if it can be done now.
+    pub(super) fn attempt(self: &Arc<Self>, wish: &Wish, is_watched: bool) -> Result<Attempt, WorkError> {
+        let now = self.now();
         let mut state = self.lock();
         if let Some(error) = &state.failure {
-            return Err(PutError::Journal(error.clone()));
+            return Err(WorkError::Put(PutError::Journal(error.clone())));
         }
-        let desk = state.desks.entry(number).or_default();
-        let limit = desk.config.message_bytes_max.min(desk.config.bytes_max);
-        if let Some(size) = payloads.iter().map(Bytes::len).find(|size| *size > limit) {
-            return Err(PutError::TooLarge { size, limit });
-        }
-        let (count, size) = (payloads.len(), payloads.iter().map(Bytes::len).sum());
-        if count > desk.config.messages_max || size > desk.config.bytes_max {
-            let (messages, bytes) = (desk.config.messages_max, desk.config.bytes_max);
-            return Err(PutError::TooMany { count, size, messages, bytes });
-        }
-        if !desk.has_room(count, size) {
-            return match desk.config.when_full {
-                WhenFull::Wait => Ok(None),
-                WhenFull::Reject => Err(PutError::Full {
-                    messages: desk.shelf.len() + desk.coming_messages,
-                    bytes: desk.shelf.bytes() + desk.coming_bytes,
-                }),
-            };
-        }
-        let (send, receive) = oneshot::channel();
-        let record = |payload: &Bytes| Step::Put { queue: number, payload: payload.clone() }.encode();
-        let records = payloads.iter().map(record).collect();
-        let (room, payloads) = (self.clone(), payloads.to_vec());
-        let then = move |outcome| {
-            let outcome = room.on_put(number, payloads, is_watched, outcome);
-            // Nobody may be waiting any more; the messages are there all the same.
-            let _ = send.send(outcome);
+        let Plan { unit, puts } = match state.books.plan(now, wish) {
+            Ok(plan) => plan,
+            Err(Refusal::Wait(queue)) => {
+                // What has expired makes room, also when nobody gets.
+                state.books.look(now, queue);
+                self.bury(&mut state, queue, now);
+                let due = state.books.desk(queue).shelf.deadline().map(|due| self.instant(due));
+                return Ok(Attempt::Full(state.bells(queue).room, due));
+            }
+            Err(Refusal::Coming) => return self.after_all(),
+            Err(Refusal::LeaseLost) => return Err(WorkError::LeaseLost),
+            Err(Refusal::State { size, limit }) => return Err(WorkError::State { size, limit }),
+            Err(Refusal::Put(error)) => return Err(WorkError::Put(error)),
         };
-        self.journal.append_then(records, then).map_err(PutError::Journal)?;
-        desk.coming_messages += count;
-        desk.coming_bytes += size;
-        if desk.has_room(1, 0) {
-            desk.bells.room.notify_one();
+        let settled = is_watched.then(|| state.watch(&wish.puts, &puts)).flatten();
+        let queues = wish.puts.iter().map(|(queue, _)| *queue);
+        for queue in queues {
+            // Whoever waits for room behind this one may have some, too.
+            if state.books.desk(queue).has_room(1, 0) {
+                state.bells(queue).room.notify_one();
+            }
         }
-        Ok(Some(receive))
+        // What is told to have been put before must be stored, too.
+        let is_barrier = unit.class() < Durability::Synced && puts.iter().any(|put| put.is_repeated);
+        let (send, receive) = oneshot::channel();
+        let told = move |outcome: Result<Option<Appended>, AppendError>| {
+            let outcome = outcome.map(|appended| Stored {
+                receipts: puts.iter().map(|put| put.receipt(appended)).collect(),
+                settled,
+            });
+            // Nobody may be waiting any more; it is done all the same.
+            let _ = send.send(outcome.map_err(|error| WorkError::Put(PutError::Journal(error))));
+        };
+        self.store(&mut state, unit, is_barrier, told)
+            .map_err(|error| WorkError::Put(PutError::Journal(error)))?;
+        Ok(Attempt::Begun(receive))
     }
 
-    fn on_put(
-        &self,
-        number: u32,
-        payloads: Vec<Bytes>,
-        is_watched: bool,
-        outcome: Result<Appended, AppendError>,
-    ) -> Result<Stored, PutError> {
-        let mut state = self.lock();
-        let desk = state.desks.entry(number).or_default();
-        desk.coming_messages -= payloads.len();
-        desk.coming_bytes -= payloads.iter().map(Bytes::len).sum::<usize>();
-        match outcome {
-            Ok(appended) => {
-                desk.totals.put += payloads.len() as u64;
-                let first = MessageId::from_u64(appended.first.as_u64());
-                for (index, payload) in payloads.into_iter().enumerate() {
-                    state.arrive(number, appended.first.plus(index as u64), payload, None);
+    /// Rings when what is under way now is known.
+    fn after_all(&self) -> Result<Attempt, WorkError> {
+        let (send, receive) = oneshot::channel();
+        let then = move |_| {
+            // Whoever waited may have gone.
+            let _ = send.send(());
+        };
+        self.journal
+            .append_then(Vec::new(), then)
+            .map_err(|error| WorkError::Put(PutError::Journal(error)))?;
+        Ok(Attempt::After(receive))
+    }
+
+    /// Stores a unit that was planned, and does it when it is durable; `told` hears where its records are.
+    fn store(
+        self: &Arc<Self>,
+        state: &mut State,
+        unit: Unit,
+        is_barrier: bool,
+        told: impl FnOnce(Result<Option<Appended>, AppendError>) + Send + 'static,
+    ) -> Result<(), AppendError> {
+        let records = unit.records();
+        if records.is_empty() && !is_barrier {
+            self.commit(state, unit, None);
+            told(Ok(None));
+            return Ok(());
+        }
+        let class = match unit.class() {
+            Durability::Written if !is_barrier => quorate_journal::Durability::Written,
+            _ => quorate_journal::Durability::Synced,
+        };
+        let number = state.begun;
+        state.begun += 1;
+        state.under_way.insert(number, unit);
+        let room = self.clone();
+        let then = move |outcome: Result<Appended, AppendError>| {
+            let mut state = room.lock();
+            if let Some(unit) = state.under_way.remove(&number) {
+                match &outcome {
+                    Ok(appended) => room.commit(&mut state, unit, Some(appended.first.as_u64())),
+                    Err(error) => room.abandon(&mut state, &unit, error),
                 }
-                let settled = (is_watched && state.failure.is_none()).then(|| {
-                    let (send, receive) = oneshot::channel();
-                    // In the same step as its arrival: nobody can have acknowledged it yet.
-                    state.watched.insert((number, first), send);
-                    receive
-                });
-                Ok(Stored { first, settled })
             }
-            Err(error) => {
-                desk.bells.room.notify_one();
-                state.note(&error);
-                Err(PutError::Journal(error))
+            drop(state);
+            told(outcome.map(Some));
+        };
+        let outcome = self.journal.append_then_as(class, records, then);
+        if let Err(error) = &outcome
+            && let Some(unit) = state.under_way.remove(&number)
+        {
+            self.abandon(state, &unit, error);
+        }
+        outcome
+    }
+
+    /// Stores a unit that nobody waits for.
+    fn store_aside(self: &Arc<Self>, state: &mut State, unit: Unit) -> bool {
+        self.store(state, unit, false, |_| {}).is_ok()
+    }
+
+    fn commit(self: &Arc<Self>, state: &mut State, unit: Unit, first: Option<u64>) {
+        let now = self.now();
+        let mut effects = Vec::new();
+        let left = |step: &Step| match step {
+            Step::Gone { queue, .. } => Some(*queue),
+            _ => None,
+        };
+        let queue = unit.steps.iter().find_map(left);
+        state.books.commit(now, unit, first, &mut effects);
+        state.ring(effects);
+        if let Some(trim) = queue.and_then(|queue| state.books.plan_trim(now, queue)) {
+            self.store_aside(state, trim);
+        }
+        self.tidy(state);
+    }
+
+    fn abandon(&self, state: &mut State, unit: &Unit, error: &AppendError) {
+        let mut effects = Vec::new();
+        state.books.abandon(self.now(), unit, &mut effects);
+        state.ring(effects);
+        for step in &unit.steps {
+            if let Step::Put(put) = step {
+                state.watched.remove(&put.id);
             }
+        }
+        state.note(error);
+    }
+
+    fn tidy(self: &Arc<Self>, state: &mut State) {
+        if state.books.idle_bytes < self.idle_bytes_min {
+            return;
+        }
+        let stats = self.journal.stats();
+        let log = LogSize {
+            first: self.journal.first().as_u64(),
+            segments: stats.segments as u64,
+            segment_bytes: stats.segment_bytes,
+        };
+        let upkeep = state.books.upkeep(log);
+        let is_floor_stored = upkeep.floor.is_some_and(|floor| self.store_aside(state, floor));
+        if let Some(cut) = upkeep.cut.filter(|_| is_floor_stored) {
+            // Done behind what was appended before. A failure shows in the next append.
+            let _ = self.journal.truncate_soon(Position::from_u64(cut));
+        }
+        if let Some(moves) = upkeep.moves {
+            // Too large for one segment is a matter of odd settings, and only costs space.
+            self.store_aside(state, moves);
         }
     }
 
-    /// The next message, or when it is worth while to look again.
+    /// The next messages, at most so many, or when it is worth while to look again.
     pub(super) fn try_take(
         self: &Arc<Self>,
         queue: &Queue,
-    ) -> Result<(Option<Delivery>, Option<Instant>), QueueError> {
+        most: usize,
+    ) -> Result<(Vec<Delivery>, Option<Instant>), QueueError> {
         let now = self.now();
         let mut state = self.lock();
         state.check_open()?;
-        let desk = state.desks.entry(queue.number).or_default();
-        desk.shelf.expire(now, desk.deliveries_max());
-        self.bury_doomed(&mut state, queue.number, now);
-        let desk = state.desks.entry(queue.number).or_default();
-        let lease = desk.config.lease;
-        let Some(taken) = desk.shelf.take(now, lease) else {
-            let due = desk.shelf.deadline().map(|due| self.epoch + Duration::from_nanos(due.as_nanos()));
-            return Ok((None, due));
-        };
-        desk.totals.delivered += 1;
-        let step = Step::Delivered { queue: queue.number, id: taken.id, deliveries: taken.deliveries };
-        let origin = taken
-            .origin
-            .and_then(|origin| Some((state.names.get(&origin.queue)?.clone(), origin.id, origin.deliveries)));
-        // Only a count: not worth waiting for, and left out when the journal is busy.
-        drop(self.journal.submit(vec![step.encode()]));
-        if taken.deliveries > 1 {
-            // The first delivery is counted when the message goes.
-            state.removed_bytes += DELIVERED_BYTES;
+        state.books.look(now, queue.number);
+        self.bury(&mut state, queue.number, now);
+        let mut deliveries = Vec::new();
+        let mut records = Vec::new();
+        while deliveries.len() < most
+            && let Some((taken, step)) = state.books.take(now, queue.number)
+        {
+            records.extend(step.map(|step| step.encode()));
+            deliveries.extend(Delivery::new(queue.clone(), &taken, &state.books));
+        }
+        if !records.is_empty() {
+            // Only counts: not worth waiting for, and left out when the journal is busy.
+            drop(self.journal.submit(records));
             self.tidy(&mut state);
         }
-        Ok((Some(Delivery::new(queue.clone(), taken, origin)), None))
+        let due = state.books.desk(queue.number).shelf.deadline();
+        Ok((deliveries, due.map(|due| self.instant(due))))
     }
 
     pub(super) fn renew(
@@ -239,12 +322,11 @@ impl Room {
         let now = self.now();
         let mut state = self.lock();
         state.check_open()?;
-        let desk = state.desks.entry(number).or_default();
-        if !desk.shelf.renew(now, id, lease, duration) {
+        if !state.books.desk(number).shelf.renew(now, id, lease, duration) {
             return Err(QueueError::LeaseLost);
         }
         // The new end may be earlier than the one that a waiting consumer knows.
-        desk.bells.arrivals.notify_one();
+        state.bells(number).arrivals.notify_one();
         Ok(())
     }
 
@@ -258,113 +340,49 @@ impl Room {
         let now = self.now();
         let mut state = self.lock();
         state.check_open()?;
-        let desk = state.desks.entry(number).or_default();
+        let desk = state.books.desk(number);
         let deliveries_max = desk.deliveries_max();
         if !desk.shelf.give_back(now, id, lease, delay, deliveries_max) {
             return Err(QueueError::LeaseLost);
         }
         // Also after a delay: whoever waits must learn the new due time.
-        desk.bells.arrivals.notify_one();
-        self.bury_doomed(&mut state, number, now);
+        state.bells(number).arrivals.notify_one();
+        self.bury(&mut state, number, now);
         Ok(())
     }
 
-    /// Hands an acknowledgement to the journal.
-    pub(super) fn acknowledge(
-        self: &Arc<Self>,
-        number: u32,
-        id: MessageId,
-        lease: Lease,
-    ) -> Result<oneshot::Receiver<Result<(), QueueError>>, QueueError> {
-        let now = self.now();
-        let mut state = self.lock();
-        state.check_open()?;
-        let desk = state.desks.entry(number).or_default();
-        if !desk.shelf.settle(id, lease) {
-            return Err(QueueError::LeaseLost);
-        }
-        let (send, receive) = oneshot::channel();
-        let room = self.clone();
-        let then = move |outcome: Result<Appended, AppendError>| {
-            let mut state = room.lock();
-            let outcome = match outcome {
-                Ok(_) => {
-                    state.depart(number, id, Settled::Acknowledged);
-                    state.desks.entry(number).or_default().totals.acknowledged += 1;
-                    room.tidy(&mut state);
-                    Ok(())
-                }
-                Err(error) => {
-                    state.bring_back(now, number, id, Duration::ZERO);
-                    state.note(&error);
-                    Err(QueueError::Journal(error))
-                }
-            };
-            drop(state);
-            let _ = send.send(outcome);
-        };
-        let record = Step::Acknowledged { queue: number, id }.encode();
-        if let Err(error) = self.journal.append_then(vec![record], then) {
-            state.bring_back(now, number, id, Duration::ZERO);
-            return Err(QueueError::Journal(error));
-        }
-        Ok(receive)
-    }
-
-    /// Moves messages that were given up to the dead letters: one append, so that a crash leaves each in one place.
-    fn bury_doomed(self: &Arc<Self>, state: &mut State, number: u32, now: Time) {
-        loop {
-            let desk = state.desks.entry(number).or_default();
-            let Some(id) = desk.shelf.next_doomed() else { return };
-            let (Some(dead), Some(message)) = (desk.dead, desk.shelf.message(id)) else {
-                // The settings changed meanwhile.
-                state.bring_back(now, number, id, Duration::ZERO);
-                continue;
-            };
-            let origin = Origin { queue: number, id, deliveries: message.deliveries };
-            let payload = message.payload.clone();
-            let size = payload.len();
-            if !state.desks.entry(dead).or_default().has_room(1, size) {
-                state.bring_back(now, number, id, DEAD_LETTERS_FULL_RETRY);
-                continue;
-            }
-            let records = vec![
-                Step::Acknowledged { queue: number, id }.encode(),
-                Step::Buried { queue: dead, origin, payload: payload.clone() }.encode(),
-            ];
-            let room = self.clone();
-            let then = move |outcome: Result<Appended, AppendError>| {
-                let mut state = room.lock();
-                let desk = state.desks.entry(dead).or_default();
-                desk.coming_messages -= 1;
-                desk.coming_bytes -= size;
-                match outcome {
-                    Ok(appended) => {
-                        state.depart(number, id, Settled::GivenUp);
-                        state.desks.entry(number).or_default().totals.buried += 1;
-                        tracing::info!(message = id.as_u64(), "dead letter");
-                        state.arrive(dead, appended.first.plus(1), payload, Some(origin));
-                    }
-                    Err(error) => {
-                        state.bring_back(now, number, id, DEAD_LETTERS_FULL_RETRY);
-                        state.note(&error);
-                    }
-                }
-            };
-            if let Err(error) = self.journal.append_then(records, then) {
-                state.bring_back(now, number, id, DEAD_LETTERS_FULL_RETRY);
-                state.note(&error);
+    /// Takes out of a queue what was given up or has expired.
+    fn bury(self: &Arc<Self>, state: &mut State, number: u32, now: Time) {
+        while let Some(unit) = state.books.next_burial(now, number) {
+            if !self.store_aside(state, unit) {
                 return;
             }
-            let desk = state.desks.entry(dead).or_default();
-            desk.coming_messages += 1;
-            desk.coming_bytes += size;
         }
+    }
+
+    /// Stores a change of a whole queue.
+    pub(super) fn sweep(
+        self: &Arc<Self>,
+        plan: impl FnOnce(&mut Books) -> Unit,
+    ) -> Result<oneshot::Receiver<Result<(), QueueError>>, QueueError> {
+        let mut state = self.lock();
+        state.check_open()?;
+        let unit = plan(&mut state.books);
+        let (send, receive) = oneshot::channel();
+        let told = move |outcome: Result<Option<Appended>, AppendError>| {
+            let _ = send.send(outcome.map(drop).map_err(QueueError::Journal));
+        };
+        self.store(&mut state, unit, false, told).map_err(QueueError::Journal)?;
+        Ok(receive)
     }
 }
 
 impl State {
-    fn check_open(&self) -> Result<(), QueueError> {
+    pub(super) fn bells(&mut self, queue: u32) -> Bells {
+        self.bells.entry(queue).or_default().clone()
+    }
+
+    pub(super) fn check_open(&self) -> Result<(), QueueError> {
         match &self.failure {
             None => Ok(()),
             Some(AppendError::Closed) => Err(QueueError::Closed),
@@ -372,39 +390,39 @@ impl State {
         }
     }
 
-    /// A durable message appears.
-    fn arrive(&mut self, number: u32, at: Position, payload: Bytes, origin: Option<Origin>) -> MessageId {
-        let id = MessageId::from_u64(at.as_u64());
-        let desk = self.desks.entry(number).or_default();
-        desk.shelf.insert(id, at.as_u64(), payload, 0, origin);
-        desk.bells.arrivals.notify_one();
-        self.places.insert(at.as_u64(), (number, id));
-        id
-    }
-
-    /// A message is gone for good.
-    fn depart(&mut self, number: u32, id: MessageId, how: Settled) {
-        if let Some(watcher) = self.watched.remove(&(number, id)) {
-            // Whoever waited may have gone.
-            let _ = watcher.send(how);
-        }
-        let desk = self.desks.entry(number).or_default();
-        if let Some(message) = desk.shelf.remove(id) {
-            self.places.remove(&message.at);
-            self.removed_bytes += message.payload.len() as u64 + RECORDS_BYTES;
-            desk.bells.room.notify_one();
+    fn ring(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Ready(queue) => self.bells(queue).arrivals.notify_one(),
+                Effect::Room(queue) => self.bells(queue).room.notify_one(),
+                Effect::Left(id, how) => {
+                    for watcher in self.watched.remove(&id).unwrap_or_default() {
+                        // Whoever waited may have gone.
+                        let _ = watcher.send(how);
+                    }
+                }
+            }
         }
     }
 
-    /// What was to be stored of a message could not be: it is ready again after `delay`.
-    fn bring_back(&mut self, now: Time, number: u32, id: MessageId, delay: Duration) {
-        let desk = self.desks.entry(number).or_default();
-        desk.shelf.unsettle(now, id, delay);
-        desk.bells.arrivals.notify_one();
+    /// Waits for the end of the first message that was put, unless it has come.
+    fn watch(
+        &mut self,
+        puts: &[(u32, super::message::Message)],
+        planned: &[Planned],
+    ) -> Option<oneshot::Receiver<Settled>> {
+        let (queue, id, is_repeated) = (puts.first()?.0, planned.first()?.id, planned.first()?.is_repeated);
+        let (send, receive) = oneshot::channel();
+        if is_repeated && !self.books.desk(queue).shelf.messages().contains_key(&id) {
+            let _ = send.send(Settled::Unknown);
+        } else {
+            self.watched.entry(id).or_default().push(send);
+        }
+        Some(receive)
     }
 
     /// Looks whether an error is the end.
-    pub(super) fn note(&mut self, error: &AppendError) {
+    fn note(&mut self, error: &AppendError) {
         if matches!(error, AppendError::Poisoned(_) | AppendError::Closed) {
             self.fail(error.clone());
         }
@@ -415,33 +433,44 @@ impl State {
         if self.failure.is_none() {
             self.failure = Some(error);
             self.watched.clear();
-            for desk in self.desks.values() {
-                desk.bells.arrivals.notify_waiters();
-                desk.bells.room.notify_waiters();
+            for bells in self.bells.values() {
+                bells.arrivals.notify_waiters();
+                bells.room.notify_waiters();
             }
         }
     }
 }
 
-impl Desk {
-    fn has_room(&self, messages: usize, size: usize) -> bool {
-        self.shelf.len() + self.coming_messages + messages <= self.config.messages_max
-            && self.shelf.bytes() + self.coming_bytes + size <= self.config.bytes_max
+impl Planned {
+    fn receipt(&self, appended: Option<Appended>) -> Receipt {
+        let record = appended.zip(self.record);
+        let position = record.map(|(appended, record)| appended.first.plus(record));
+        let durability = match record {
+            Some((appended, _)) if appended.durability == quorate_journal::Durability::Synced => {
+                Durability::Synced
+            }
+            _ => self.durability,
+        };
+        Receipt { id: self.id, durability, position, is_repeated: self.is_repeated }
     }
+}
 
-    /// After how many deliveries a message is given up; never without a place for dead letters.
-    fn deliveries_max(&self) -> Option<u32> {
-        self.dead.and(self.config.deliveries_max)
-    }
+/// The machine's clock.
+pub(super) fn wall_now() -> Time {
+    time_of(SystemTime::now())
+}
+
+/// A moment of the machine's clock as the books have it: since 1970.
+pub(super) fn time_of(moment: SystemTime) -> Time {
+    Time::ZERO + moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The other way round.
+pub(super) fn moment_of(time: Time) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(time.as_nanos())
 }
 
 /// The snapshot with the queues' names, and the queues' directory in a node's.
 pub(super) const NAMES: &str = "queues";
 /// Each new name writes all of them again; beyond this many a service should shard.
 const QUEUES_MAX: usize = 4096;
-/// How long a dead letter waits when its queue is full.
-const DEAD_LETTERS_FULL_RETRY: Duration = Duration::from_secs(1);
-/// What the records of one message's life take in the journal beside its payload, roughly.
-pub(super) const RECORDS_BYTES: u64 = 128;
-/// What the record of one delivery takes in the journal.
-const DELIVERED_BYTES: u64 = 48;

@@ -1,0 +1,201 @@
+//! What somebody wants done as a whole, looked through before anything is stored.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use quorate_protocols::Time;
+
+use super::books::{Books, Unit};
+use super::error::PutError;
+use super::message::{Durability, LABEL_BYTES_MAX, Message, MessageId};
+use super::planted::Bug;
+use super::record::{Put, Step, Why};
+use super::shelf::Lease;
+
+/// Messages to put, messages to acknowledge, entries of the application's state to set or to remove.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wish {
+    pub(super) puts: Vec<(u32, Message)>,
+    pub(super) acks: Vec<(u32, MessageId, Lease)>,
+    pub(super) cells: Vec<(Bytes, Option<Bytes>)>,
+}
+
+/// A wish that can be done, and is now under way.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) unit: Unit,
+    /// For each put of the wish.
+    pub(super) puts: Vec<Planned>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Planned {
+    pub(super) id: MessageId,
+    pub(super) durability: Durability,
+    /// Its record among those of the unit; none for what is only in memory, and for a repetition.
+    pub(super) record: Option<u64>,
+    /// It was put before under its name.
+    pub(super) is_repeated: bool,
+}
+
+/// Why a wish is not under way. Nothing has changed.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// This queue has no room now, and its policy is to wait.
+    Wait(u32),
+    /// A message of the same name is on its way: what becomes of it must be known first.
+    Coming,
+    LeaseLost,
+    /// The application's state would be too large.
+    State {
+        size: usize,
+        limit: usize,
+    },
+    Put(PutError),
+}
+
+impl From<PutError> for Refusal {
+    fn from(error: PutError) -> Self {
+        Self::Put(error)
+    }
+}
+
+impl Books {
+    /// Takes a wish up, or says why not. What comes out must be stored; until then nothing of it is seen.
+    pub(super) fn plan(&mut self, now: Time, wish: &Wish) -> Result<Plan, Refusal> {
+        let repeated = self.repetitions(wish)?;
+        self.check_room(wish, &repeated)?;
+        self.check_cells(&wish.cells)?;
+        let mut steps = Vec::with_capacity(wish.puts.len() + wish.acks.len() + wish.cells.len());
+        for (queue, id, lease) in &wish.acks {
+            let desk = self.desk(*queue);
+            let slip = desk.shelf.settleable(*id, *lease).ok_or(Refusal::LeaseLost)?;
+            let why = if desk.config.retain_messages > 0 { Why::Kept } else { Why::Acknowledged };
+            steps.push(Step::Gone { queue: *queue, id: *id, why, class: slip.class });
+        }
+        // From here on nothing is refused.
+        let mut own: BTreeMap<(u32, &Bytes), usize> = BTreeMap::new();
+        let mut puts: Vec<Planned> = Vec::with_capacity(wish.puts.len());
+        let mut record = steps.iter().filter(|step| step.class() > Durability::Memory).count() as u64;
+        for (index, ((queue, message), repeated)) in wish.puts.iter().zip(repeated).enumerate() {
+            if let Some(id) = repeated {
+                let durability = message.durability;
+                puts.push(Planned { id, durability, record: None, is_repeated: true });
+                continue;
+            }
+            if let Some(name) = &message.name
+                && let Some(first) = own.insert((*queue, name), index)
+            {
+                own.insert((*queue, name), first);
+                puts.push(Planned { is_repeated: true, record: None, ..puts[first] });
+                continue;
+            }
+            let id = self.give_id();
+            let class = message.durability;
+            let is_recorded = class > Durability::Memory;
+            puts.push(Planned {
+                id,
+                durability: class,
+                record: is_recorded.then_some(record),
+                is_repeated: false,
+            });
+            record += u64::from(is_recorded);
+            steps.push(Step::Put(Put {
+                queue: *queue,
+                id,
+                label: message.label(now),
+                origin: None,
+                again: None,
+                is_kept: false,
+                class,
+                payload: message.payload.clone(),
+            }));
+        }
+        for (key, value) in &wish.cells {
+            steps.push(Step::Cell { key: key.clone(), value: value.clone() });
+        }
+        for step in &steps {
+            self.reserve(step);
+        }
+        Ok(Plan { unit: Unit::of(steps), puts })
+    }
+
+    /// Which of the messages were put before, and as what.
+    fn repetitions(&self, wish: &Wish) -> Result<Vec<Option<MessageId>>, Refusal> {
+        let find = |(queue, message): &(u32, Message)| {
+            message.check()?;
+            let (Some(desk), Some(name)) = (self.desks.get(queue), &message.name) else { return Ok(None) };
+            if desk.coming_names.contains(name) && !self.has(Bug::NamesUnderWayAreForgotten) {
+                return Err(Refusal::Coming);
+            }
+            Ok(desk.seen.find(name))
+        };
+        wish.puts.iter().map(find).collect()
+    }
+
+    fn check_room(&mut self, wish: &Wish, repeated: &[Option<MessageId>]) -> Result<(), Refusal> {
+        let mut wanted: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
+        for ((queue, message), repeated) in wish.puts.iter().zip(repeated) {
+            let (desk, size) = (self.desk(*queue), message.payload.len());
+            let limit = desk.config.message_bytes_max.min(desk.config.bytes_max);
+            if size > limit {
+                return Err(PutError::TooLarge { size, limit }.into());
+            }
+            if repeated.is_none() {
+                let (count, bytes) = wanted.entry(*queue).or_default();
+                (*count, *bytes) = (*count + 1, *bytes + size);
+            }
+        }
+        for (queue, (count, size)) in wanted {
+            let desk = self.desk(queue);
+            let (messages, bytes) = (desk.config.messages_max, desk.config.bytes_max);
+            if count > messages || size > bytes {
+                return Err(PutError::TooMany { count, size, messages, bytes }.into());
+            }
+            if !desk.has_room(count, size) {
+                return Err(if desk.is_waiting() {
+                    Refusal::Wait(queue)
+                } else {
+                    let messages = desk.shelf.len() + desk.coming_messages;
+                    PutError::Full { messages, bytes: desk.shelf.bytes() + desk.coming_bytes }.into()
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that is in a queue goes.
+    pub(super) fn plan_purge(&mut self, queue: u32) -> Unit {
+        self.plan_sweep(Step::Purged { queue, below: self.next })
+    }
+
+    /// The next message of a queue shall be the first from `to` on: what is before counts as acknowledged, what was
+    /// acknowledged from there on and is kept comes back.
+    pub(super) fn plan_seek(&mut self, queue: u32, to: MessageId) -> Unit {
+        let is_kept = self.desk(queue).config.retain_messages > 0;
+        self.plan_sweep(Step::Sought { queue, to, is_kept })
+    }
+
+    fn plan_sweep(&mut self, step: Step) -> Unit {
+        self.reserve(&step);
+        Unit::of(vec![step])
+    }
+
+    fn check_cells(&self, cells: &[(Bytes, Option<Bytes>)]) -> Result<(), Refusal> {
+        if cells.iter().any(|(key, _)| key.is_empty() || key.len() > LABEL_BYTES_MAX) {
+            return Err(PutError::Label { field: "state key" }.into());
+        }
+        let coming: usize =
+            cells.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
+        // What is replaced is not counted off: simple, and only stricter near the limit.
+        let size = self.cell_bytes + coming;
+        let is_growing = cells.iter().any(|(_, value)| value.is_some());
+        if is_growing && size > STATE_BYTES_MAX {
+            return Err(Refusal::State { size, limit: STATE_BYTES_MAX });
+        }
+        Ok(())
+    }
+}
+
+/// The application's own state is in memory; who has more has a database.
+pub(super) const STATE_BYTES_MAX: usize = 64 << 20;
