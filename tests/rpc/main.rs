@@ -11,6 +11,7 @@ mod killed;
 mod many;
 mod objects;
 mod objects_killed;
+mod orphans;
 mod processes;
 mod refused;
 mod simulated;

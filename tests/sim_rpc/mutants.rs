@@ -4,6 +4,7 @@ use quorate::sim::hunt;
 use quorate_protocols::planted::{Plant, Planted};
 
 use crate::once::{Once, config};
+use crate::orphans::{self, Abandoned};
 
 /// How many seeds a bug may hide in.
 const SEEDS: u64 = 1_000;
@@ -13,6 +14,33 @@ fn must_be_found(bug: Planted) {
         Some(found) => println!("{bug:?}: seed {} of {SEEDS}: {}", found.tried, found.breach),
         None => panic!("{bug:?} hid in {SEEDS} seeds"),
     }
+}
+
+fn must_be_found_among_orphans(bug: Planted) {
+    match hunt(&orphans::config(), 0..SEEDS, |rng| Abandoned::new(rng, Plant::of(bug))) {
+        Some(found) => println!("{bug:?}: seed {} of {SEEDS}: {}", found.tried, found.breach),
+        None => panic!("{bug:?} hid in {SEEDS} seeds"),
+    }
+}
+
+#[test]
+fn an_orphan_that_outlives_its_callers_next_life_is_found() {
+    must_be_found_among_orphans(Planted::RpcIgnoresReincarnation);
+}
+
+#[test]
+fn an_orphan_that_outlives_its_quantum_is_found() {
+    must_be_found_among_orphans(Planted::RpcIgnoresSilence);
+}
+
+#[test]
+fn an_end_without_asking_the_owner_is_found() {
+    must_be_found_among_orphans(Planted::RpcEndsUnasked);
+}
+
+#[test]
+fn an_owner_that_does_not_say_that_it_waits_is_found() {
+    must_be_found_among_orphans(Planted::RpcNeverRenews);
 }
 
 #[test]

@@ -220,7 +220,7 @@ impl Scenario for Once {
                 Ok(())
             }
             Event::Client(ClientEvent::Ended { token, outcome }) => self.ended(who, *token as usize, outcome),
-            Event::Abort | Event::Client(ClientEvent::Bound(_) | ClientEvent::Rejected(_)) => Ok(()),
+            Event::Abort(_) | Event::Client(ClientEvent::Bound(_) | ClientEvent::Rejected(_)) => Ok(()),
         }
     }
 

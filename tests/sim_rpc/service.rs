@@ -3,7 +3,7 @@
 //! Method      what the async face does with tasks and a journal is done here with outputs: records are persisted, and
 //!             what must not leave before they are durable stands behind a barrier.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,11 +12,13 @@ use quorate_protocols::rpc::{
     Doubt, Execution, Message, Refusal, Request, Semantics, Server, ServerCommand, ServerConfig, ServerEvent,
     Verdict,
 };
-use quorate_protocols::{Input, Machine, Output, Outputs, Time, Violation};
+use quorate_protocols::{Input, Machine, Output, Outputs, ProcessId, Time, Violation};
 
 pub(crate) enum Node {
     Client(Box<Client>, Outputs<Client>),
     Service(Box<Service>),
+    /// A process that came back without anything to do.
+    Idle,
 }
 
 #[derive(Debug, Clone)]
@@ -32,6 +34,8 @@ pub(crate) enum Command {
         execution: Execution,
         operation: u32,
     },
+    /// The transport believes that a peer is gone.
+    Suspect(ProcessId),
 }
 
 #[derive(Debug)]
@@ -43,7 +47,7 @@ pub(crate) enum Event {
         operation: u32,
     },
     /// The service's own code is stopped.
-    Abort,
+    Abort(Execution),
 }
 
 /// A service that counts how often each operation took effect.
@@ -56,6 +60,11 @@ pub(crate) struct Service {
     pub(crate) effects: BTreeMap<u32, u32>,
     /// Copies of requests that execute already.
     copies: Vec<(Request, Execution, u32)>,
+    /// Everything that was begun and not ended.
+    running: BTreeSet<Execution>,
+    /// Whether it hears of processes that came back before they have said anything: it does not of those that never
+    /// connect again.
+    pub(crate) hears_of_returns: bool,
 }
 
 impl Service {
@@ -91,11 +100,18 @@ impl Service {
             records: Vec::new(),
             effects,
             copies: Vec::new(),
+            running: BTreeSet::new(),
+            hears_of_returns: true,
         }
     }
 
     pub(crate) fn executing(&self) -> u32 {
         self.server.executing()
+    }
+
+    /// Whether something executes for a process of which `lives` says no.
+    pub(crate) fn is_executing_for_nobody(&self, lives: impl Fn(ProcessId) -> bool) -> bool {
+        self.running.iter().any(|execution| self.server.is_executing(execution) && !lives(execution.from))
     }
 
     fn step(&mut self, now: Time, input: Input<Server>, out: &mut Outputs<Node>) {
@@ -109,14 +125,16 @@ impl Service {
                     }
                 }
                 Output::Event(ServerEvent::Execute { execution, body, acknowledged, unless, .. }) => {
+                    self.running.insert(execution);
                     self.execute(now, execution, number(&body), acknowledged, unless, out);
                 }
                 Output::Event(ServerEvent::Abort(execution)) => {
+                    self.running.remove(&execution);
                     self.copies.retain(|(_, copy, _)| *copy != execution);
                     if let Some(request) = execution.request() {
                         self.completions.abandon(request);
                     }
-                    out.event(Event::Abort);
+                    out.event(Event::Abort(execution));
                 }
                 Output::Event(ServerEvent::SeatWanted { from, client }) => {
                     let seat = self.completions.take_seat(now, from, client, &mut self.records);
@@ -176,6 +194,7 @@ impl Service {
     }
 
     fn answer(&mut self, now: Time, execution: Execution, verdict: Verdict, out: &mut Outputs<Node>) {
+        self.running.remove(&execution);
         self.step(now, Input::Command(ServerCommand::Complete { execution, verdict }), out);
     }
 
@@ -239,7 +258,7 @@ impl Machine for Node {
                         }
                         return forward(outputs, out);
                     }
-                    Input::Command(Command::Complete { .. }) => return,
+                    Input::Command(Command::Complete { .. } | Command::Suspect(_)) => return,
                 };
                 client.handle(now, input, outputs);
                 forward(outputs, out);
@@ -248,15 +267,18 @@ impl Machine for Node {
                 let input = match input {
                     Input::Tick => Input::Tick,
                     Input::Received { from, message } => Input::Received { from, message },
+                    Input::Reachable(_) if !service.hears_of_returns => return,
                     Input::Reachable(peer) => Input::Reachable(peer),
                     Input::Unreachable(peer) => Input::Unreachable(peer),
                     Input::Command(Command::Complete { execution, operation }) => {
                         return service.complete(now, execution, operation, out);
                     }
+                    Input::Command(Command::Suspect(peer)) => Input::Unreachable(peer),
                     Input::Command(_) => return,
                 };
                 service.step(now, input, out);
             }
+            Self::Idle => {}
         }
     }
 
@@ -264,6 +286,7 @@ impl Machine for Node {
         match self {
             Self::Client(client, _) => client.deadline(),
             Self::Service(service) => service.server.deadline(),
+            Self::Idle => None,
         }
     }
 
@@ -271,6 +294,7 @@ impl Machine for Node {
         match self {
             Self::Client(client, _) => client.check(),
             Self::Service(service) => service.server.check().and_then(|()| service.completions.check()),
+            Self::Idle => Ok(()),
         }
     }
 }

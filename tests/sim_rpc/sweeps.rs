@@ -4,10 +4,18 @@ use quorate::sim::sweep;
 use quorate_protocols::planted::Plant;
 
 use crate::once::{Once, config};
+use crate::orphans::{self, Abandoned};
 
 #[test]
 fn r07_every_exactly_once_call_takes_effect_once_in_every_seed() {
     let summary = sweep(&config(), 0..1_500, |rng| Once::new(rng, Plant::NONE)).unwrap();
     println!("{summary}");
     assert!(summary.counts.strikes > summary.seeds, "aimed crashes hit: {summary}");
+}
+
+#[test]
+fn r09_orphans_end_and_what_somebody_waits_for_does_not_in_every_seed() {
+    let summary = sweep(&orphans::config(), 0..1_500, |rng| Abandoned::new(rng, Plant::NONE)).unwrap();
+    println!("{summary}");
+    assert!(summary.counts.crashes > summary.seeds, "callers die: {summary}");
 }

@@ -71,6 +71,14 @@ pub enum Planted {
     RpcTrimsUnacknowledged,
     /// RPC completion records: a new life does not take up the answers of the last one.
     RpcForgetsAnswers,
+    /// RPC server: what executes for an earlier life of a client's process goes on.
+    RpcIgnoresReincarnation,
+    /// RPC server: what executes for a client that is silent for a quantum goes on.
+    RpcIgnoresSilence,
+    /// RPC server: what executes for a client that is suspected is ended before the client was asked.
+    RpcEndsUnasked,
+    /// RPC client: does not say that it still waits.
+    RpcNeverRenews,
     /// RPC client: an exactly-once call is sent again although the server has forgotten this client's records.
     RpcReissuesUnderNewSeat,
     /// Remote objects: a sender lets go of a reference as soon as it is on its way.

@@ -75,7 +75,7 @@ fn words(output: &Output<Client>) -> String {
 }
 
 const fn bound(session: u64) -> Message {
-    Message::Bound { client: 3, session, slots: 100, seat: 0 }
+    Message::Bound { client: 3, session, slots: 100, seat: 0, renewal: Duration::ZERO }
 }
 
 fn reply(session: u64, call: CallId) -> Message {
@@ -459,7 +459,13 @@ fn any_message() -> impl Strategy<Value = Message> {
         2 => (0..4u32, 1..3u8, any::<bool>())
             .prop_map(|(client, codec, exactly_once)| Message::Bind { client, codec, exactly_once }),
         1 => (0..4u32, session.clone(), 0..4u32)
-            .prop_map(|(client, session, slots)| Message::Bound { client, session, slots, seat: session }),
+            .prop_map(|(client, session, slots)| Message::Bound {
+                client,
+                session,
+                slots,
+                seat: session,
+                renewal: Duration::from_millis(session),
+            }),
         1 => (0..4u32).prop_map(|client| Message::Rejected { client, reason: Rejection::NoSuchService }),
         8 => (session.clone(), call.clone(), prop_oneof![0..4u32, Just(u32::MAX)], semantics, 0..3u64).prop_map(
             |(session, call, behind, semantics, budget)| Message::Request {

@@ -62,6 +62,7 @@ mod exactly_once;
 pub mod generated;
 mod here;
 mod objects;
+mod orphans;
 mod pipe;
 mod port;
 mod post;
@@ -86,7 +87,10 @@ pub use objects::{
     Dangling, ExportError, Failed, ObjectId, Objects, ObjectsError, ObjectsOptions, ObjectsStats, Promised,
     Remote, Skeleton, Stub,
 };
-pub use quorate_protocols::rpc::{ClientStats, CompletionStats, Doubt, Refusal, Rejection, ServerStats};
+pub use orphans::{BindingLog, BindingLogError, Extermination, Noted};
+pub use quorate_protocols::rpc::{
+    ClientStats, CompletionStats, Doubt, Orphans, Refusal, Rejection, ServerStats,
+};
 pub use schema::{ArgumentSchema, MethodSchema, Schema, Semantics};
 pub use server::{ServeOptions, ServeStats, Service, Serving};
 pub use sessions::{NoRoom, SessionId, SessionLost, Sessions, SessionsFull, SessionsOptions, SessionsStats};

@@ -11,13 +11,13 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocols::rpc::{
-    self, Doubt, Execution, Refusal, ServerCommand, ServerConfig, ServerEvent, Verdict,
+    self, Doubt, Execution, Orphans, Refusal, ServerCommand, ServerConfig, ServerEvent, Verdict,
 };
 use quorate_protocols::{Input, Machine, Output, Outputs, Time};
 use tokio::sync::Notify;
@@ -31,6 +31,7 @@ use super::exactly_once::{Durable, Keeper, State as DurableState, Task};
 use super::generated::{self, AnyService, Dispatched, Matched};
 use super::here::{Desk, Local};
 use super::objects;
+use super::orphans;
 use super::port::{self, Link, Streams};
 use super::post::{self, Way};
 use super::schema::{MethodSchema, Schema, Semantics};
@@ -68,6 +69,8 @@ pub struct ServeOptions {
     pub clients_max: usize,
     /// Bytes of replies kept for one client until it acknowledges them. Default 1 MiB.
     pub reply_bytes_max: usize,
+    /// What is done about executions whose caller may be gone. Default: a new life of its process ends them.
+    pub orphans: Orphans,
 }
 
 impl Default for ServeOptions {
@@ -78,6 +81,7 @@ impl Default for ServeOptions {
             calls_max: machine.slots_max,
             clients_max: machine.clients_max,
             reply_bytes_max: machine.reply_bytes_max,
+            orphans: machine.orphans,
         }
     }
 }
@@ -138,6 +142,7 @@ impl Node {
         config.clients_max = options.clients_max;
         config.reply_bytes_max = options.reply_bytes_max;
         config.exactly_once = keeper.is_some();
+        config.orphans = options.orphans;
         let core = Arc::new(Core {
             node: self.clone(),
             desk: Arc::new(Desk::new(name, options.executing_max, self.stopping())),
@@ -160,6 +165,9 @@ impl Node {
         let guard = self
             .open(post::service_channel(name), Arc::new(Requests(Arc::clone(&core))))
             .map_err(|_| ServeError::NameTaken { name: name.to_owned() })?;
+        if let Some(period) = orphans::period(options.orphans) {
+            tokio::spawn(tick(Arc::downgrade(&core), period));
+        }
         Ok(Serving { core, guard: Some(guard) })
     }
 }
@@ -511,13 +519,6 @@ struct Handler {
 struct Requests(Arc<Core>);
 
 impl ChannelHandler for Requests {
-    fn on_peer(&self, event: PeerEvent) {
-        if let PeerEvent::Down(peer) = event {
-            let gone = process_id_of(peer);
-            self.0.streams.break_off(|peer, _| peer == gone);
-        }
-    }
-
     fn local(&self) -> Option<Box<dyn Any + Send>> {
         if self.0.keeper.is_some() {
             return None;
@@ -525,6 +526,18 @@ impl ChannelHandler for Requests {
         let service = self.0.service.here();
         let local = Local { desk: Arc::clone(&self.0.desk), codec: self.0.service.codec(), service };
         Some(Box::new(local))
+    }
+
+    fn on_peer(&self, event: PeerEvent) {
+        let input = match event {
+            PeerEvent::Up(peer) => Input::Reachable(process_id_of(peer)),
+            PeerEvent::Down(peer) => {
+                let gone = process_id_of(peer);
+                self.0.streams.break_off(|peer, _| peer == gone);
+                Input::Unreachable(gone)
+            }
+        };
+        self.0.step(&mut self.0.lock(), input);
     }
 
     fn poll_deliver(&self, _: &mut Context<'_>, from: Identity, frames: &mut Vec<Bytes>) -> Poll<()> {
@@ -563,6 +576,15 @@ impl ChannelHandler for Requests {
             }
         }
         Poll::Ready(())
+    }
+}
+
+/// Lets the machine look after orphans. Ends with the service.
+async fn tick(core: Weak<Core>, period: Duration) {
+    loop {
+        tokio::time::sleep(period).await;
+        let Some(core) = core.upgrade() else { return };
+        core.step(&mut core.lock(), Input::Tick);
     }
 }
 

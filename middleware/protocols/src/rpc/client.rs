@@ -34,6 +34,8 @@ pub struct Client {
     sequence: u64,
     /// No call needs anything before this moment.
     wake: Option<Time>,
+    /// When the server is to be told that we still wait, if it wants to hear it.
+    renew_at: Time,
     mix: Mix,
     stats: ClientStats,
 }
@@ -179,6 +181,8 @@ struct Session {
     slots: u32,
     /// Where the server's records know us, in all its lives; 0 when it keeps none.
     seat: u64,
+    /// How often we must be heard while calls are under way; zero: not at all.
+    renewal: Duration,
 }
 
 struct Call {
@@ -217,6 +221,7 @@ impl Client {
             outstanding: 0,
             sequence: 0,
             wake: None,
+            renew_at: Time::ZERO,
             stats: ClientStats::default(),
         }
     }
@@ -360,6 +365,7 @@ impl Client {
         }
         call.sent += 1;
         call.sent_ever = true;
+        self.renew_at = now + session.renewal;
         out.send(self.address(), Lane::Ordinary, self.message(now, session, slot));
         if self.calls[slot as usize].semantics == Semantics::OneWay {
             self.end(slot, Outcome::Replied(Bytes::new()), out);
@@ -503,8 +509,13 @@ impl Client {
             return;
         }
         match message {
-            Message::Bound { session, slots, seat, .. } => {
-                self.on_bound(now, Session { server: from, id: session, slots, seat }, out)
+            Message::Bound { session, slots, seat, renewal, .. } => {
+                self.on_bound(now, Session { server: from, id: session, slots, seat, renewal }, out)
+            }
+            Message::Ask { session, .. } => {
+                if self.session().is_some_and(|known| known.id == session) && self.outstanding > 0 {
+                    self.renew(now, out);
+                }
             }
             Message::Rejected { reason, .. } => match self.binding {
                 Binding::Seeking { .. } => out.event(ClientEvent::Rejected(reason)),
@@ -548,7 +559,32 @@ impl Client {
                     self.seek(now, None, out);
                 }
             }
-            Message::Bind { .. } | Message::Request { .. } | Message::Cancel { .. } => {}
+            Message::Bind { .. }
+            | Message::Request { .. }
+            | Message::Cancel { .. }
+            | Message::Renew { .. }
+            | Message::Exterminate { .. }
+            | Message::Exterminated { .. } => {}
+        }
+    }
+
+    /// Tells the server that we still wait.
+    fn renew(&mut self, now: Time, out: &mut Outputs<Self>) {
+        let Some(session) = self.session() else { return };
+        self.renew_at = now + session.renewal;
+        if !self.config.plant.has(Planted::RpcNeverRenews) {
+            let message = Message::Renew { client: self.config.number, session: session.id };
+            out.send(self.address(), Lane::Urgent, message);
+        }
+    }
+
+    /// When the server is to be told next that we still wait.
+    fn renewal_due(&self) -> Option<Time> {
+        match &self.binding {
+            Binding::Bound(session) if !session.renewal.is_zero() && self.outstanding > 0 => {
+                Some(self.renew_at)
+            }
+            _ => None,
         }
     }
 
@@ -591,6 +627,9 @@ impl Client {
             && due <= now
         {
             self.ask(now, out);
+        }
+        if self.renewal_due().is_some_and(|due| due <= now) {
+            self.renew(now, out);
         }
         if self.wake.is_none_or(|wake| wake > now) {
             return;
@@ -658,7 +697,10 @@ impl Machine for Client {
         match (&self.binding, self.wake) {
             (Binding::Seeking { due, .. }, Some(wake)) => Some(wake.min(*due)),
             (Binding::Seeking { due, .. }, None) => Some(*due),
-            (Binding::Bound(_), wake) => wake,
+            (Binding::Bound(_), wake) => match (wake, self.renewal_due()) {
+                (Some(wake), Some(due)) => Some(wake.min(due)),
+                (wake, due) => wake.or(due),
+            },
         }
     }
 

@@ -58,6 +58,8 @@ pub enum Message {
         slots: u32,
         /// Names the client in the service's completion records, in all lives of the service; 0 when it has none.
         seat: u64,
+        /// The client must be heard so often while it has calls under way, or they are ended; zero: it need not.
+        renewal: Duration,
     },
     /// Server: you cannot call.
     Rejected {
@@ -122,6 +124,30 @@ pub enum Message {
         client: u32,
         /// The unknown session.
         session: u64,
+    },
+    /// Server: do you still wait for what I execute for you?
+    Ask {
+        /// The client's number.
+        client: u32,
+        /// The session.
+        session: u64,
+    },
+    /// Client: I still wait.
+    Renew {
+        /// The client's number.
+        client: u32,
+        /// The session.
+        session: u64,
+    },
+    /// Client: end what you execute for earlier lives of my process.
+    Exterminate {
+        /// Where the answer goes.
+        client: u32,
+    },
+    /// Server: nothing executes for earlier lives of your process any more.
+    Exterminated {
+        /// The number that asked.
+        client: u32,
     },
 }
 
@@ -241,7 +267,11 @@ impl Message {
             | Self::Reply { client, .. }
             | Self::Working { client, .. }
             | Self::Cancel { client, .. }
-            | Self::Lost { client, .. } => *client,
+            | Self::Lost { client, .. }
+            | Self::Ask { client, .. }
+            | Self::Renew { client, .. }
+            | Self::Exterminate { client }
+            | Self::Exterminated { client } => *client,
         }
     }
 
@@ -254,12 +284,13 @@ impl Message {
                 out.put_u8(*codec);
                 out.put_u8(u8::from(*exactly_once));
             }
-            Self::Bound { client, session, slots, seat } => {
+            Self::Bound { client, session, slots, seat, renewal } => {
                 out.put_u8(BOUND);
                 out.put_u32_le(*client);
                 out.put_u64_le(*session);
                 out.put_u32_le(*slots);
                 out.put_u64_le(*seat);
+                out.put_u64_le(u64::try_from(renewal.as_micros()).unwrap_or(u64::MAX));
             }
             Self::Rejected { client, reason } => {
                 out.put_u8(REJECTED);
@@ -301,6 +332,24 @@ impl Message {
                 out.put_u32_le(*client);
                 out.put_u64_le(*session);
             }
+            Self::Ask { client, session } => {
+                out.put_u8(ASK);
+                out.put_u32_le(*client);
+                out.put_u64_le(*session);
+            }
+            Self::Renew { client, session } => {
+                out.put_u8(RENEW);
+                out.put_u32_le(*client);
+                out.put_u64_le(*session);
+            }
+            Self::Exterminate { client } => {
+                out.put_u8(EXTERMINATE);
+                out.put_u32_le(*client);
+            }
+            Self::Exterminated { client } => {
+                out.put_u8(EXTERMINATED);
+                out.put_u32_le(*client);
+            }
         }
         &NO_BODY
     }
@@ -332,6 +381,7 @@ impl Wire for Message {
                 session: take_u64(input, "session")?,
                 slots: take_u32(input, "slots")?,
                 seat: take_u64(input, "seat")?,
+                renewal: Duration::from_micros(take_u64(input, "renewal")?),
             },
             REJECTED => Self::Rejected { client, reason: Rejection::take(input)? },
             REQUEST => Self::Request {
@@ -367,6 +417,10 @@ impl Wire for Message {
             }
             CANCEL => Self::Cancel { client, session: take_u64(input, "session")?, call: take_call(input)? },
             LOST => Self::Lost { client, session: take_u64(input, "session")? },
+            ASK => Self::Ask { client, session: take_u64(input, "session")? },
+            RENEW => Self::Renew { client, session: take_u64(input, "session")? },
+            EXTERMINATE => Self::Exterminate { client },
+            EXTERMINATED => Self::Exterminated { client },
             other => return Err(WireError::Invalid { what: "message kind", value: other.into() }),
         })
     }
@@ -406,6 +460,10 @@ const REPLY: u8 = 5;
 const WORKING: u8 = 6;
 const CANCEL: u8 = 7;
 const LOST: u8 = 8;
+const ASK: u8 = 9;
+const RENEW: u8 = 10;
+const EXTERMINATE: u8 = 11;
+const EXTERMINATED: u8 = 12;
 
 const DONE: u8 = 0;
 const REFUSED: u8 = 1;

@@ -28,7 +28,7 @@ mod server;
 pub use client::{Client, ClientCommand, ClientConfig, ClientEvent, ClientStats, Outcome};
 pub use completions::{Begun, CompletionRecord, CompletionStats, Completions, CompletionsConfig, Request};
 pub use message::{CallId, Doubt, Message, Refusal, Rejection, Semantics, Verdict};
-pub use server::{Execution, Server, ServerCommand, ServerConfig, ServerEvent, ServerStats};
+pub use server::{Execution, Orphans, Server, ServerCommand, ServerConfig, ServerEvent, ServerStats};
 
 /// A small generator of well-mixed numbers (splitmix64): for jitter and for session names, not for secrets.
 #[derive(Debug, Clone)]

@@ -8,6 +8,7 @@
 //!             forgotten, unless something executes for it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use super::Mix;
 use super::completions::Request;
@@ -117,6 +118,29 @@ impl Execution {
     }
 }
 
+/// What a server does about executions whose caller may be gone (Nelson's four treatments; the fourth, extermination, is
+/// asked for by the caller's next life with [`Message::Exterminate`], whatever is chosen here).
+///
+/// A new life of a process always ends what executes for its earlier ones: nobody waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Orphans {
+    /// Reincarnation: only a new life of the caller's process ends them, as soon as it is heard of.
+    #[default]
+    Reincarnation,
+    /// Gentle reincarnation: a caller whose connection broke is asked, and what executes for it is ended when it has not
+    /// said within `grace` that it still waits.
+    Gentle {
+        /// How long a caller has to answer. Shorter than a break of the network ends what somebody waits for.
+        grace: Duration,
+    },
+    /// Expiration: what executes for a caller that was not heard for a `quantum` is ended. Callers with calls under way
+    /// are told to be heard three times as often.
+    Expiration {
+        /// How long a caller may be silent. Short ones cost messages and end calls when the network is slow.
+        quantum: Duration,
+    },
+}
+
 /// The server's limits.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
@@ -133,6 +157,8 @@ pub struct ServerConfig {
     pub reply_bytes_max: usize,
     /// Whether completion records are kept, so that clients may have seats. Default no.
     pub exactly_once: bool,
+    /// What is done about executions whose caller may be gone.
+    pub orphans: Orphans,
     /// Names sessions; must differ between any two lives of the service.
     pub seed: u64,
     /// A bug for the simulator to find.
@@ -149,6 +175,7 @@ impl ServerConfig {
             executing_max: 1_024,
             reply_bytes_max: 1 << 20,
             exactly_once: false,
+            orphans: Orphans::Reincarnation,
             seed,
             plant: Plant::NONE,
         }
@@ -177,6 +204,8 @@ pub struct ServerStats {
     pub lost_sessions: u64,
     /// Clients forgotten for want of room.
     pub clients_evicted: u64,
+    /// Executions stopped because their caller's process is gone, or is silent and believed to be.
+    pub orphans: u64,
 }
 
 struct Session {
@@ -191,6 +220,8 @@ struct Session {
     complete_below: u64,
     executing: u32,
     heard: Time,
+    /// Since when its client is believed to be gone, and when it is asked next.
+    suspected: Option<(Time, Time)>,
 }
 
 struct Slot {
@@ -306,7 +337,7 @@ impl Server {
     ) -> Result<u64, Rejection> {
         if let Some(session) = self.sessions.get_mut(&key) {
             if session.seat == seat {
-                session.heard = now;
+                session.hear(now);
                 return Ok(session.id);
             }
             self.forget(key, out);
@@ -327,7 +358,13 @@ impl Server {
         out: &mut Outputs<Self>,
     ) {
         let message = match answer {
-            Ok(session) => Message::Bound { client, session, slots: self.config.slots_max, seat },
+            Ok(session) => {
+                let renewal = match self.config.orphans {
+                    Orphans::Expiration { quantum } => quantum / 3,
+                    Orphans::Reincarnation | Orphans::Gentle { .. } => Duration::ZERO,
+                };
+                Message::Bound { client, session, slots: self.config.slots_max, seat, renewal }
+            }
             Err(reason) => Message::Rejected { client, reason },
         };
         out.send(from, Lane::Urgent, message);
@@ -335,6 +372,9 @@ impl Server {
 
     /// The callers of an earlier life are gone: nobody waits for what executes for them.
     fn forget_earlier_lives(&mut self, from: ProcessId, out: &mut Outputs<Self>) {
+        if self.config.plant.has(Planted::RpcIgnoresReincarnation) {
+            return;
+        }
         let first = ProcessId { node: from.node, incarnation: 0 };
         let keys: Vec<ClientKey> = self.sessions.range((first, 0)..(from, 0)).map(|(key, _)| *key).collect();
         for key in keys {
@@ -350,8 +390,79 @@ impl Server {
                 let call = CallId { slot: index as u32, sequence: slot.sequence };
                 self.executing -= 1;
                 self.stats.aborted += 1;
+                self.stats.orphans += 1;
                 out.event(ServerEvent::Abort(execution(key, session.id, call, seat)));
             }
+        }
+    }
+
+    /// Ends what executes in a session, which goes on: its client may come back after all.
+    fn end_orphans(&mut self, key: ClientKey, out: &mut Outputs<Self>) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        session.suspected = None;
+        let id = session.id;
+        for index in 0..session.slots.len() as u32 {
+            if !matches!(session.slots[index as usize].state, State::Executing { .. }) {
+                continue;
+            }
+            let call = CallId { slot: index, sequence: session.slots[index as usize].sequence };
+            let Some(seat) = session.stop(index) else { continue };
+            self.executing -= 1;
+            self.stats.aborted += 1;
+            self.stats.orphans += 1;
+            if seat == 0 {
+                session.keep(call, Verdict::Doubtful(Doubt::Abandoned));
+            } // else the records tell whether it took effect, and it may be executed if it is asked for again
+            out.event(ServerEvent::Abort(execution(key, id, call, seat)));
+        }
+    }
+
+    /// What a new life of a process says, whatever it came for: its earlier ones wait for nothing any more.
+    fn on_reachable(&mut self, peer: ProcessId, out: &mut Outputs<Self>) {
+        if !self.knows_later_life(peer) {
+            self.forget_earlier_lives(peer, out);
+        }
+    }
+
+    fn on_unreachable(&mut self, now: Time, peer: ProcessId, out: &mut Outputs<Self>) {
+        let Orphans::Gentle { .. } = self.config.orphans else { return };
+        for ((from, _), session) in self.sessions.range_mut((peer, 0)..=(peer, u32::MAX)) {
+            debug_assert_eq!(*from, peer);
+            if session.executing > 0 && session.suspected.is_none() {
+                session.suspected = Some((now, now));
+            }
+        }
+        self.on_tick(now, out);
+    }
+
+    fn on_tick(&mut self, now: Time, out: &mut Outputs<Self>) {
+        let mut gone = Vec::new();
+        for (key, session) in &mut self.sessions {
+            if session.executing == 0 {
+                session.suspected = None;
+                continue;
+            }
+            match self.config.orphans {
+                Orphans::Reincarnation => {}
+                Orphans::Expiration { quantum } => {
+                    if now >= session.heard + quantum && !self.config.plant.has(Planted::RpcIgnoresSilence) {
+                        gone.push(*key);
+                    }
+                }
+                Orphans::Gentle { grace } => {
+                    let Some((since, ask)) = session.suspected else { continue };
+                    if now >= since + grace || self.config.plant.has(Planted::RpcEndsUnasked) {
+                        gone.push(*key);
+                    } else if now >= ask {
+                        session.suspected = Some((since, now + grace / 4));
+                        let message = Message::Ask { client: key.1, session: session.id };
+                        out.send(key.0, Lane::Urgent, message);
+                    }
+                }
+            }
+        }
+        for key in gone {
+            self.end_orphans(key, out);
         }
     }
 
@@ -374,6 +485,7 @@ impl Server {
             complete_below: 0,
             executing: 0,
             heard: now,
+            suspected: None,
         };
         self.sessions.insert(key, session);
         Ok(id)
@@ -406,7 +518,7 @@ impl Server {
             self.stats.stale += 1;
             return; // no client of ours does that
         }
-        session.heard = now;
+        session.hear(now);
         // A distance that does not fit its field says nothing.
         if behind < u32::MAX {
             session.trim(call.sequence.saturating_sub(u64::from(behind)));
@@ -525,7 +637,7 @@ impl Server {
         if call.slot >= self.config.slots_max || call.sequence < session.slot(call.slot).sequence {
             return;
         }
-        session.heard = now;
+        session.hear(now);
         let sequence = session.slots[call.slot as usize].sequence;
         if let Some(seat) = session.stop(call.slot) {
             self.executing -= 1;
@@ -568,6 +680,11 @@ impl Server {
 }
 
 impl Session {
+    fn hear(&mut self, now: Time) {
+        self.heard = now;
+        self.suspected = None;
+    }
+
     fn slot(&mut self, index: u32) -> &mut Slot {
         let index = index as usize;
         if index >= self.slots.len() {
@@ -647,7 +764,19 @@ impl Machine for Server {
                 Message::Cancel { client, session, call } => {
                     self.on_cancel(now, from, client, session, call, out)
                 }
+                Message::Renew { client, session: id } => {
+                    let session = self.sessions.get_mut(&(from, client));
+                    if let Some(session) = session.filter(|session| session.id == id) {
+                        session.hear(now);
+                    }
+                }
+                Message::Exterminate { client } => {
+                    self.on_reachable(from, out);
+                    out.send(from, Lane::Urgent, Message::Exterminated { client });
+                }
                 Message::Bound { .. }
+                | Message::Ask { .. }
+                | Message::Exterminated { .. }
                 | Message::Rejected { .. }
                 | Message::Reply { .. }
                 | Message::Working { .. }
@@ -668,13 +797,23 @@ impl Machine for Server {
                     }
                 }
             }
-            // A client that cannot be reached may come back in the same life and ask again.
-            Input::Tick | Input::Reachable(_) | Input::Unreachable(_) => {}
+            Input::Tick => self.on_tick(now, out),
+            Input::Reachable(peer) => self.on_reachable(peer, out),
+            Input::Unreachable(peer) => self.on_unreachable(now, peer, out),
         }
     }
 
     fn deadline(&self) -> Option<Time> {
-        None
+        let waited_for = self.sessions.values().filter(|session| session.executing > 0);
+        match self.config.orphans {
+            Orphans::Reincarnation => None,
+            Orphans::Expiration { .. } if self.config.plant.has(Planted::RpcIgnoresSilence) => None,
+            Orphans::Expiration { quantum } => waited_for.map(|session| session.heard + quantum).min(),
+            Orphans::Gentle { grace } => waited_for
+                .filter_map(|session| session.suspected)
+                .map(|(since, ask)| ask.min(since + grace))
+                .min(),
+        }
     }
 
     fn check(&self) -> Result<(), Violation> {
