@@ -21,6 +21,7 @@ mod chat {
 
 mod bank_runs;
 mod chat_sessions;
+mod print_table;
 
 use process::run;
 
