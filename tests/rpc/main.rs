@@ -8,6 +8,7 @@ mod ending;
 mod exactly_once;
 mod failures;
 mod killed;
+mod lossy;
 mod many;
 mod objects;
 mod objects_killed;

@@ -28,9 +28,23 @@ pub(crate) trait Ledger {
 }
 
 /// Every execution is a line of a file, written at once, so that it outlives the process.
-struct Lines(Mutex<std::fs::File>);
+pub(crate) struct Lines(Mutex<std::fs::File>);
 
 impl Lines {
+    pub(crate) fn open(directory: &Path) -> Self {
+        let lines = std::fs::File::options().create(true).append(true).open(directory.join(LINES_FILE));
+        Self(Mutex::new(lines.unwrap()))
+    }
+
+    /// How often each entry was written in that directory.
+    pub(crate) fn count(directory: &Path) -> BTreeMap<u64, u32> {
+        let mut executed = BTreeMap::new();
+        for entry in std::fs::read_to_string(directory.join(LINES_FILE)).unwrap().lines() {
+            *executed.entry(entry.parse().unwrap()).or_default() += 1;
+        }
+        executed
+    }
+
     fn add(&self, entry: u64) -> u64 {
         self.0.lock().unwrap().write_all(format!("{entry}\n").as_bytes()).unwrap();
         entry
@@ -57,7 +71,6 @@ impl Ledger for Lines {
 #[tokio::test]
 async fn server_that_is_killed() {
     let Some((directory, address)) = place() else { return };
-    let lines = std::fs::File::options().create(true).append(true).open(directory.join(LINES_FILE)).unwrap();
     let node = Node::builder()
         .id(1)
         .directory(directory.join("node"))
@@ -65,7 +78,7 @@ async fn server_that_is_killed() {
         .start()
         .await
         .unwrap();
-    let _serving = node.serve("ledger", LedgerServer::new(Lines(Mutex::new(lines)))).unwrap();
+    let _serving = node.serve("ledger", LedgerServer::new(Lines::open(&directory))).unwrap();
     println!("{READY}{}", node.addresses()[0]);
     std::future::pending::<()>().await;
 }
@@ -180,11 +193,7 @@ async fn r08_a_server_that_is_killed_again_and_again_executes_nothing_twice() {
     }
     server.kill().await.unwrap();
 
-    let mut executed: BTreeMap<u64, u32> = BTreeMap::new();
-    let lines = std::fs::read_to_string(directory.path().join(LINES_FILE)).unwrap();
-    for entry in lines.lines() {
-        *executed.entry(entry.parse().unwrap()).or_default() += 1;
-    }
+    let executed = Lines::count(directory.path());
     let count = |entry: &u64| executed.get(entry).copied().unwrap_or(0);
     let told = told.lock().unwrap();
     for entry in &told.replied {
@@ -217,6 +226,6 @@ const REPLIES_A_LIFE: usize = 500;
 const CRASHING: u64 = 1_000_000_000;
 const LINES_FILE: &str = "lines";
 pub(crate) const READY: &str = "ready ";
-const SERVER: &str = "processes::server_that_is_killed";
+pub(crate) const SERVER: &str = "processes::server_that_is_killed";
 const DIRECTORY_VARIABLE: &str = "QUORATE_TEST_RPC_DIRECTORY";
 const ADDRESS_VARIABLE: &str = "QUORATE_TEST_RPC_ADDRESS";

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_transports::fault::model::{Bandwidth, Chance, LatencyModel, LinkModel, LossModel};
-use quorate_transports::fault::{FaultHandle, Faulty, Manner};
+use quorate_transports::fault::{FaultConfig, FaultHandle, Faulty, Manner};
 use quorate_transports::mem::Mem;
 use quorate_transports::{Address, Inbox, Link, LinkError, Outbox, Transport, TransportError};
 use tokio::time::Instant;
@@ -115,6 +115,17 @@ async fn t06_frames_are_lost_and_doubled_over_memory() {
     faults.set_manner(Manner::Frames);
     let ends = over_memory(&faults).await;
     assert_lossy(&numbers(&faults, lossy(), ends).await, &faults);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t06_the_first_frames_of_a_link_may_be_spared() {
+    let mut config = FaultConfig::default();
+    config.frames_spared = 2;
+    let faults = FaultHandle::with_config(1, config);
+    faults.set_manner(Manner::Frames);
+    let loss = LossModel::Independent(Chance::percent(100));
+    let ends = over_memory(&faults).await;
+    assert_eq!(numbers(&faults, LinkModel { loss, ..LinkModel::PERFECT }, ends).await, [0, 1]);
 }
 
 #[cfg(feature = "tcp")]

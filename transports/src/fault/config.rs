@@ -22,10 +22,13 @@ pub struct FaultConfig {
     /// Bytes held back per link before it is no longer read; one read more may start below it. Default 4 MiB;
     /// 0 counts as 1.
     pub held_bytes_max: usize,
+    /// Frames at the beginning of each direction of a link that [`Manner::Frames`] leaves alone. 1 lets a handshake
+    /// through, which nobody repeats, so that links stand from the start. Default 0.
+    pub frames_spared: u32,
 }
 
 impl Default for FaultConfig {
     fn default() -> Self {
-        Self { connect_timeout: Duration::from_secs(1), held_bytes_max: 4 << 20 }
+        Self { connect_timeout: Duration::from_secs(1), held_bytes_max: 4 << 20, frames_spared: 0 }
     }
 }

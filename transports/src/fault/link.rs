@@ -45,6 +45,7 @@ pub(super) fn wrap(shared: &Arc<Shared>, site: u64, dialled: Option<&Address>, l
         held: Held::default(),
         unjudged: VecDeque::new(),
         due_last: 0,
+        came: 0,
         end: None,
         timer: Timer::default(),
     };
@@ -166,6 +167,8 @@ struct FaultyReceiver {
     unjudged: VecDeque<Bytes>,
     /// When the last frame so far is due, for streams.
     due_last: u64,
+    /// Frames so far, until as many came as are spared.
+    came: u32,
     /// How the inner link ended; told when everything held back is out.
     end: Option<Result<(), LinkError>>,
     timer: Timer,
@@ -265,6 +268,11 @@ impl FaultyReceiver {
                             return;
                         }
                     }
+                }
+                Manner::Frames if self.came < ends.shared.config.frames_spared => {
+                    self.came += 1;
+                    state.stats.frames += 1;
+                    self.held.hold(state, now, now, frame, None);
                 }
                 Manner::Frames => self.held.judge(state, now, (from, ends.site), frame),
             }
