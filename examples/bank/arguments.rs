@@ -42,6 +42,18 @@ pub struct Run {
     /// Write every refused line with its number and reason to this file.
     #[arg(long, value_name = "FILE")]
     pub refused: Option<PathBuf>,
+    /// Instead of the file: customers move money between branches for so long, in processes that are killed again and
+    /// again, as the branches' are, over a network that loses and doubles 30 % of all messages.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX),
+        conflicts_with_all = ["transfers", "replicas", "kills", "no_kill", "clients", "refused"],
+    )]
+    pub seconds: Option<u64>,
+    /// With --seconds: calls are only made at least once, and the books do not balance.
+    #[arg(long, requires = "seconds")]
+    pub at_least_once: bool,
 }
 
 /// The parts of the bank that run in processes of their own.
@@ -50,6 +62,12 @@ pub enum Part {
     /// One replica of one branch; started by the main process, which speaks to it over its standard input.
     #[command(hide = true)]
     Replica(Replica),
+    /// A branch in bad weather.
+    #[command(hide = true)]
+    Vault(Vault),
+    /// A client in bad weather.
+    #[command(hide = true)]
+    Customer(Customer),
 }
 
 /// One replica of one branch.
@@ -66,12 +84,52 @@ pub struct Replica {
     pub directory: PathBuf,
 }
 
+/// A branch in bad weather.
+#[derive(Debug, Args)]
+pub struct Vault {
+    /// The branch, from 1.
+    #[arg(long)]
+    pub branch: u8,
+    /// Where it listens.
+    #[arg(long)]
+    pub listen: String,
+    /// Decides which messages are lost.
+    #[arg(long)]
+    pub seed: u64,
+    /// Where it keeps what must survive a crash.
+    #[arg(long)]
+    pub directory: PathBuf,
+}
+
+/// A client in bad weather.
+#[derive(Debug, Args)]
+pub struct Customer {
+    /// Which one, from 0.
+    #[arg(long)]
+    pub number: u8,
+    /// Where the branches listen, in the order of their numbers.
+    #[arg(long = "vault")]
+    pub vaults: Vec<String>,
+    /// Decides which messages are lost, and what is transferred.
+    #[arg(long)]
+    pub seed: u64,
+    /// Whether calls are only made at least once.
+    #[arg(long)]
+    pub at_least_once: bool,
+    /// Where it keeps what must survive a crash.
+    #[arg(long)]
+    pub directory: PathBuf,
+}
+
 /// More than nine processes per branch only cost time on one machine.
 const REPLICAS_MAX: i64 = 9;
 /// Every process of the largest bank once, and some twice.
 const KILLS_MAX: i64 = 50;
 /// Each client is one task with one call at a time.
 const CLIENTS_MAX: i64 = 4096;
+
+/// An hour.
+const SECONDS_MAX: u64 = 3_600;
 
 /// A view goes on only with a majority of the one before: of three, one may die.
 pub const REPLICAS_TO_SURVIVE_A_KILL: u8 = 3;
@@ -117,6 +175,9 @@ mod tests {
             "bank --kills 51",
             "bank --kills 2 --no-kill",
             "bank --seed x",
+            "bank --seconds 0",
+            "bank --seconds 5 --kills 2",
+            "bank --at-least-once",
             "bank --moon",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -41,22 +41,23 @@ impl Cluster {
         for branch in 1..=BRANCHES {
             for index in 0..replicas {
                 let place = Place { branch, index };
-                starting.spawn(Process::start(place, directory.of(place)));
+                let at = directory.of(place);
+                starting.spawn(async move { (place, Process::start(place, &at).await) });
             }
         }
         let mut processes = BTreeMap::new();
         while let Some(started) = starting.join_next().await {
-            let process = started??;
-            processes.insert(process.place, process);
+            let (place, process) = started?;
+            processes.insert(place, process?);
         }
         let mut cluster = Self { node, processes, directory };
         let addresses = cluster.addresses();
-        for process in cluster.processes.values_mut() {
+        for (me, process) in &mut cluster.processes {
             for (place, address) in &addresses {
                 process.introduce(*place, address).await?;
             }
             // The first replica of a branch founds its group, the others join it.
-            process.tell(if process.place.index == 0 { "found" } else { "join" }).await?;
+            process.tell(if me.index == 0 { "found" } else { "join" }).await?;
         }
         for process in cluster.processes.values_mut() {
             process.serving().await?;
@@ -90,7 +91,7 @@ impl Cluster {
     pub async fn restart(&mut self, place: Place, hall: &Hall) -> Result<(), Box<dyn Error>> {
         let killed = self.processes.remove(&place).ok_or("no such replica")?;
         killed.kill().await?;
-        let mut process = Process::start(place, self.directory.of(place)).await?;
+        let mut process = Process::start(place, &self.directory.of(place)).await?;
         // It listens somewhere else now: both sides have to hear of it.
         let addresses = self.addresses();
         for other in self.processes.values_mut() {
@@ -161,11 +162,15 @@ async fn statement(desk: &DeskClient) -> Result<Statement, RpcError<DeskError>> 
     Ok(Statement { audit, balances, ledger })
 }
 
-/// Where the replicas keep what must survive a kill; removed with the bank.
-struct Directory(PathBuf);
+/// Where processes keep what must survive a kill; removed with the bank.
+pub struct Directory(PathBuf);
 
 impl Directory {
-    fn create() -> Result<Self, String> {
+    /// A fresh one.
+    ///
+    /// # Errors
+    /// When the system does not let it be made.
+    pub fn create() -> Result<Self, String> {
         // A bank that was itself killed leaves its directory: the same process id must not find it.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         let path = std::env::temp_dir().join(format!("quorate-bank-{}-{now}", std::process::id()));
@@ -176,7 +181,12 @@ impl Directory {
     }
 
     fn of(&self, place: Place) -> PathBuf {
-        self.0.join(format!("branch-{}-{}", place.branch, place.index))
+        self.part(&format!("branch-{}-{}", place.branch, place.index))
+    }
+
+    /// The place of one process in it.
+    pub fn part(&self, name: &str) -> PathBuf {
+        self.0.join(name)
     }
 }
 

@@ -1,18 +1,20 @@
 //! The bank's processes: starting them, speaking with them, killing one.
 //!
-//! Protocol    a replica prints one line when it listens, `ready ADDRESS`, and one when it serves, `serving`. It is
-//!             told the others by lines `peer BRANCH INDEX ADDRESS`, at any time, and once what to do: `found` its
-//!             branch's group, or `join` it.
-//! Guarantee   no replica outlives the main process: dropping the handle kills it, and a replica whose standard input
-//!             ends, for whatever reason, ends itself.
+//! Protocol    every process prints one line when it listens, `ready ADDRESS`. A replica prints one more when it serves,
+//!             `serving`. It is told the others by lines `peer BRANCH INDEX ADDRESS`, at any time, and once what to do:
+//!             `found` its branch's group, or `join` it. A customer is told `stop`, and prints `done` and its count.
+//! Guarantee   no process outlives the main one: dropping the handle kills it, and a process whose standard input ends,
+//!             for whatever reason, ends itself.
 
-use std::io;
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::io::{self, BufRead as _, Write as _, stdin, stdout};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// How long a replica may take to listen, or to serve after it was told to go. On a loaded machine joining takes a few
@@ -41,25 +43,25 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// A replica in a process of its own.
+/// A part of the bank in a process of its own.
 pub struct Process {
-    /// Which one.
-    pub place: Place,
-    /// Where it listens, as it said itself.
+    /// For messages.
+    name: String,
+    /// Where it listens, as it said itself; empty when it does not.
     pub address: String,
     child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
 }
 
-/// Why a replica is not there.
+/// Why a process is not there.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
     /// The operating system refused.
-    #[error("{place}: {doing} failed")]
+    #[error("{name}: {doing} failed")]
     Io {
-        /// Which replica.
-        place: Place,
+        /// Which process.
+        name: String,
         /// What was tried.
         doing: &'static str,
         /// What the system said.
@@ -67,10 +69,10 @@ pub enum ProcessError {
         source: io::Error,
     },
     /// It said something else, or nothing.
-    #[error("{place}: expected {expected:?}, but it {found}")]
+    #[error("{name}: expected {expected:?}, but it {found}")]
     Unexpected {
-        /// Which replica.
-        place: Place,
+        /// Which process.
+        name: String,
         /// The word waited for.
         expected: &'static str,
         /// What came instead.
@@ -83,14 +85,28 @@ impl Process {
     ///
     /// # Errors
     /// [`ProcessError`]; a child that was started is killed.
-    pub async fn start(place: Place, directory: PathBuf) -> Result<Self, ProcessError> {
-        let io = |doing| move |source| ProcessError::Io { place, doing, source };
+    pub async fn start(place: Place, directory: &Path) -> Result<Self, ProcessError> {
+        let (branch, index) = (place.branch.to_string(), place.index.to_string());
+        let arguments = ["replica", "--branch", &branch, "--index", &index, "--directory"];
+        let arguments = arguments.map(OsStr::new).into_iter().chain([directory.as_os_str()]);
+        Self::spawn(place.to_string(), arguments).await
+    }
+
+    /// Starts a part of the bank and waits until it is ready; `name` is for messages.
+    ///
+    /// # Errors
+    /// [`ProcessError`]; a child that was started is killed.
+    pub async fn spawn(
+        name: String,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Result<Self, ProcessError> {
+        let io = |doing| {
+            let name = name.clone();
+            move |source| ProcessError::Io { name, doing, source }
+        };
         let program = std::env::current_exe().map_err(io("finding the own program"))?;
         let mut child = Command::new(program)
-            .arg("replica")
-            .args(["--branch", &place.branch.to_string(), "--index", &place.index.to_string()])
-            .arg("--directory")
-            .arg(directory)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -99,7 +115,7 @@ impl Process {
         let broken = || io("opening a pipe")(io::Error::from(io::ErrorKind::BrokenPipe));
         let input = child.stdin.take().ok_or_else(broken)?;
         let output = BufReader::new(child.stdout.take().ok_or_else(broken)?).lines();
-        let mut process = Self { place, address: String::new(), child, input, output };
+        let mut process = Self { name, address: String::new(), child, input, output };
         process.address = process.expect("ready").await?;
         Ok(process)
     }
@@ -117,10 +133,12 @@ impl Process {
     /// # Errors
     /// [`ProcessError::Io`] when the process is gone.
     pub async fn tell(&mut self, line: &str) -> Result<(), ProcessError> {
-        let place = self.place;
-        let io = |source| ProcessError::Io { place, doing: "speaking to it", source };
-        self.input.write_all(format!("{line}\n").as_bytes()).await.map_err(io)?;
-        self.input.flush().await.map_err(io)
+        let told = async {
+            self.input.write_all(format!("{line}\n").as_bytes()).await?;
+            self.input.flush().await
+        };
+        let name = || self.name.clone();
+        told.await.map_err(|source| ProcessError::Io { name: name(), doing: "speaking to it", source })
     }
 
     /// Waits until the replica serves.
@@ -136,14 +154,17 @@ impl Process {
     /// # Errors
     /// [`ProcessError::Io`] when the system refuses.
     pub async fn kill(mut self) -> Result<(), ProcessError> {
-        let place = self.place;
-        self.child.kill().await.map_err(|source| ProcessError::Io { place, doing: "killing", source })
+        let name = self.name;
+        self.child.kill().await.map_err(|source| ProcessError::Io { name, doing: "killing", source })
     }
 
     /// The rest of the next line, which must begin with `word`.
-    async fn expect(&mut self, word: &'static str) -> Result<String, ProcessError> {
-        let unexpected =
-            |found: String| ProcessError::Unexpected { place: self.place, expected: word, found };
+    ///
+    /// # Errors
+    /// [`ProcessError::Unexpected`] when it does not, or takes more than [`START_SECONDS_MAX`].
+    pub async fn expect(&mut self, word: &'static str) -> Result<String, ProcessError> {
+        let name = self.name.clone();
+        let unexpected = |found: String| ProcessError::Unexpected { name, expected: word, found };
         match timeout(Duration::from_secs(START_SECONDS_MAX), self.output.next_line()).await {
             Err(_) => Err(unexpected(format!("said nothing for {START_SECONDS_MAX} s"))),
             Ok(Err(error)) => Err(unexpected(format!("could not be read: {error}"))),
@@ -155,3 +176,31 @@ impl Process {
         }
     }
 }
+
+/// What the main process says, line by line, read on a thread of its own. The channel ends with the standard input, that
+/// is with the main process.
+pub fn lines_told() -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel(LINES_MAX);
+    // Not tokio's standard input: its blocked thread would keep the process alive at the end.
+    std::thread::spawn(move || {
+        for line in stdin().lock().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Tells the main process.
+///
+/// # Errors
+/// When it is gone.
+pub fn say(line: &str) -> io::Result<()> {
+    let mut out = stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// How many lines may wait; the main process sends a few per start of a process.
+const LINES_MAX: usize = 64;

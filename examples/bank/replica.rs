@@ -1,19 +1,17 @@
 //! One replica of one branch: a node, a membership in the branch's group, transactions, a desk.
 
 use std::error::Error;
-use std::io::{BufRead as _, Write as _, stdin, stdout};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate::commit::{self, Transactions};
 use quorate::journal::{self, FileStorage, Journal};
 use quorate::node::{Address, Node, NodeId};
-use tokio::sync::mpsc;
 
 use super::arguments::Replica;
 use super::books::Books;
 use super::desk::{DESK, DeskServer};
-use super::processes::Place;
+use super::processes::{Place, lines_told, say};
 use super::teller::{Legs, Teller};
 
 /// How long a branch may take to vote before its transaction is aborted: a killed replica does not vote.
@@ -32,16 +30,16 @@ pub async fn run(replica: &Replica) -> Result<(), Box<dyn Error>> {
         .start()
         .await?;
     let address = node.addresses().into_iter().next().ok_or("it listens nowhere")?;
-    let mut orders = orders();
+    let mut told = lines_told();
     say(&format!("ready {address}"))?;
 
     let books = Books::new(node.clone(), place);
     let is_founder = loop {
-        match orders.recv().await {
-            None => return Ok(()),
-            Some(Order::Found) => break true,
-            Some(Order::Join) => break false,
-            Some(Order::Peer(other, address)) => books.meet(other, address.parse()?),
+        let Some(line) = told.recv().await else { return Ok(()) };
+        match parse(&line)? {
+            Order::Found => break true,
+            Order::Join => break false,
+            Order::Peer(other, address) => books.meet(other, address.parse()?),
         }
     };
     let _membership = books.enter(is_founder).await;
@@ -56,8 +54,8 @@ pub async fn run(replica: &Replica) -> Result<(), Box<dyn Error>> {
     let _serving = node.serve(DESK, DeskServer::new(teller))?;
     say("serving")?;
 
-    while let Some(order) = orders.recv().await {
-        if let Order::Peer(other, address) = order {
+    while let Some(line) = told.recv().await {
+        if let Order::Peer(other, address) = parse(&line)? {
             books.meet(other, address.parse::<Address>()?);
         }
     }
@@ -75,41 +73,17 @@ enum Order {
     Join,
 }
 
-/// How many orders may wait; the main process sends a few per start of a process.
-const ORDERS_MAX: usize = 64;
-
-/// The orders, read on a thread of their own. The channel ends with the input, that is with the main process.
-fn orders() -> mpsc::Receiver<Order> {
-    let (sender, receiver) = mpsc::channel(ORDERS_MAX);
-    // Not tokio's standard input: its blocked thread would keep the process alive at the end.
-    std::thread::spawn(move || {
-        for line in stdin().lock().lines() {
-            let order = line.ok().and_then(|line| parse(&line));
-            let Some(order) = order else { return };
-            if sender.blocking_send(order).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn parse(line: &str) -> Option<Order> {
+fn parse(line: &str) -> Result<Order, String> {
     let words: Vec<&str> = line.split(' ').collect();
-    match words[..] {
+    let peer =
+        |branch: &str, index: &str| Some(Place { branch: branch.parse().ok()?, index: index.parse().ok()? });
+    let order = match words[..] {
         ["found"] => Some(Order::Found),
         ["join"] => Some(Order::Join),
         ["peer", branch, index, address] => {
-            let place = Place { branch: branch.parse().ok()?, index: index.parse().ok()? };
-            Some(Order::Peer(place, address.to_owned()))
+            peer(branch, index).map(|place| Order::Peer(place, address.to_owned()))
         }
         _ => None,
-    }
-}
-
-/// Tells the main process.
-fn say(line: &str) -> std::io::Result<()> {
-    let mut out = stdout().lock();
-    writeln!(out, "{line}")?;
-    out.flush()
+    };
+    order.ok_or_else(|| format!("told {line:?}"))
 }

@@ -78,6 +78,22 @@ fn a02_a_bank_of_single_processes_runs_without_a_kill() {
 }
 
 #[test]
+fn a02_a_storm_of_losses_copies_and_kills_leaves_the_books_balanced_exactly_once_and_not_at_least_once() {
+    let exactly_once = run("bank", &["--seconds", "4", "--seed", "3"]);
+    let report = text(&exactly_once.stdout);
+    assert!(exactly_once.status.success(), "{report}{}", text(&exactly_once.stderr));
+    assert!(report.contains("books        balance: "), "{report}");
+    // The machine may be busy; something must have happened all the same.
+    assert!(!report.contains("transfers    0 completed"), "{report}");
+    assert!(!report.contains("kill         0 times a branch, 0 times a customer"), "{report}");
+
+    let at_least_once = run("bank", &["--seconds", "3", "--seed", "3", "--at-least-once"]);
+    let report = text(&at_least_once.stdout);
+    assert_eq!(at_least_once.status.code(), Some(1), "{report}{}", text(&at_least_once.stderr));
+    assert!(report.contains("books        DO NOT BALANCE: "), "{report}");
+}
+
+#[test]
 fn no_replica_outlives_a_main_process_that_is_killed() {
     let mut bank = Running::start_with_errors("bank", "bank", &["--clients", "1"]);
     // Replicas write to the same standard error: it ends when the last of them has.
