@@ -53,8 +53,9 @@ pub struct Question {
 /// What a table asks: a name, what is sent, bytes of a message, between two processes or inside one.
 pub type Asked = (&'static str, Kind, usize, bool);
 
-/// Asks everybody everything, one after the other in every round.
-pub fn contest(settings: &Settings, asked: &[Asked]) -> Outcome<()> {
+/// Asks everybody everything, one after the other in every round; and of our own, those that are named, what is `among`
+/// ourselves.
+pub fn contest(settings: &Settings, asked: &[Asked], among: &[(Asked, &[&str])]) -> Outcome<()> {
     let rounds = settings.rounds.unwrap_or(if settings.quick { 3 } else { 7 });
     let time = Duration::from_millis(if settings.quick { 300 } else { 1_000 });
     let rivals = rivals(settings.build_peers)?;
@@ -63,15 +64,15 @@ pub fn contest(settings: &Settings, asked: &[Asked]) -> Outcome<()> {
     println!("{rounds} rounds of {:.1} s each; {}\n", time.as_secs_f64(), versions.join(", "));
 
     let mut tables = Vec::new();
-    for &(name, kind, bytes, is_apart) in asked {
+    let everybody = asked.iter().map(|asked| (*asked, None));
+    for ((name, kind, bytes, is_apart), ours) in everybody.chain(among.iter().map(|(a, o)| (*a, Some(*o)))) {
         let question = Question { kind, bytes, is_apart, time };
-        let able = rivals.iter().filter(|rival| rival.can(&question));
-        let mut table = Table {
-            name: name.to_owned(),
-            kind,
-            bytes,
-            rows: able.map(|r| (r.clone(), Vec::new())).collect(),
+        let able: Vec<Rival> = match ours {
+            Some(names) => names.iter().map(|name| Rival::own(name)).collect::<Outcome<_>>()?,
+            None => rivals.iter().filter(|rival| rival.can(&question)).cloned().collect(),
         };
+        let rows = able.into_iter().map(|rival| (rival, Vec::new())).collect();
+        let mut table = Table { name: name.to_owned(), kind, bytes, rows };
         for _ in 0..rounds {
             for (rival, runs) in &mut table.rows {
                 match rival.run(&question) {
@@ -105,13 +106,6 @@ fn rivals(build_peers: bool) -> Outcome<Vec<Rival>> {
             );
         }
     }
-    let me = std::env::current_exe()?;
-    let own = |name: &str| Rival {
-        name: name.to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        program: me.clone(),
-        is_peer: false,
-    };
     let names = [
         by_hand::NAME,
         inline_loop::NAME,
@@ -122,7 +116,7 @@ fn rivals(build_peers: bool) -> Outcome<Vec<Rival>> {
         by_hand::ONE_THREAD,
         ours::ONE_THREAD,
     ];
-    let mut rivals = names.map(own).to_vec();
+    let mut rivals = names.into_iter().map(Rival::own).collect::<Outcome<Vec<_>>>()?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| folder.join("target"), PathBuf::from);
     let program = target.join("release").join("peers");
     if let Ok(listed) = Command::new(&program).arg("list").output() {
@@ -142,6 +136,12 @@ fn rivals(build_peers: bool) -> Outcome<Vec<Rival>> {
 }
 
 impl Rival {
+    /// One that this program holds itself.
+    fn own(name: &str) -> Outcome<Self> {
+        let (version, program) = (env!("CARGO_PKG_VERSION").to_owned(), std::env::current_exe()?);
+        Ok(Self { name: name.to_owned(), version, program, is_peer: false })
+    }
+
     pub fn can(&self, question: &Question) -> bool {
         let Kind::Calls(calls) = question.kind else {
             return match self.name.as_str() {

@@ -15,6 +15,7 @@ mod contest;
 mod inline_loop;
 mod lanes;
 mod ours;
+mod promises;
 mod report;
 mod rpc;
 mod sockets;
@@ -37,7 +38,7 @@ struct Options {
 enum Command {
     /// One-way rates and round trips of sockets, between processes and inside one.
     Sockets(Settings),
-    /// Typed calls: alone, many at once, large ones, and inside one process.
+    /// Typed calls: alone, many at once, large ones, inside one process, and what promises cost.
     Rpc(Settings),
     /// Chains of calls, each on the reference that the one before returns.
     Chain(Settings),
@@ -103,6 +104,9 @@ fn main() -> Outcome<()> {
             match task.rival.as_str() {
                 by_hand::NAME | by_hand::TWO_THREADS | by_hand::ONE_THREAD => by_hand::run(&task),
                 inline_loop::NAME => inline_loop::run(&task),
+                promises::PLAIN | promises::AT_MOST_ONCE | promises::EXACTLY_ONCE | promises::JOURNAL => {
+                    promises::work(&task)
+                }
                 ours::NAME | ours::MANY | ours::TWO_THREADS | ours::ONE_THREAD => match task.kind {
                     Kind::Calls(calls) => rpc::work(&task, calls),
                     Kind::OneWay | Kind::RoundTrip => ours::run(&task),

@@ -7,7 +7,12 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::contest::{Figures, Rival, is_rate};
+use crate::promises;
 use crate::worker::{Kind, Outcome};
+
+/// The rows that others are compared with: there is one of these in a table, or it comes first.
+const REFERENCES: [&str; 4] =
+    [crate::ours::NAME, crate::ours::TWO_THREADS, promises::AT_MOST_ONCE, promises::EXACTLY_ONCE];
 
 /// All runs of all rivals at one question.
 pub struct Table {
@@ -25,10 +30,7 @@ impl Table {
 
     pub fn print(&self) {
         // Where there are several rows of ours, the one that is set up as the peers are.
-        let ours = self
-            .rows
-            .iter()
-            .find(|(rival, _)| [crate::ours::NAME, crate::ours::TWO_THREADS].contains(&&*rival.name));
+        let ours = self.rows.iter().find(|(rival, _)| REFERENCES.contains(&&*rival.name));
         let ours = ours.map_or(f64::NAN, |(_, runs)| spread(runs, self.main_figure()).median);
         println!("{}", self.name);
         match is_rate(self.kind) {

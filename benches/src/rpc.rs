@@ -9,6 +9,7 @@ use quorate::{Payload, service};
 use crate::Settings;
 use crate::callers::{self, Caller, runtime};
 use crate::contest::{Asked, contest};
+use crate::promises;
 use crate::worker::{Argument, Calls, Kind, Outcome, Side, Task, say_address};
 
 const TABLES: [Asked; 6] = [
@@ -20,21 +21,21 @@ const TABLES: [Asked; 6] = [
     ("1,024 calls in flight, in process, 64 B", calls(1_024, Argument::Bytes), 64, false),
 ];
 
-const fn calls(in_flight: usize, argument: Argument) -> Kind {
+pub const fn calls(in_flight: usize, argument: Argument) -> Kind {
     Kind::Calls(Calls { in_flight, argument })
 }
 
 pub fn run(settings: &Settings) -> Outcome<()> {
-    contest(settings, &TABLES)
+    contest(settings, &TABLES, &promises::TABLES)
 }
 
 #[service]
-trait Echo {
+pub trait Echo {
     async fn bytes(&self, bytes: Payload) -> Payload;
     async fn vector(&self, bytes: Vec<u8>) -> Vec<u8>;
 }
 
-struct Mirror;
+pub struct Mirror;
 
 impl Echo for Mirror {
     async fn bytes(&self, bytes: Payload) -> Payload {
@@ -85,9 +86,9 @@ async fn drive(task: &Task, calls: Calls, client: EchoClient) -> Outcome<()> {
 }
 
 #[derive(Clone)]
-struct WithBytes {
-    client: EchoClient,
-    bytes: Payload,
+pub struct WithBytes {
+    pub client: EchoClient,
+    pub bytes: Payload,
 }
 
 impl Caller for WithBytes {

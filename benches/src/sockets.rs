@@ -14,5 +14,5 @@ const TABLES: [Asked; 6] = [
 ];
 
 pub fn run(settings: &Settings) -> Outcome<()> {
-    contest(settings, &TABLES)
+    contest(settings, &TABLES, &[])
 }
