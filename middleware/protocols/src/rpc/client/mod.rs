@@ -7,14 +7,19 @@
 //!             timer queue.
 //! Limits      [`ClientConfig::calls_max`] calls; one more ends at once with [`Outcome::TooManyCalls`].
 
+mod binding;
+mod table;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::binding::{Binding, Session};
+use self::table::{Call, NONE};
 use super::Mix;
 use super::message::{CallId, Doubt, Message, Refusal, Rejection, Semantics, Verdict};
 use crate::machine::{Input, Lane, Machine, Outputs, ProcessId, Violation};
-use crate::planted::{Plant, Planted};
+use crate::planted::Plant;
 use crate::time::Time;
 
 /// The client's half of the protocol: one per binding of one process to one service.
@@ -164,47 +169,6 @@ pub struct ClientStats {
     pub late_replies: u64,
 }
 
-enum Binding {
-    /// Asking for a session; `last` is taken up again if the server still knows it.
-    Seeking {
-        last: Option<Session>,
-        due: Time,
-        attempts: u32,
-    },
-    Bound(Session),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Session {
-    server: ProcessId,
-    id: u64,
-    slots: u32,
-    /// Where the server's records know us, in all its lives; 0 when it keeps none.
-    seat: u64,
-    /// How often we must be heard while calls are under way; zero: not at all.
-    renewal: Duration,
-}
-
-struct Call {
-    /// 0 when the slot is free.
-    sequence: u64,
-    token: u32,
-    method: u32,
-    signature: u32,
-    semantics: Semantics,
-    /// How often it was sent in this session.
-    sent: u32,
-    /// Whether it was sent in any session.
-    sent_ever: bool,
-    /// The seat under which an exactly-once call was first sent; 0 before.
-    seat: u64,
-    deadline: Time,
-    due: Time,
-    before: u32,
-    after: u32,
-    body: Bytes,
-}
-
 impl Client {
     /// A client of the service on `server`. It begins to bind at the first [`Input::Tick`].
     pub fn new(server: ProcessId, config: ClientConfig) -> Self {
@@ -266,238 +230,6 @@ impl Client {
     /// Totals.
     pub const fn stats(&self) -> ClientStats {
         self.stats
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the fields of one command")]
-    fn call(
-        &mut self,
-        now: Time,
-        token: u32,
-        method: u32,
-        signature: u32,
-        semantics: Semantics,
-        deadline: Time,
-        body: Bytes,
-        out: &mut Outputs<Self>,
-    ) {
-        self.stats.calls += 1;
-        let limit = match &self.binding {
-            Binding::Bound(session) => self.config.calls_max.min(session.slots),
-            Binding::Seeking { .. } => self.config.calls_max,
-        };
-        if self.outstanding >= limit {
-            out.event(ClientEvent::Ended { token, outcome: Outcome::TooManyCalls { limit } });
-            return;
-        }
-        self.sequence += 1;
-        let before = self.newest;
-        let call = Call {
-            sequence: self.sequence,
-            token,
-            method,
-            signature,
-            semantics,
-            sent: 0,
-            sent_ever: false,
-            seat: 0,
-            deadline,
-            due: deadline,
-            before,
-            after: NONE,
-            body,
-        };
-        let slot = if let Some(slot) = self.free.pop() {
-            self.calls[slot as usize] = call;
-            slot
-        } else {
-            self.calls.push(call);
-            (self.calls.len() - 1) as u32
-        };
-        match before {
-            NONE => self.oldest = slot,
-            before => self.calls[before as usize].after = slot,
-        }
-        self.newest = slot;
-        self.outstanding += 1;
-        self.wake_by(deadline);
-        self.transmit(now, slot, out);
-    }
-
-    /// Sends the request of `slot`, if there is a session to send it in.
-    fn transmit(&mut self, now: Time, slot: u32, out: &mut Outputs<Self>) {
-        let Binding::Bound(session) = self.binding else { return };
-        if slot >= session.slots {
-            // Taken before this session told how many there are.
-            self.end(slot, Outcome::TooManyCalls { limit: session.slots }, out);
-            return;
-        }
-        let call = &mut self.calls[slot as usize];
-        if call.deadline <= now {
-            // Sent now, it would only be refused, and this side would no longer know that it was never executed.
-            let sent = call.sent_ever;
-            self.end(slot, Outcome::DeadlinePassed { sent }, out);
-            return;
-        }
-        if self.is_leaving && !call.sent_ever {
-            // It would be refused, if it came in time; and if it did not, nobody would know that it was never executed.
-            self.end(slot, Outcome::NotExecuted(Refusal::ShuttingDown), out);
-            return;
-        }
-        if call.semantics == Semantics::ExactlyOnce {
-            if session.seat == 0 {
-                let outcome = match call.sent_ever {
-                    true => Outcome::MaybeExecuted(Doubt::RecordForgotten),
-                    false => Outcome::NotExecuted(Refusal::NoJournal),
-                };
-                self.end(slot, outcome, out);
-                return;
-            }
-            let ignored = self.config.plant.has(Planted::RpcReissuesUnderNewSeat);
-            if call.seat != 0 && call.seat != session.seat && !ignored {
-                // The records that would tell are gone: sent again, it might take effect a second time.
-                self.end(slot, Outcome::MaybeExecuted(Doubt::RecordForgotten), out);
-                return;
-            }
-            call.seat = session.seat;
-        }
-        if call.sent > 0 {
-            self.stats.retransmissions += 1;
-        }
-        call.sent += 1;
-        call.sent_ever = true;
-        self.renew_at = now + session.renewal;
-        out.send(self.address(), Lane::Ordinary, self.message(now, session, slot));
-        if self.calls[slot as usize].semantics == Semantics::OneWay {
-            self.end(slot, Outcome::Replied(Bytes::new()), out);
-            return;
-        }
-        let due = now + backoff(&self.config, &mut self.mix, self.calls[slot as usize].sent);
-        self.calls[slot as usize].due = due;
-        self.wake_by(due);
-    }
-
-    fn message(&self, now: Time, session: Session, slot: u32) -> Message {
-        let oldest = self.calls[self.oldest as usize].sequence;
-        let call = &self.calls[slot as usize];
-        Message::Request {
-            client: self.config.number,
-            session: session.id,
-            call: CallId { slot, sequence: call.sequence },
-            behind: u32::try_from(call.sequence - oldest).unwrap_or(u32::MAX),
-            method: call.method,
-            signature: call.signature,
-            semantics: call.semantics,
-            budget: call.deadline.since(now),
-            body: call.body.clone(),
-        }
-    }
-
-    /// Sends, in the order of their numbers, all calls that have not been sent in this session, or simply all.
-    fn transmit_outstanding(&mut self, now: Time, all: bool, out: &mut Outputs<Self>) {
-        self.each(|client, slot| {
-            if all || client.calls[slot as usize].sent == 0 {
-                client.transmit(now, slot, out);
-            }
-        });
-    }
-
-    /// Visits the outstanding calls from the oldest on; the visited one may end.
-    fn each(&mut self, mut visit: impl FnMut(&mut Self, u32)) {
-        let mut slot = self.oldest;
-        while slot != NONE {
-            let next = self.calls[slot as usize].after;
-            visit(self, slot);
-            slot = next;
-        }
-    }
-
-    fn end(&mut self, slot: u32, outcome: Outcome, out: &mut Outputs<Self>) {
-        match &outcome {
-            Outcome::DeadlinePassed { .. } => self.stats.deadlines_passed += 1,
-            Outcome::MaybeExecuted(_) => self.stats.maybe_executed += 1,
-            _ => {}
-        }
-        let token = self.release(slot);
-        out.event(ClientEvent::Ended { token, outcome });
-    }
-
-    fn release(&mut self, slot: u32) -> u32 {
-        let call = &mut self.calls[slot as usize];
-        call.sequence = 0;
-        call.body = Bytes::new();
-        let (token, before, after) = (call.token, call.before, call.after);
-        match before {
-            NONE => self.oldest = after,
-            before => self.calls[before as usize].after = after,
-        }
-        match after {
-            NONE => self.newest = before,
-            after => self.calls[after as usize].before = before,
-        }
-        // Last in, first out: the same few slots stay warm on both sides.
-        self.free.push(slot);
-        self.outstanding -= 1;
-        token
-    }
-
-    /// Whichever life the server is in: the session says for which one a message is meant, and another one answers
-    /// that it does not know the session.
-    const fn address(&self) -> ProcessId {
-        ProcessId::any_life(self.server.node)
-    }
-
-    fn find(&self, call: CallId) -> Option<u32> {
-        let entry = self.calls.get(call.slot as usize)?;
-        (call.sequence != 0 && entry.sequence == call.sequence).then_some(call.slot)
-    }
-
-    fn wake_by(&mut self, moment: Time) {
-        self.wake = Some(self.wake.map_or(moment, |wake| wake.min(moment)));
-    }
-
-    /// The session that replies may still belong to.
-    const fn session(&self) -> Option<Session> {
-        match self.binding {
-            Binding::Bound(session) => Some(session),
-            Binding::Seeking { last, .. } => last,
-        }
-    }
-
-    fn seek(&mut self, now: Time, last: Option<Session>, out: &mut Outputs<Self>) {
-        self.binding = Binding::Seeking { last, due: now, attempts: 0 };
-        self.ask(now, out);
-    }
-
-    fn ask(&mut self, now: Time, out: &mut Outputs<Self>) {
-        if let Binding::Seeking { due, attempts, .. } = &mut self.binding {
-            *attempts = attempts.saturating_add(1);
-            *due = now + backoff(&self.config, &mut self.mix, *attempts);
-            let message = Message::Bind {
-                client: self.config.number,
-                codec: self.config.codec,
-                exactly_once: self.config.exactly_once,
-            };
-            out.send(self.address(), Lane::Urgent, message);
-        }
-    }
-
-    /// The server no longer knows what it was asked in the session: only idempotent calls may be asked again, and those
-    /// that it has in its records if they were executed.
-    fn lose_session(&mut self, out: &mut Outputs<Self>) {
-        self.each(|client, slot| {
-            let call = &mut client.calls[slot as usize];
-            if call.sent == 0 {
-                return;
-            }
-            if matches!(call.semantics, Semantics::Idempotent | Semantics::ExactlyOnce)
-                || client.config.plant.has(Planted::RpcReissuesAfterRestart)
-            {
-                call.sent = 0;
-                call.due = call.deadline;
-            } else {
-                client.end(slot, Outcome::MaybeExecuted(Doubt::SessionLost), out);
-            }
-        });
     }
 
     fn on_message(&mut self, now: Time, from: ProcessId, message: Message, out: &mut Outputs<Self>) {
@@ -565,60 +297,6 @@ impl Client {
             | Message::Renew { .. }
             | Message::Exterminate { .. }
             | Message::Exterminated { .. } => {}
-        }
-    }
-
-    /// Tells the server that we still wait.
-    fn renew(&mut self, now: Time, out: &mut Outputs<Self>) {
-        let Some(session) = self.session() else { return };
-        self.renew_at = now + session.renewal;
-        if !self.config.plant.has(Planted::RpcNeverRenews) {
-            let message = Message::Renew { client: self.config.number, session: session.id };
-            out.send(self.address(), Lane::Urgent, message);
-        }
-    }
-
-    /// When the server is to be told next that we still wait.
-    fn renewal_due(&self) -> Option<Time> {
-        match &self.binding {
-            Binding::Bound(session) if !session.renewal.is_zero() && self.outstanding > 0 => {
-                Some(self.renew_at)
-            }
-            _ => None,
-        }
-    }
-
-    fn on_bound(&mut self, now: Time, new: Session, out: &mut Outputs<Self>) {
-        match self.binding {
-            // Repeated, or an answer to a question that was asked again meanwhile.
-            Binding::Bound(old) if old.server == new.server => return,
-            Binding::Seeking { last: Some(last), .. } if last == new => {
-                // Only the connection had broken: what was under way is asked again at once.
-                self.binding = Binding::Bound(new);
-                self.transmit_outstanding(now, true, out);
-                return;
-            }
-            Binding::Bound(_) | Binding::Seeking { .. } => {}
-        }
-        self.server = new.server;
-        self.is_leaving = false;
-        self.lose_session(out);
-        self.binding = Binding::Bound(new);
-        self.stats.sessions += 1;
-        out.event(ClientEvent::Bound(new.server));
-        self.transmit_outstanding(now, false, out);
-    }
-
-    fn on_reachable(&mut self, now: Time, peer: ProcessId, out: &mut Outputs<Self>) {
-        if peer.node != self.server.node || peer.incarnation < self.server.incarnation {
-            return;
-        }
-        if peer.incarnation > self.server.incarnation {
-            self.server = peer;
-            self.lose_session(out);
-            self.seek(now, None, out);
-        } else if matches!(self.binding, Binding::Seeking { .. }) {
-            self.ask(now, out);
         }
     }
 
@@ -727,14 +405,3 @@ impl Machine for Client {
         Ok(())
     }
 }
-
-/// Doubles from `retry_min` to `retry_max`, a quarter up or down by chance, so that many clients do not come at once.
-fn backoff(config: &ClientConfig, mix: &mut Mix, attempts: u32) -> Duration {
-    let doubled = config.retry_min.saturating_mul(1 << attempts.saturating_sub(1).min(16));
-    let base = doubled.min(config.retry_max).max(Duration::from_micros(1));
-    let nanos = u64::try_from(base.as_nanos()).unwrap_or(u64::MAX / 2);
-    Duration::from_nanos(nanos - nanos / 4 + mix.next() % (nanos / 2).max(1))
-}
-
-/// The end of the list of outstanding calls.
-const NONE: u32 = u32::MAX;

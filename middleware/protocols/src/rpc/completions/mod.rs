@@ -14,16 +14,20 @@
 //!             effect: no answer that may be asked for is ever dropped to make room, except with a whole seat whose
 //!             client has been silent for longer than its lease.
 
+mod record;
+mod seat;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::message::{CallId, Refusal, put_call_id, take_call};
+pub use self::record::{CompletionRecord, Request};
+use self::seat::{Seat, State};
+use super::message::{CallId, Refusal};
 use crate::machine::{ProcessId, Violation};
 use crate::planted::{Plant, Planted};
 use crate::time::Time;
-use crate::wire::{Wire, WireError, put_bytes, take_bytes, take_u8, take_u32, take_u64};
 
 /// The completion records of one service. See the module's page.
 pub struct Completions {
@@ -33,56 +37,6 @@ pub struct Completions {
     /// Records given out, or replayed.
     emitted: u64,
     stats: CompletionStats,
-}
-
-/// One exactly-once request: named the same however often it is sent, and in every life of the service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Request {
-    /// Whose.
-    pub from: ProcessId,
-    /// The client's number within its process.
-    pub client: u32,
-    /// The client's seat.
-    pub seat: u64,
-    /// Which call.
-    pub call: CallId,
-}
-
-/// What must be durable. Replaying all of them, in order, gives the table again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CompletionRecord {
-    /// A client has this seat; what an earlier seat of the same client held is gone, and the seats of its process's
-    /// earlier lives.
-    Seat {
-        /// Whose.
-        from: ProcessId,
-        /// The client's number within its process.
-        client: u32,
-        /// The seat.
-        seat: u64,
-        /// Who had to make room.
-        evicts: Option<(ProcessId, u32)>,
-    },
-    /// A request took effect: what it changed and what it is answered.
-    Done {
-        /// Which.
-        request: Request,
-        /// The client has done with all calls below this number.
-        acknowledged: u64,
-        /// The encoded answer.
-        reply: Bytes,
-        /// What the service changed, in its own encoding.
-        change: Bytes,
-    },
-    /// The service changed something that belongs to no request.
-    Change(Bytes),
-    /// In a snapshot only: nothing is known to have come of this request, and older ones of its slot are over.
-    Over {
-        /// Which.
-        request: Request,
-    },
-    /// In a snapshot only: the number of the next seat.
-    NextSeat(u64),
 }
 
 /// What is to be done with a request.
@@ -152,32 +106,6 @@ pub struct CompletionStats {
     pub seats: usize,
     /// Bytes of answers kept now.
     pub kept_bytes: usize,
-}
-
-struct Seat {
-    id: u64,
-    slots: BTreeMap<u32, Slot>,
-    /// The client has done with all calls below this number.
-    floor: u64,
-    kept_bytes: usize,
-    running: u32,
-    heard: Time,
-}
-
-struct Slot {
-    sequence: u64,
-    state: State,
-}
-
-enum State {
-    Running,
-    /// It was begun, and nothing came of it.
-    Void,
-    Done {
-        reply: Bytes,
-        /// How many records must be durable before this is one of them.
-        stable: u64,
-    },
 }
 
 impl Completions {
@@ -421,136 +349,3 @@ impl Completions {
 const fn is_earlier_life(one: ProcessId, other: ProcessId) -> bool {
     one.node == other.node && one.incarnation < other.incarnation
 }
-
-impl Seat {
-    fn set(&mut self, call: CallId, state: State) {
-        let (bytes, running) = weight(&state);
-        let slot = Slot { sequence: call.sequence, state };
-        let before = self.slots.insert(call.slot, slot).map_or((0, 0), |old| weight(&old.state));
-        self.kept_bytes = self.kept_bytes + bytes - before.0;
-        self.running = self.running + running - before.1;
-    }
-
-    fn is_running(&self, call: CallId) -> bool {
-        let slot = self.slots.get(&call.slot);
-        slot.is_some_and(|slot| slot.sequence == call.sequence && matches!(slot.state, State::Running))
-    }
-
-    /// Lets go of the answers to calls that the client has done with.
-    fn trim(&mut self, acknowledged: u64) {
-        if acknowledged > self.floor {
-            self.floor = acknowledged;
-            self.slots.retain(|_, slot| slot.sequence >= acknowledged);
-            self.recount();
-        }
-    }
-
-    fn recount(&mut self) {
-        (self.kept_bytes, self.running) = self.count();
-    }
-
-    fn count(&self) -> (usize, u32) {
-        self.slots
-            .values()
-            .map(|slot| weight(&slot.state))
-            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
-    }
-}
-
-/// Bytes kept for a slot, and whether it runs.
-fn weight(state: &State) -> (usize, u32) {
-    match state {
-        State::Running => (0, 1),
-        State::Void => (0, 0),
-        State::Done { reply, .. } => (reply.len() + SLOT_OVERHEAD_BYTES, 0),
-    }
-}
-
-impl Wire for CompletionRecord {
-    fn encode(&self, out: &mut BytesMut) {
-        match self {
-            Self::Seat { from, client, seat, evicts } => {
-                out.put_u8(SEAT);
-                from.encode(out);
-                out.put_u32_le(*client);
-                out.put_u64_le(*seat);
-                out.put_u8(u8::from(evicts.is_some()));
-                if let Some((from, client)) = evicts {
-                    from.encode(out);
-                    out.put_u32_le(*client);
-                }
-            }
-            Self::Done { request, acknowledged, reply, change } => {
-                out.put_u8(DONE);
-                request.encode(out);
-                out.put_u64_le(*acknowledged);
-                put_bytes(out, reply);
-                put_bytes(out, change);
-            }
-            Self::Change(change) => {
-                out.put_u8(CHANGE);
-                put_bytes(out, change);
-            }
-            Self::Over { request } => {
-                out.put_u8(OVER);
-                request.encode(out);
-            }
-            Self::NextSeat(next) => {
-                out.put_u8(NEXT_SEAT);
-                out.put_u64_le(*next);
-            }
-        }
-    }
-
-    fn decode(input: &mut Bytes) -> Result<Self, WireError> {
-        Ok(match take_u8(input, "record tag")? {
-            SEAT => Self::Seat {
-                from: ProcessId::decode(input)?,
-                client: take_u32(input, "client number")?,
-                seat: take_u64(input, "seat")?,
-                evicts: match take_u8(input, "eviction")? {
-                    0 => None,
-                    1 => Some((ProcessId::decode(input)?, take_u32(input, "client number")?)),
-                    other => return Err(WireError::Invalid { what: "eviction", value: other.into() }),
-                },
-            },
-            DONE => Self::Done {
-                request: Request::decode(input)?,
-                acknowledged: take_u64(input, "acknowledgement")?,
-                reply: take_bytes(input, "answer")?,
-                change: take_bytes(input, "change")?,
-            },
-            CHANGE => Self::Change(take_bytes(input, "change")?),
-            OVER => Self::Over { request: Request::decode(input)? },
-            NEXT_SEAT => Self::NextSeat(take_u64(input, "seat")?),
-            other => return Err(WireError::Invalid { what: "record tag", value: other.into() }),
-        })
-    }
-}
-
-impl Wire for Request {
-    fn encode(&self, out: &mut BytesMut) {
-        self.from.encode(out);
-        out.put_u32_le(self.client);
-        out.put_u64_le(self.seat);
-        put_call_id(out, self.call);
-    }
-
-    fn decode(input: &mut Bytes) -> Result<Self, WireError> {
-        Ok(Self {
-            from: ProcessId::decode(input)?,
-            client: take_u32(input, "client number")?,
-            seat: take_u64(input, "seat")?,
-            call: take_call(input)?,
-        })
-    }
-}
-
-/// A slot in its tree.
-const SLOT_OVERHEAD_BYTES: usize = 64;
-
-const SEAT: u8 = 1;
-const DONE: u8 = 2;
-const CHANGE: u8 = 3;
-const OVER: u8 = 4;
-const NEXT_SEAT: u8 = 5;
