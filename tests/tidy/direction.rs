@@ -17,6 +17,7 @@ const CRATES: &[(&str, &str, &[&str])] = &[
         &["quorate-transports", "quorate-journal", "quorate-protocols", "quorate-macros"],
     ),
     ("daemon", "quorate-superd", &["quorate"]),
+    ("tool", "quorate-tool", &["quorate"]),
     // An example sees what a user sees.
     ("examples", "examples", &["quorate", "quorate-superd"]),
     (
@@ -266,7 +267,7 @@ fn every_member_takes_its_facts_and_lints_from_the_workspace() {
 
 #[test]
 fn a_planted_upward_crate_is_found() {
-    let root = "[workspace]\nmembers = [\"transports\", \"middleware/journal\", \"middleware/protocols\", \"middleware/macros\", \"middleware\", \"daemon\", \"examples\", \"tests\", \"benches\"]";
+    let root = "[workspace]\nmembers = [\"transports\", \"middleware/journal\", \"middleware/protocols\", \"middleware/macros\", \"middleware\", \"daemon\", \"tool\", \"examples\", \"tests\", \"benches\"]";
     let tree = Tree::planted([
         ("Cargo.toml", root),
         (
@@ -327,14 +328,14 @@ fn a_planted_private_version_and_missing_lints_are_found() {
     let lints = "[lints]\nworkspace = true\n";
     let manifests: Vec<(String, String)> =
         CRATES.iter().map(|(folder, name, _)| (format!("{folder}/Cargo.toml"), good(name, lints))).collect();
-    let mut planted: [(&str, &str); 9] =
+    let mut planted: [(&str, &str); 10] =
         std::array::from_fn(|i| (manifests[i].0.as_str(), manifests[i].1.as_str()));
     assert_clean(&wrong_manifests(&Tree::planted(planted)));
     let own_version =
         good("quorate-transports", "[lints]\nworkspace = true\n[dependencies]\nbytes = \"1\"\n");
     let no_lints = good("examples", "").replace("publish = false\n", "");
     planted[0].1 = &own_version;
-    planted[6].1 = &no_lints;
+    planted[7].1 = &no_lints;
     assert_findings(
         &wrong_manifests(&Tree::planted(planted)),
         [
