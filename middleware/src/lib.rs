@@ -23,6 +23,22 @@
 // `#[service]` names what it needs by its public paths, here too.
 extern crate self as quorate;
 
+/// What generated code says only where tower is.
+#[cfg(feature = "tower")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __with_tower {
+    ($($code:tt)*) => { $($code)* };
+}
+
+/// What generated code says only where tower is.
+#[cfg(not(feature = "tower"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __with_tower {
+    ($($code:tt)*) => {};
+}
+
 pub mod codec;
 pub mod commit;
 mod driver;

@@ -1,5 +1,5 @@
 //! What a node tells a `tracing` subscriber: spans of listeners, dials and connections, events with the same field names
-//! everywhere, and nothing for each message.
+//! everywhere, and nothing for each message. And the spans of calls, which link over processes.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate::Node;
 use quorate::node::{Channel, ChannelHandler, Identity, Incarnation, Lane, NodeId, SendError};
+use quorate::service;
 use quorate_transports::sim::SimNetwork;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -211,4 +212,54 @@ async fn nothing_is_told_of_single_messages_at_the_levels_that_are_on_by_default
     drop(guard);
     let told = listening.told.lock().unwrap().len();
     assert!(messages > 300 && told < 60, "{told} for {messages} messages");
+}
+
+#[service]
+trait Echo {
+    async fn echo(&self, hops: u32) -> u32;
+}
+
+struct Relay(Option<EchoClient>);
+
+impl Echo for Relay {
+    async fn echo(&self, hops: u32) -> u32 {
+        tokio::task::yield_now().await;
+        tracing::debug!(target: "quorate::test", "in the handler");
+        match &self.0 {
+            Some(next) => next.echo(hops + 1).await.unwrap_or_default(),
+            None => hops,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r11_every_call_has_a_span_on_both_sides_and_all_of_a_chain_are_one_trace() {
+    let listening = Listening::to(Level::DEBUG);
+    let guard = tracing::subscriber::set_default(listening.clone());
+    let network = SimNetwork::new(1);
+    let (near, far) = (node(&network, 1, "near").await, node(&network, 2, "far").await);
+    let _far = far.serve("echo", EchoServer::new(Relay(None))).unwrap();
+    let next = EchoClient::connect(&near, "echo", "sim://far:1").await.unwrap();
+    let _near = near.serve("echo", EchoServer::new(Relay(Some(next)))).unwrap();
+    // The first call within one node, the second by messages.
+    let echo = EchoClient::connect_here(&near, "echo").await.unwrap();
+    assert_eq!(echo.echo(0).await, Ok(1));
+    drop(guard);
+
+    let (calls, serves) = (listening.told("call"), listening.told("serve"));
+    assert_eq!((calls.len(), serves.len()), (2, 2), "{calls:?} {serves:?}");
+    for (call, serve) in calls.iter().zip(&serves) {
+        assert_eq!((call.fields["service"].as_str(), call.fields["method"].as_str()), ("echo", "echo"));
+        assert_eq!((serve.fields["service"].as_str(), serve.fields["method"].as_str()), ("echo", "echo"));
+        assert_eq!(call.fields["trace_id"], calls[0].fields["trace_id"]);
+        assert_eq!(serve.fields["trace_id"], calls[0].fields["trace_id"]);
+        assert_eq!(serve.fields["parent_span_id"], call.fields["span_id"]);
+        assert_ne!(serve.fields["span_id"], call.fields["span_id"]);
+        assert_eq!(serve.fields["peer"], "1#1");
+    }
+    assert_eq!((calls[0].fields["peer"].as_str(), calls[1].fields["peer"].as_str()), ("1", "2"));
+    for event in listening.told("in the handler") {
+        assert_eq!(event.within.last().map(String::as_str), Some("serve"));
+    }
+    assert_eq!(listening.told("in the handler").len(), 2);
 }

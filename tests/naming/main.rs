@@ -6,6 +6,7 @@ use quorate::naming::{Directory, Entry, Found, NameError, Names, NamesError, Nam
 use quorate::node::{Address, Node};
 use tests::{Net, nets, within};
 
+mod binding;
 mod finding;
 #[cfg(target_os = "linux")]
 mod partition;

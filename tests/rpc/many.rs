@@ -160,7 +160,7 @@ async fn r04_calls_are_spread_over_servers_and_go_to_another_when_one_does_not_t
         drop(busy);
 
         // A key stays where it is, unless its server goes.
-        let of = |key: u64| turns.pick_for(&key).server().node();
+        let of = |key: u64| turns.pick_for(&key).unwrap().server().node();
         let before: Vec<_> = (0..60).map(of).collect();
         assert!(places.iter().all(|place| before.contains(&place.node.identity().node)));
         drop(places[2].serving.take());

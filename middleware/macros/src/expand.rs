@@ -78,6 +78,18 @@ fn client(service: &Service) -> TokenStream {
                 let options = ::quorate::rpc::ClientOptions::default();
                 Self::connect_with(node, name, ::quorate::rpc::Here, options).await
             }
+
+            /// Binds to every server that is registered under `name` in the directory, and keeps to who is there; see
+            /// [`Bound`](::quorate::naming::Bound). Its `call` makes a call with the next one.
+            ///
+            /// # Errors
+            /// [`BoundError`](::quorate::naming::BoundError).
+            pub async fn connect_by_name(
+                names: &::quorate::naming::Names,
+                name: &str,
+            ) -> ::core::result::Result<::quorate::naming::Bound<Self>, ::quorate::naming::BoundError> {
+                ::quorate::naming::Bound::connect(names, name, ::core::default::Default::default()).await
+            }
         }
 
         #[allow(dead_code, reason = "a process calls or serves, seldom both")]
@@ -116,15 +128,46 @@ fn client(service: &Service) -> TokenStream {
                 Self { client: self.client.with_semantics(semantics), here }
             }
 
+            /// The same client whose calls carry this beside their arguments; see
+            /// [`Client::with_metadata`](::quorate::rpc::Client::with_metadata).
+            #[must_use]
+            pub fn with_metadata(&self, metadata: ::quorate::rpc::Metadata) -> Self {
+                let here = ::core::clone::Clone::clone(&self.here);
+                Self { client: self.client.with_metadata(metadata), here }
+            }
+
             /// The untyped client below: whom it is bound to, its totals.
             pub fn server(&self) -> &::quorate::rpc::Client<C> {
                 &self.client
+            }
+
+            ::quorate::__with_tower! {
+                /// The same client whose calls go through a layer of tower; see
+                /// [`Client::with_layer`](::quorate::rpc::Client::with_layer).
+                #[must_use]
+                pub fn with_layer(&self, layer: &impl ::quorate::rpc::tower::ClientLayer) -> Self {
+                    let here = ::core::clone::Clone::clone(&self.here);
+                    Self { client: self.client.with_layer(layer), here }
+                }
             }
 
             #(#methods)*
         }
 
         impl<C: ::quorate::codec::Codec> ::quorate::rpc::Candidate for #client<C> {
+            async fn bind(
+                node: &::quorate::node::Node,
+                name: &str,
+                place: ::quorate::rpc::Place,
+                options: ::quorate::rpc::ClientOptions,
+            ) -> ::core::result::Result<Self, ::quorate::rpc::BindError> {
+                Self::connect_with(node, name, place, options).await
+            }
+
+            async fn wait_unreachable(&self) {
+                self.client.wait_unreachable().await;
+            }
+
             fn node(&self) -> ::quorate::node::NodeId {
                 self.client.node()
             }

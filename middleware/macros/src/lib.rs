@@ -40,7 +40,8 @@ use syn::parse_macro_input;
 ///   `Send + Sync + 'static` as supertraits. Implementations are written with plain `async fn`; default methods
 ///   work.
 /// - `BankClient`: `BankClient::connect(&node, "bank", "tcp://host:port").await?`, then the methods by the same
-///   names. It is cheap to clone and may be shared by tasks.
+///   names. It is cheap to clone and may be shared by tasks. `BankClient::connect_by_name(&names, "bank")` finds the
+///   servers in a directory and keeps to them.
 /// - `BankServer`: `node.serve("bank", BankServer::new(my_bank))`.
 /// - `BankClient::SCHEMA` and `BankServer::SCHEMA`: names, types, stable ids and the fingerprint.
 ///
@@ -75,7 +76,8 @@ use syn::parse_macro_input;
 ///
 /// # Deferred calls
 /// Beside every method `x` the client has `x_start`: the request has left when it returns, and the `Deferred` that it
-/// returns is a future of the result.
+/// returns is a future of the result. Call it within a tokio runtime: a handler of the caller's own node that has to wait, and
+/// a call through layers of tower, become tasks.
 ///
 /// # Streams
 /// `#[streaming]` methods take or return `quorate::rpc::Incoming<T>` and `Outgoing<T>`, the halves of a stream. They have

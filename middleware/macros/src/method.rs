@@ -86,6 +86,8 @@ pub(crate) fn client(method: &Method, index: usize, twin: &Ident) -> TokenStream
         }
 
         #[doc = #about]
+        ///
+        /// Must be called within a tokio runtime: a handler of the same node that has to wait becomes a task.
         #(#deprecated)*
         pub fn #start(&self #(, #arguments)*) -> ::quorate::rpc::Deferred<#ok, #error> {
             if let ::core::option::Option::Some(__here) = self.client.open_here(&self.here) {

@@ -468,5 +468,15 @@ impl Errors {
 const ARGUMENTS_MAX: usize = 16;
 
 /// The methods that every generated client has of its own.
-const RESERVED: [&str; 7] =
-    ["connect", "connect_with", "connect_here", "with_deadline", "with_semantics", "server", "clone"];
+const RESERVED: [&str; 10] = [
+    "connect",
+    "connect_with",
+    "connect_here",
+    "connect_by_name",
+    "with_deadline",
+    "with_semantics",
+    "with_metadata",
+    "with_layer",
+    "server",
+    "clone",
+];

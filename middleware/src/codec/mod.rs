@@ -96,6 +96,13 @@ impl DecodeError {
     }
 }
 
+impl DecodeError {
+    /// An answer that is none before any codec has looked at it.
+    pub(crate) fn of_answer(reason: &str) -> Self {
+        Self { codec: "rpc", type_name: "an answer", reason: reason.to_owned() }
+    }
+}
+
 const JSON_ID: u8 = 2;
 const BINCODE_ID: u8 = 3;
 

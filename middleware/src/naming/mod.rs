@@ -44,6 +44,7 @@
 //! ```
 
 mod book;
+mod bound;
 mod entry;
 mod error;
 mod keeper;
@@ -59,6 +60,7 @@ use std::time::Duration;
 use quorate_transports::BoxFuture;
 use tokio::task::AbortHandle;
 
+pub use bound::{Bound, BoundError, BoundOptions};
 pub use entry::{ENTRY_BYTES_MAX, Entry, Found, NAME_BYTES_MAX, Query};
 pub use error::{DirectoryError, NameError, NamesError};
 pub use names::{Names, NamesOptions, Registration, Status, Watch};

@@ -161,6 +161,10 @@ impl Names {
         tokio::time::timeout(deadline, self.owner.keeper.wait_clean()).await.unwrap_or(false)
     }
 
+    pub(super) fn node(&self) -> &Node {
+        self.owner.keeper.line.node()
+    }
+
     async fn look(
         &self,
         query: &Query,

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
-use quorate_transports::Identity;
 use quorate_transports::connection::{Connection, Deliver, Lane};
+use quorate_transports::{Credentials, Identity};
 
 use super::error::ChannelTaken;
 
@@ -49,6 +49,19 @@ pub trait ChannelHandler: Send + Sync {
     /// offered again. `Pending` stops all reading from that peer, on every channel: wake `cx` soon. Several
     /// connections may wait at once, so keep every waker.
     fn poll_deliver(&self, cx: &mut Context<'_>, from: Identity, frames: &mut Vec<Bytes>) -> Poll<()>;
+
+    /// As [`poll_deliver`](Self::poll_deliver), with what the medium of this very connection vouches for: a peer may have
+    /// had others.
+    fn poll_deliver_vouched(
+        &self,
+        cx: &mut Context<'_>,
+        from: Identity,
+        credentials: Option<&Credentials>,
+        frames: &mut Vec<Bytes>,
+    ) -> Poll<()> {
+        let _ = credentials;
+        self.poll_deliver(cx, from, frames)
+    }
 
     /// What opened the channel, for whoever on the same node can do without messages.
     fn local(&self) -> Option<Box<dyn Any + Send>> {
@@ -196,7 +209,7 @@ impl Entry {
         &self,
         cx: &mut Context<'_>,
         serial: u64,
-        from: Identity,
+        from: &Sender,
         frames: &mut Vec<Bytes>,
     ) -> Poll<bool> {
         if !self.is_introduced.load(Ordering::Acquire) {
@@ -206,7 +219,9 @@ impl Entry {
                 return Poll::Pending;
             }
         }
-        if self.is_open.load(Ordering::Acquire) && self.handler.poll_deliver(cx, from, frames).is_pending() {
+        let mut deliver =
+            || self.handler.poll_deliver_vouched(cx, from.identity, from.credentials.as_ref(), frames);
+        if self.is_open.load(Ordering::Acquire) && deliver().is_pending() {
             let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
             // Under the lock, so that a close in between is not missed.
             if self.is_open.load(Ordering::Acquire) {
@@ -218,10 +233,17 @@ impl Entry {
     }
 }
 
+/// Who is at the other end of a connection.
+pub(super) struct Sender {
+    pub(super) identity: Identity,
+    /// What the medium vouches for.
+    pub(super) credentials: Option<Credentials>,
+}
+
 /// Sorts what a connection delivers by channel and hands it on in batches.
 pub(super) struct Dispatch {
     channels: Arc<Channels>,
-    from: Identity,
+    from: Sender,
     /// The connection itself, for saying that a channel is not open.
     back: Arc<OnceLock<Connection>>,
     /// The connection's number.
@@ -240,7 +262,7 @@ pub(super) struct Dispatch {
 impl Dispatch {
     pub(super) fn new(
         channels: Arc<Channels>,
-        from: Identity,
+        from: Sender,
         back: Arc<OnceLock<Connection>>,
         serial: u64,
         is_muted: Arc<AtomicBool>,
@@ -297,7 +319,7 @@ impl Deliver for Dispatch {
             if let Some(entry) = &self.entry
                 && !self.frames.is_empty()
             {
-                match entry.poll_deliver(cx, self.serial, self.from, &mut self.frames) {
+                match entry.poll_deliver(cx, self.serial, &self.from, &mut self.frames) {
                     Poll::Pending => {
                         self.is_blocked = true;
                         return Poll::Pending;
@@ -323,7 +345,7 @@ impl Deliver for Dispatch {
             };
             if channel == REFUSALS {
                 if let Some(refused) = channel_of(&first.slice(CHANNEL_BYTES..)) {
-                    self.channels.tell_refused(self.from, refused);
+                    self.channels.tell_refused(self.from.identity, refused);
                 }
                 self.at += 1;
                 continue;

@@ -14,7 +14,7 @@ use quorate_transports::{Address, Credentials, Identity, Link, Listener, NodeId}
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::channel::Dispatch;
+use super::channel::{Dispatch, Sender};
 use super::error::{ConnectError, SendError};
 use super::inner::{Inner, Role};
 use super::peer::{Active, Candidate, Choice, Peer, PeerState, Spare, choose};
@@ -399,8 +399,8 @@ impl Starting {
         let (address, is_dialled) = (established.link.peer.clone(), established.is_dialled);
         let is_muted = Arc::new(AtomicBool::new(false));
         let back = Arc::new(OnceLock::new());
-        let dispatch =
-            Dispatch::new(inner.channels.clone(), identity, back.clone(), serial, is_muted.clone());
+        let from = Sender { identity, credentials: established.link.credentials.get().cloned() };
+        let dispatch = Dispatch::new(inner.channels.clone(), from, back.clone(), serial, is_muted.clone());
         let budget = inner.assembly_budget.clone();
         let (connection, driver) = established.start_within(budget, &inner.limits.connection, dispatch);
         // Just made, so it is empty.

@@ -12,12 +12,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_protocols::Input;
 use quorate_protocols::rpc::{CallId, ClientCommand, Outcome, Refusal};
+use tracing::Span;
 
 use super::calls::{Core, Waiter};
+use super::envelope;
 use super::error::{CallError, NotSent};
 use super::objects::Target;
 use super::port::Travelled;
 use super::schema::{MethodSchema, Semantics};
+use crate::codec::DecodeError;
 
 /// A call that is to be made.
 pub(super) struct Request {
@@ -31,6 +34,15 @@ pub(super) struct Request {
     pub(super) deadline: Duration,
     /// The method that carries it, when it is for an object.
     pub(super) carrier: Option<&'static MethodSchema>,
+    /// From the making of the call to its end, repetitions included.
+    pub(super) span: Span,
+}
+
+impl Request {
+    /// The same once more, of a request that nothing goes along with.
+    pub(super) fn again(&self, deadline: Duration) -> Self {
+        Self { body: self.body.clone(), travelled: None, deadline, span: self.span.clone(), ..*self }
+    }
 }
 
 /// One call. It begins at the first poll, or when told to; dropping it cancels it, here and on the server.
@@ -41,6 +53,7 @@ pub(super) struct Call<K: Deref<Target = Core>> {
     /// Streams end with the call, unless it succeeds; references stay when it may have arrived.
     travelled: Option<Box<Travelled>>,
     progress: Progress,
+    span: Span,
 }
 
 enum Progress {
@@ -63,7 +76,8 @@ impl<K: Deref<Target = Core>> Call<K> {
     pub(super) fn new(core: K, mut request: Request) -> Self {
         let (method, deadline) = (request.method, request.deadline);
         let travelled = request.travelled.take();
-        Self { core, method, deadline, travelled, progress: Progress::Wanted(request) }
+        let span = std::mem::replace(&mut request.span, Span::none());
+        Self { core, method, deadline, travelled, progress: Progress::Wanted(request), span }
     }
 
     /// Sends the request without waiting for anything.
@@ -74,8 +88,12 @@ impl<K: Deref<Target = Core>> Call<K> {
     fn ended(&mut self, result: Result<Bytes, CallError>) -> Result<Bytes, CallError> {
         match &result {
             Ok(_) => self.travelled = None,
-            Err(error) if error.is_not_executed() => self.recall(),
-            Err(_) => {}
+            Err(error) => {
+                self.span.record("error", tracing::field::display(error));
+                if error.is_not_executed() {
+                    self.recall();
+                }
+            }
         }
         if matches!(result, Err(CallError::NotExecuted(Refusal::EarlierFailed)))
             && let Some(Target::Promise(promise)) = self.object()
@@ -126,7 +144,7 @@ impl<K: Deref<Target = Core> + Unpin> Future for Call<K> {
                 let mut state = self.core.lock();
                 if let Some(outcome) = state.take_outcome(token) {
                     drop(state);
-                    let result = read(outcome, self.deadline);
+                    let result = self.core.read(outcome, self.deadline);
                     return Poll::Ready(self.ended(result));
                 }
                 if let Waiter::Calling(known) = &mut state.waiters[token as usize] {
@@ -167,15 +185,20 @@ impl<K: Deref<Target = Core>> Drop for Call<K> {
     }
 }
 
-/// What the caller is told of an outcome.
-pub(super) fn read(outcome: Outcome, deadline: Duration) -> Result<Bytes, CallError> {
-    match outcome {
-        Outcome::Replied(body) => Ok(body),
-        Outcome::TooManyCalls { limit } => Err(CallError::NotSent(NotSent::TooManyCalls { limit })),
-        Outcome::NotExecuted(refusal) => Err(CallError::NotExecuted(refusal)),
-        Outcome::MaybeExecuted(doubt) => Err(CallError::MaybeExecuted(doubt)),
-        Outcome::DeadlinePassed { sent } => Err(CallError::DeadlinePassed { deadline, sent }),
-        Outcome::Closed { sent: true } => Err(CallError::NodeShutDown),
-        Outcome::Closed { sent: false } => Err(CallError::NotSent(NotSent::NodeShutDown)),
+impl Core {
+    /// What the caller is told of an outcome.
+    pub(super) fn read(&self, outcome: Outcome, deadline: Duration) -> Result<Bytes, CallError> {
+        match outcome {
+            Outcome::Replied(answer) => {
+                let opened = envelope::open_answer(answer, self.node.message_bytes_max());
+                opened.map_err(|reason| CallError::BadReply(DecodeError::of_answer(reason)))
+            }
+            Outcome::TooManyCalls { limit } => Err(CallError::NotSent(NotSent::TooManyCalls { limit })),
+            Outcome::NotExecuted(refusal) => Err(CallError::NotExecuted(refusal)),
+            Outcome::MaybeExecuted(doubt) => Err(CallError::MaybeExecuted(doubt)),
+            Outcome::DeadlinePassed { sent } => Err(CallError::DeadlinePassed { deadline, sent }),
+            Outcome::Closed { sent: true } => Err(CallError::NodeShutDown),
+            Outcome::Closed { sent: false } => Err(CallError::NotSent(NotSent::NodeShutDown)),
+        }
     }
 }

@@ -8,32 +8,36 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocols::rpc::{
     self, CallId, ClientCommand, ClientConfig, ClientEvent, Message, Outcome, Rejection, Semantics,
 };
 use quorate_protocols::{Input, Machine, Output, Outputs, Time};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::call::{Request, Started, read};
+use super::call::{Request, Started};
 use super::client::ClientOptions;
 use super::error::{BindError, CallError, NotSent};
 use super::here::Local;
 use super::port::Streams;
 use super::post::{self, Posted, Way};
+use super::replies::Replies;
+use super::retry::Tank;
+use super::trace::Numbers;
 use crate::node::{
-    Channel, ChannelGuard, ChannelHandler, Identity, Lane, Node, NodeId, PeerEvent, identity_of,
-    process_id_of,
+    Channel, ChannelGuard, ChannelHandler, Identity, Lane, Node, NodeId, identity_of, process_id_of,
 };
 
 /// What all clones of a client share.
 pub(super) struct Core {
     pub(super) node: Node,
     pub(super) server: NodeId,
+    /// The service.
+    pub(super) name: Box<str>,
     pub(super) number: u32,
     /// Where the service hears.
     pub(super) channel: Channel,
@@ -45,6 +49,12 @@ pub(super) struct Core {
     task_wanted: Arc<Notify>,
     task: OnceLock<AbortHandle>,
     pub(super) streams: Streams,
+    /// Whether the server is known to live.
+    pub(super) reached: watch::Sender<bool>,
+    /// What it may add to the calls that it was asked for.
+    pub(super) tank: Tank,
+    /// Of the spans of its calls.
+    pub(super) numbers: Numbers,
     /// Where we hear; closes when the last clone is dropped.
     _replies: ChannelGuard,
 }
@@ -55,7 +65,7 @@ pub(super) struct State {
     pub(super) way: Way,
     pub(super) head: BytesMut,
     /// Kept for its room.
-    wakers: Vec<Waker>,
+    pub(super) wakers: Vec<Waker>,
     pub(super) waiters: Vec<Waiter>,
     free: Vec<u32>,
     /// What found the connection full, in order.
@@ -65,6 +75,8 @@ pub(super) struct State {
     /// When the task looks again.
     task_wakes: Option<Time>,
     binding: Binding,
+    /// What was told last of whether the server is known to live.
+    is_reached: bool,
 }
 
 /// What waits for room on the connection.
@@ -98,10 +110,11 @@ impl Core {
         options: ClientOptions,
     ) -> Result<Arc<Self>, BindError> {
         let number = node.fresh_number();
-        let replies = Arc::new(Replies(OnceLock::new()));
+        let replies = Arc::new(Replies::default());
         let handler: Arc<dyn ChannelHandler> = Arc::clone(&replies) as _;
         let guard = node.open(post::reply_channel(number), handler).map_err(|_| BindError::NodeShutDown)?;
-        let mut config = ClientConfig::new(number, codec, post::seed(node.identity(), number));
+        let seed = post::seed(node.identity(), number);
+        let mut config = ClientConfig::new(number, codec, seed);
         config.calls_max = options.calls_max;
         config.retry_min = options.retry_min;
         config.retry_max = options.retry_max;
@@ -109,6 +122,7 @@ impl Core {
         let core = Arc::new(Self {
             node: node.clone(),
             server: server.node,
+            name: name.into(),
             number,
             channel: post::service_channel(name),
             options,
@@ -125,14 +139,18 @@ impl Core {
                 one_way_bytes: 0,
                 task_wakes: None,
                 binding: Binding::Asking(None),
+                is_reached: false,
             }),
             task_wanted: Arc::new(Notify::new()),
             task: OnceLock::new(),
             streams: Streams::new(true),
+            reached: watch::Sender::new(false),
+            tank: Tank::new(options.budget),
+            numbers: Numbers::new(seed),
             _replies: guard,
         });
-        // Nobody else knows the cell or the handle yet, so both are empty.
-        let _ = replies.0.set(Arc::downgrade(&core));
+        // Nobody else knows the handle yet, so it is empty.
+        replies.belong_to(&core);
         let task = tokio::spawn(keep_time(Arc::downgrade(&core), Arc::clone(&core.task_wanted)));
         let _ = core.task.set(task.abort_handle());
         core.step(&mut core.lock(), Input::Tick, &mut Vec::new());
@@ -152,7 +170,7 @@ impl Core {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> Time {
+    pub(super) fn now(&self) -> Time {
         post::time_since(self.epoch)
     }
 
@@ -173,7 +191,8 @@ impl Core {
 
     /// Begins a call; it is on its way when this returns, or waits for the server to come back.
     pub(super) fn start(&self, request: Request, waker: Option<&Waker>) -> Result<Started, CallError> {
-        let Request { method, semantics, body, signature, deadline, carrier, travelled: _ } = request;
+        let Request { method, semantics, body, signature, deadline, carrier, travelled: _, span: _ } =
+            request;
         let method = carrier.unwrap_or(method);
         let mut state = self.lock();
         let token = state.free.pop().unwrap_or_else(|| {
@@ -194,7 +213,7 @@ impl Core {
         let mut wakers = Vec::new();
         let sent = self.step_at(now, &mut state, Input::Command(command), &mut wakers);
         let ended = match sent {
-            Posted::Sent => state.take_outcome(token).map(|outcome| read(outcome, deadline)),
+            Posted::Sent => state.take_outcome(token).map(|outcome| self.read(outcome, deadline)),
             never => {
                 // Nobody will wait for it: taken back, if it has not ended with all others.
                 if matches!(state.forget(token), Waiter::Calling(_)) {
@@ -221,7 +240,7 @@ impl Core {
 
     /// Steps the machine and carries out what it says. Wakers are woken by the caller when it has let go of the
     /// lock. Tells when a message can never be sent.
-    fn step_at(
+    pub(super) fn step_at(
         &self,
         now: Time,
         state: &mut State,
@@ -238,11 +257,16 @@ impl Core {
             one_way_bytes,
             task_wakes,
             binding,
+            is_reached,
             ..
         } = state;
         machine.handle(now, input, outputs);
         // As long as it is bound, the life of the server is known, and so its connection.
         let server = machine.bound_to().map(identity_of);
+        if machine.is_served() != *is_reached {
+            *is_reached = machine.is_served();
+            self.reached.send_replace(*is_reached);
+        }
         let mut posted = Posted::Sent;
         for output in outputs.drain() {
             match output {
@@ -370,71 +394,6 @@ impl State {
     pub(super) fn forget(&mut self, token: u32) -> Waiter {
         self.free.push(token);
         std::mem::replace(&mut self.waiters[token as usize], Waiter::Free)
-    }
-}
-
-/// Hears the service. Knows its client weakly, because the client owns the guard of the channel.
-struct Replies(OnceLock<Weak<Core>>);
-
-impl ChannelHandler for Replies {
-    fn poll_deliver(&self, _: &mut Context<'_>, from: Identity, frames: &mut Vec<Bytes>) -> Poll<()> {
-        let Some(core) = self.0.get().and_then(Weak::upgrade) else {
-            frames.clear();
-            return Poll::Ready(());
-        };
-        let from = process_id_of(from);
-        let mut state = core.lock();
-        let now = core.now();
-        let mut wakers = std::mem::take(&mut state.wakers);
-        let mut words = Vec::new();
-        for frame in frames.drain(..) {
-            let read = post::each_message(frame, &mut words, |message| {
-                core.step_at(now, &mut state, Input::Received { from, message }, &mut wakers);
-            });
-            if let Err(error) = read {
-                tracing::warn!(peer = %from, %error, "a damaged rpc message was dropped");
-            }
-        }
-        drop(state);
-        wakers.drain(..).for_each(Waker::wake);
-        core.lock().wakers = wakers;
-        for spoken in words.into_iter().filter(|spoken| spoken.client == core.number) {
-            if let Some(answer) = core.streams.hear(core.peer(), spoken) {
-                // Should it not leave, the other half asks again.
-                let _ = core.say(&answer);
-            }
-        }
-        Poll::Ready(())
-    }
-
-    fn on_peer(&self, event: PeerEvent) {
-        if let PeerEvent::Down(peer) = event
-            && let Some(core) = self.0.get().and_then(Weak::upgrade)
-            && peer.node == core.server
-        {
-            core.streams.break_off(|_, _| true);
-        }
-        self.tell(match event {
-            PeerEvent::Up(peer) => Input::Reachable(process_id_of(peer)),
-            PeerEvent::Down(peer) => Input::Unreachable(process_id_of(peer)),
-        });
-    }
-
-    fn on_refused(&self, peer: Identity, channel: Channel) {
-        let Some(core) = self.0.get().and_then(Weak::upgrade) else { return };
-        if channel == core.channel && peer.node == core.server {
-            let message = Message::Rejected { client: core.number, reason: Rejection::NoSuchService };
-            self.tell(Input::Received { from: process_id_of(peer), message });
-        }
-    }
-}
-
-impl Replies {
-    fn tell(&self, input: Input<rpc::Client>) {
-        let Some(core) = self.0.get().and_then(Weak::upgrade) else { return };
-        let mut wakers = Vec::new();
-        core.step(&mut core.lock(), input, &mut wakers);
-        wakers.into_iter().for_each(Waker::wake);
     }
 }
 

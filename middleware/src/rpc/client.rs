@@ -1,97 +1,28 @@
-//! The caller's side: a binding to one service, and how calls are made of it.
+//! The caller's side: a binding to one service.
 //!
-//! Method      the caller's own task encodes the arguments and begins the call; see [`calls`](super::calls).
+//! Method      calls are made in [`stub`](super::stub).
 
-use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use quorate_protocols::rpc::{self, ClientConfig, Rejection};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::call::{Call, Request};
 use super::calls::Core;
-use super::context;
-use super::deferred::Deferred;
-use super::error::{BindError, CallError, NotSent};
-use super::generated::{self, Boxed, Encoded};
-use super::here::{Desk, HereCall, Local};
-use super::objects::{self, Promise, Target, Wrapped};
-use super::schema::{MethodSchema, Semantics};
-use super::{port, post};
-use crate::codec::{Codec, decode_frame};
-use crate::node::{Address, Identity, Node, NodeId};
-
-/// Where a service is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// On the node at this address, which may be the caller's own.
-    Address(Address),
-    /// On the caller's own node.
-    Here,
-}
-
-/// The caller's own node, as a place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Here;
-
-/// What can be taken for a place: an [`Address`], its text, or [`Here`].
-pub trait IntoPlace {
-    /// The place.
-    ///
-    /// # Errors
-    /// [`BindError::Address`] when the text is no address.
-    fn into_place(self) -> Result<Place, BindError>;
-}
-
-impl IntoPlace for Place {
-    fn into_place(self) -> Result<Place, BindError> {
-        Ok(self)
-    }
-}
-
-impl IntoPlace for Here {
-    fn into_place(self) -> Result<Place, BindError> {
-        Ok(Place::Here)
-    }
-}
-
-impl IntoPlace for Address {
-    fn into_place(self) -> Result<Place, BindError> {
-        Ok(Place::Address(self))
-    }
-}
-
-impl IntoPlace for &Address {
-    fn into_place(self) -> Result<Place, BindError> {
-        self.clone().into_place()
-    }
-}
-
-impl IntoPlace for &str {
-    fn into_place(self) -> Result<Place, BindError> {
-        self.parse().map(Place::Address).map_err(BindError::Address)
-    }
-}
-
-impl IntoPlace for &String {
-    fn into_place(self) -> Result<Place, BindError> {
-        self.as_str().into_place()
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::Here => f.write_str("the caller's own node"),
-        }
-    }
-}
+use super::envelope::Compression;
+use super::error::BindError;
+use super::here::Local;
+use super::metadata::Metadata;
+use super::objects::Target;
+use super::place::{IntoPlace, Place};
+use super::post;
+use super::retry::{Budget, Hedge, Retry, RetryStats};
+use super::schema::Semantics;
+#[cfg(feature = "tower")]
+use super::tower;
+use crate::codec::Codec;
+use crate::node::{Identity, Node, NodeId};
 
 /// What a client does about a service that is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -123,6 +54,15 @@ pub struct ClientOptions {
     /// Whether calls will be made exactly once: the service then remembers this client. A generated client sets it when
     /// a method of its trait says so. Default no.
     pub exactly_once: bool,
+    /// Whether arguments are compressed. Answers are compressed as the service chooses. Default: off.
+    pub compression: Compression,
+    /// Whether calls that failed are made again, when that cannot execute them twice or may. Deferred calls and streams are
+    /// not. Default: no, every failure is told.
+    pub retry: Option<Retry>,
+    /// Whether idempotent calls that take long are made a second time beside. Default no.
+    pub hedge: Option<Hedge>,
+    /// What both may add to the calls that are made.
+    pub budget: Budget,
 }
 
 impl Default for ClientOptions {
@@ -136,6 +76,10 @@ impl Default for ClientOptions {
             retry_min: machine.retry_min,
             retry_max: machine.retry_max,
             exactly_once: false,
+            compression: Compression::Off,
+            retry: None,
+            hedge: None,
+            budget: Budget::default(),
         }
     }
 }
@@ -148,11 +92,14 @@ impl Default for ClientOptions {
 pub struct Client<C> {
     pub(super) core: Arc<Core>,
     /// The service, when this very node serves it.
-    here: Option<Arc<Local>>,
-    deadline: Option<Duration>,
-    semantics: Option<Semantics>,
+    pub(super) here: Option<Arc<Local>>,
+    pub(super) deadline: Option<Duration>,
+    pub(super) semantics: Option<Semantics>,
     /// What is called, when it is not a service but an object.
-    object: Option<Arc<Target>>,
+    pub(super) object: Option<Arc<Target>>,
+    pub(super) metadata: Option<Arc<Metadata>>,
+    #[cfg(feature = "tower")]
+    pub(super) layers: Option<tower::Layers>,
     codec: PhantomData<fn() -> C>,
 }
 
@@ -216,7 +163,7 @@ impl<C: Codec> Client<C> {
             Ok(Ok(())) => {
                 let here = core.service_here().filter(|local| local.codec == C::ID);
                 let here = here.map(Arc::new);
-                Ok(Self { core, here, deadline: None, semantics: None, object: None, codec: PhantomData })
+                Ok(Self::over(core, here))
             }
             Ok(Err(reason)) => Err(asked.rejected(identity, reason)),
             Err(_) => Err(asked.no_answer(identity, limit)),
@@ -240,6 +187,27 @@ impl<C: Codec> Client<C> {
         Self { semantics: Some(semantics), ..self.clone() }
     }
 
+    /// The same binding whose calls carry this beside their arguments, in place of what was said before. Handlers read it
+    /// by [`caller`](super::caller). A trace that it names is the calls' own.
+    #[must_use]
+    pub fn with_metadata(&self, metadata: Metadata) -> Self {
+        Self { metadata: Some(Arc::new(metadata)), ..self.clone() }
+    }
+
+    /// The same binding whose calls go through a layer of tower; one that is given later stands outside of those that
+    /// were given before. All clones share what the layer counts. See [`tower`](crate::rpc::tower).
+    #[cfg(feature = "tower")]
+    #[must_use]
+    pub fn with_layer(&self, layer: &impl tower::ClientLayer) -> Self {
+        Self { layers: Some(layer.around(self.calls())), ..self.clone() }
+    }
+
+    /// The calls of this binding, through its layers, as a service of tower.
+    #[cfg(feature = "tower")]
+    pub fn calls(&self) -> tower::Calls {
+        tower::Calls::new(Arc::clone(&self.core), self.object.clone(), self.layers.clone())
+    }
+
     /// The node that the client is bound to.
     pub fn node(&self) -> NodeId {
         self.core.server
@@ -255,6 +223,15 @@ impl<C: Codec> Client<C> {
         self.core.lock().machine.is_served()
     }
 
+    /// Waits until the server is not known to live any more.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn wait_unreachable(&self) {
+        // An error would mean that the client is gone, and it is held here.
+        let _ = self.core.reached.subscribe().wait_for(|is_reached| !*is_reached).await;
+    }
+
     /// Bytes that this process keeps for the calls of this client, without their arguments: grown for the most calls
     /// that were outstanding at once.
     pub fn table_bytes(&self) -> usize {
@@ -266,189 +243,33 @@ impl<C: Codec> Client<C> {
         self.core.lock().machine.stats()
     }
 
-    fn deadline(&self, method: &MethodSchema) -> Duration {
-        // A stream may go on for as long as it likes.
-        let usual = if method.is_streaming { post::FAR } else { self.core.options.call_deadline };
-        let own = self.deadline.or(method.deadline).unwrap_or(usual);
-        context::time_left().map_or(own, |left| own.min(left))
+    /// What [`ClientOptions::retry`] and [`ClientOptions::hedge`] have added, over all clones.
+    pub fn retry_stats(&self) -> RetryStats {
+        self.core.tank.stats()
+    }
+
+    fn over(core: Arc<Core>, here: Option<Arc<Local>>) -> Self {
+        Self {
+            core,
+            here,
+            deadline: None,
+            semantics: None,
+            object: None,
+            metadata: None,
+            #[cfg(feature = "tower")]
+            layers: None,
+            codec: PhantomData,
+        }
     }
 
     /// A client that calls an object; `local` is the object, when it is one of this node.
     pub(super) fn of_object(core: Arc<Core>, local: Option<Local>, object: Arc<Target>) -> Self {
-        let (here, object) = (local.map(Arc::new), Some(object));
-        Self { core, here, deadline: None, semantics: None, object, codec: PhantomData }
+        Self { object: Some(object), ..Self::over(core, local.map(Arc::new)) }
     }
 
     /// The object that it calls.
     pub(super) fn target(&self) -> Option<&Arc<Target>> {
         self.object.as_ref()
-    }
-
-    fn request(&self, method: &'static MethodSchema, encoded: Encoded) -> Result<Request, CallError> {
-        self.request_for(method, encoded, None)
-    }
-
-    /// `promised` is the number under which the result is called ahead.
-    pub(super) fn request_for(
-        &self,
-        method: &'static MethodSchema,
-        encoded: Encoded,
-        promised: Option<u64>,
-    ) -> Result<Request, CallError> {
-        let Encoded { body, has_added, mut travelled } = encoded;
-        let semantics = match (method.semantics, self.semantics) {
-            // A stream cannot be read twice.
-            (declared, _) if method.is_streaming => declared,
-            (Semantics::OneWay, _) | (_, None | Some(Semantics::OneWay)) => method.semantics,
-            (_, Some(chosen)) => chosen,
-        };
-        let deadline = self.deadline(method);
-        let mut signature = if has_added { method.signature ^ generated::ADDED } else { method.signature };
-        if promised.is_some() {
-            signature ^= generated::PROMISED;
-        }
-        let Some(object) = &self.object else {
-            let body = match promised {
-                Some(number) => [&number.to_le_bytes()[..], &body[..]].concat().into(),
-                None => body,
-            };
-            return Ok(Request { method, semantics, body, signature, travelled, deadline, carrier: None });
-        };
-        match objects::wrap(object, method, signature, promised, (&body, 0)) {
-            Ok(Wrapped { carrier, body }) => {
-                travelled.get_or_insert_default().object = Some(Arc::clone(object));
-                let (carrier, signature) = (Some(carrier), carrier.signature);
-                Ok(Request { method, semantics, body, signature, travelled, deadline, carrier })
-            }
-            Err(error) => {
-                if let Some(travelled) = &mut travelled {
-                    travelled.recall(&self.core.node);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// What it calls ahead, when it is not there yet.
-    pub(super) fn promised(&self) -> Option<&Promise> {
-        match self.object.as_deref()? {
-            Target::Promise(promise) => Some(promise),
-            Target::Object(_) => None,
-        }
-    }
-}
-
-/// What generated code calls.
-#[doc(hidden)]
-impl<C: Codec> Client<C> {
-    /// Encodes arguments.
-    pub fn encode<A: Serialize>(&self, arguments: &A) -> Result<Encoded, CallError> {
-        let body = generated::encode::<C, A>(arguments)
-            .map_err(|error| CallError::NotSent(NotSent::Encode(error)))?;
-        Ok(Encoded { body, has_added: false, travelled: None })
-    }
-
-    /// Encodes arguments that may be streams or references.
-    pub fn encode_streaming<A: Serialize>(&self, arguments: &A) -> Result<Encoded, CallError> {
-        let (encoded, mut travelled) = port::through(self.core.link(), || self.encode(arguments));
-        match encoded {
-            Ok(encoded) => Ok(Encoded { travelled: Some(Box::new(travelled)), ..encoded }),
-            Err(error) => {
-                travelled.recall(&self.core.node);
-                Err(error)
-            }
-        }
-    }
-
-    /// Makes a call.
-    pub async fn call<R: DeserializeOwned>(
-        &self,
-        method: &'static MethodSchema,
-        encoded: Result<Encoded, CallError>,
-    ) -> Result<R, CallError> {
-        let call = Call::new(&*self.core, self.request(method, encoded?)?);
-        let reply = match self.promised() {
-            None => call.await?,
-            // Not a part of every call's future: it is large.
-            Some(promise) => Box::pin(promise.settle(call)).await?,
-        };
-        let decode = || decode_frame::<C, R>(&reply).map_err(CallError::BadReply);
-        if method.has_port() { port::through(self.core.link(), decode).0 } else { decode() }
-    }
-
-    /// Begins a call.
-    pub fn start<T, E: From<CallError>>(
-        &self,
-        method: &'static MethodSchema,
-        encoded: Result<Encoded, CallError>,
-        read: fn(Bytes) -> Result<T, E>,
-    ) -> Deferred<T, E> {
-        match encoded.and_then(|encoded| self.request(method, encoded)) {
-            Ok(request) => Deferred::by_messages(Call::new(Arc::clone(&self.core), request), read),
-            Err(error) => Deferred::failed(error),
-        }
-    }
-
-    /// Sends a request that has no answer.
-    pub async fn call_one_way(
-        &self,
-        method: &'static MethodSchema,
-        encoded: Result<Encoded, CallError>,
-    ) -> Result<(), CallError> {
-        Call::new(&*self.core, self.request(method, encoded?)?).await.map(drop)
-    }
-
-    /// The service itself, when this very node serves one of the type `T`.
-    pub fn service_here<T: Clone + 'static>(&self) -> Option<T> {
-        self.here.as_ref()?.service.downcast_ref::<T>().cloned()
-    }
-
-    /// The same, as long as it is served: whoever serves it later is found by messages.
-    pub fn open_here<'a, T: ?Sized>(&self, service: &'a Option<Arc<T>>) -> Option<&'a T> {
-        service.as_deref().filter(|_| self.here.as_ref().is_some_and(|local| local.desk.is_open()))
-    }
-
-    /// Makes a call of a service of this node.
-    pub async fn call_here<T: Send + 'static>(
-        &self,
-        method: &'static MethodSchema,
-        handler: impl FnOnce() -> Option<Boxed<T>>,
-    ) -> Result<T, CallError> {
-        HereCall::begin(self.desk()?, method.name, Some(self.deadline(method)), handler)?.await
-    }
-
-    /// Begins a call of a service of this node.
-    pub fn start_here<T, U, E>(
-        &self,
-        method: &'static MethodSchema,
-        handler: impl FnOnce() -> Option<Boxed<T>>,
-        read: fn(Result<T, CallError>) -> Result<U, E>,
-    ) -> Deferred<U, E>
-    where
-        T: Send + 'static,
-        U: Send + 'static,
-        E: From<CallError> + Send + 'static,
-    {
-        let deadline = Some(self.deadline(method));
-        match self.desk().and_then(|desk| HereCall::begin(desk, method.name, deadline, handler)) {
-            Ok(call) => Deferred::here(async move { read(call.await) }),
-            Err(error) => Deferred::failed(error),
-        }
-    }
-
-    /// Gives a service of this node something to do that nobody waits for.
-    pub fn tell_here(
-        &self,
-        method: &'static MethodSchema,
-        handler: impl FnOnce() -> Option<Boxed<()>>,
-    ) -> Result<(), CallError> {
-        let call = HereCall::begin(self.desk()?, method.name, None, handler)?;
-        tokio::spawn(call);
-        Ok(())
-    }
-
-    fn desk(&self) -> Result<&Arc<Desk>, CallError> {
-        self.here.as_ref().map(|local| &local.desk).ok_or(CallError::NodeShutDown)
     }
 }
 
@@ -460,6 +281,9 @@ impl<C> Clone for Client<C> {
             deadline: self.deadline,
             semantics: self.semantics,
             object: self.object.clone(),
+            metadata: self.metadata.clone(),
+            #[cfg(feature = "tower")]
+            layers: self.layers.clone(),
             codec: PhantomData,
         }
     }

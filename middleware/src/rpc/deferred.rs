@@ -24,7 +24,7 @@ type Read<T, E> = fn(Bytes) -> Result<T, E>;
 
 enum Way<T, E> {
     Messages {
-        call: Call<Arc<Core>>,
+        call: Box<Call<Arc<Core>>>,
         read: Read<T, E>,
     },
     /// A service of the same node, in a task of its own.
@@ -37,7 +37,7 @@ enum Way<T, E> {
 impl<T, E: From<CallError>> Deferred<T, E> {
     pub(super) fn by_messages(mut call: Call<Arc<Core>>, read: Read<T, E>) -> Self {
         call.begin();
-        Self(Way::Messages { call, read })
+        Self(Way::Messages { call: Box::new(call), read })
     }
 
     pub(super) fn failed(error: CallError) -> Self {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use quorate_protocols::rpc::{Doubt, Refusal, Rejection};
 
+use super::metadata::MetadataError;
 use super::objects::{Dangling, Failed};
 use crate::codec::{DecodeError, EncodeError};
 use crate::node;
@@ -46,6 +47,11 @@ pub enum CallError {
     /// This node was shut down while the call was under way; it may have been executed, or may yet be.
     #[error("the node was shut down during the call; it may have been executed")]
     NodeShutDown,
+    /// A layer of this client ended the call; the error says whether it had been sent. See
+    /// [`tower`](crate::rpc::tower).
+    #[cfg(feature = "tower")]
+    #[error("a layer of the client ended the call: {0}")]
+    Layer(super::tower::LayerError),
     /// It was executed, but this side does not understand the result: the two sides differ in a type.
     #[error("executed, but the result is not understood: {0}")]
     BadReply(DecodeError),
@@ -58,6 +64,10 @@ pub enum NotSent {
     /// The arguments have no representation in the codec. The caller's own fault.
     #[error("{0}")]
     Encode(EncodeError),
+    /// What the client says beside the arguments, and what the handler that calls was told to pass on, are together more
+    /// than may travel.
+    #[error("{0}")]
+    Metadata(MetadataError),
     /// The request exceeds what the connection carries. The caller's own fault.
     #[error("a request of {size} bytes exceeds the limit of {limit}")]
     TooLarge {
@@ -66,6 +76,9 @@ pub enum NotSent {
         /// The limit of the connection.
         limit: usize,
     },
+    /// Nobody is there who could be asked: all servers behind the name have gone. Retry when one has come.
+    #[error("nobody is there to be asked")]
+    NoServer,
     /// This client has as many calls outstanding as it may. Retry when one has ended.
     #[error("{limit} calls are outstanding already")]
     TooManyCalls {
@@ -119,7 +132,9 @@ impl CallError {
     /// True when the same call may succeed later without change, and repeating it cannot execute it twice.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::NotSent(reason) => matches!(reason, NotSent::TooManyCalls { .. } | NotSent::NoRoom { .. }),
+            Self::NotSent(reason) => {
+                matches!(reason, NotSent::TooManyCalls { .. } | NotSent::NoRoom { .. } | NotSent::NoServer)
+            }
             Self::NotExecuted(refusal) => {
                 matches!(
                     refusal,
@@ -135,18 +150,27 @@ impl CallError {
             | Self::MaybeExecuted(_)
             | Self::NodeShutDown
             | Self::BadReply(_) => false,
+            // Whether it makes sense only the layer knows.
+            #[cfg(feature = "tower")]
+            Self::Layer(_) => false,
         }
     }
 
     /// True when it is certain that the call was not executed and will not be.
     pub const fn is_not_executed(&self) -> bool {
-        matches!(
-            self,
-            Self::NotSent(_)
-                | Self::NotExecuted(_)
-                | Self::DeadlinePassed { sent: false, .. }
-                | Self::EarlierFailed { .. }
-        )
+        match self {
+            #[cfg(feature = "tower")]
+            Self::Layer(error) => !error.is_sent(),
+            error => {
+                matches!(
+                    error,
+                    Self::NotSent(_)
+                        | Self::NotExecuted(_)
+                        | Self::DeadlinePassed { sent: false, .. }
+                        | Self::EarlierFailed { .. }
+                )
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@ pub use bytes::Bytes;
 use bytes::{Buf, BufMut};
 pub use quorate_protocols::rpc::{Doubt, Refusal, Verdict};
 
+use super::envelope::{self, Head};
 use super::error::{CallError, NotSent, RpcError};
 use super::port::Travelled;
 use super::schema::MethodSchema;
@@ -41,7 +42,11 @@ impl<'de, T: From<Payload>> Deserialize<'de> for Run<T> {
 
 /// Encoded arguments.
 pub struct Encoded {
+    /// What stands before the arguments, and they.
     pub(super) body: Bytes,
+    /// Where they begin.
+    pub(super) arguments_at: usize,
+    pub(super) head: Head,
     /// Behind the required arguments stand added ones.
     pub(super) has_added: bool,
     /// Nothing, mostly.
@@ -50,15 +55,17 @@ pub struct Encoded {
 
 /// Arguments behind the required ones: `u32` length of what is required, that, then for each added argument its
 /// length and its bytes.
-pub struct Added(BytesMut, Option<Box<Travelled>>);
+pub struct Added(BytesMut, Encoded);
 
 impl Added {
     /// Begins behind the required arguments.
     pub fn behind(required: Encoded) -> Self {
         let mut all = BytesMut::with_capacity(required.body.len() + BUFFER_BYTES_MIN);
-        all.put_u32_le(required.body.len() as u32);
-        all.put_slice(&required.body);
-        Self(all, required.travelled)
+        let (before, arguments) = required.body.split_at(required.arguments_at);
+        all.put_slice(before);
+        all.put_u32_le(arguments.len() as u32);
+        all.put_slice(arguments);
+        Self(all, required)
     }
 
     /// Appends one.
@@ -73,7 +80,7 @@ impl Added {
 
     /// All of them.
     pub fn end(self) -> Encoded {
-        Encoded { body: self.0.freeze(), has_added: true, travelled: self.1 }
+        Encoded { body: self.0.freeze(), has_added: true, ..self.1 }
     }
 }
 
@@ -190,7 +197,8 @@ where
     let running = call(arguments);
     Dispatched::Running(Box::pin(async move {
         let result = running.await;
-        encode::<C, _>(&result).map_or(Verdict::Doubtful(Doubt::ReplyUnsendable), Verdict::Done)
+        let encoded = encode_behind::<C, _>(|out| out.put_u8(envelope::ANSWER_PLAIN), &result);
+        encoded.map_or(Verdict::Doubtful(Doubt::ReplyUnsendable), |(answer, _)| Verdict::Done(answer))
     }))
 }
 
@@ -199,23 +207,30 @@ pub fn no_such_method() -> Dispatched {
     Dispatched::Refused(Refusal::NoSuchMethod)
 }
 
-/// Encodes into a part of this thread's buffer, so that one allocation serves many values.
-pub(super) fn encode<C: Codec, T: Serialize + ?Sized>(value: &T) -> Result<Bytes, EncodeError> {
+/// Encodes into a part of this thread's buffer, so that one allocation serves many values. Before it goes what `before`
+/// writes; where the value begins, is told.
+pub(super) fn encode_behind<C: Codec, T: Serialize + ?Sized>(
+    before: impl FnOnce(&mut BytesMut),
+    value: &T,
+) -> Result<(Bytes, usize), EncodeError> {
     BUFFER.with(|buffer| match buffer.try_borrow_mut() {
-        Ok(mut buffer) => encode_into::<C, T>(value, &mut buffer),
+        Ok(mut buffer) => encode_into::<C, T>(before, value, &mut buffer),
         // A user's `Serialize` that encodes something itself.
-        Err(_) => encode_into::<C, T>(value, &mut BytesMut::new()),
+        Err(_) => encode_into::<C, T>(before, value, &mut BytesMut::new()),
     })
 }
 
 fn encode_into<C: Codec, T: Serialize + ?Sized>(
+    before: impl FnOnce(&mut BytesMut),
     value: &T,
     buffer: &mut BytesMut,
-) -> Result<Bytes, EncodeError> {
+) -> Result<(Bytes, usize), EncodeError> {
     buffer.clear();
     buffer.reserve(BUFFER_BYTES_MIN);
+    before(buffer);
+    let at = buffer.len();
     C::encode(value, buffer)?;
-    Ok(buffer.split().freeze())
+    Ok((buffer.split().freeze(), at))
 }
 
 thread_local! {

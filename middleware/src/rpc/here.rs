@@ -20,13 +20,22 @@ use std::time::Duration;
 use quorate_protocols::rpc::{Doubt, Refusal};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, coop};
+use tracing::Span;
 
+use super::context::{Caller, Limit, Within};
+use super::envelope::Head;
 use super::error::CallError;
 use super::generated::{AnyService, Boxed};
+use super::manner::Floor;
+use super::server::ServeOptions;
+use super::trace;
+use crate::node::Identity;
 
 /// What a service lets callers of the same node see of it.
 pub(super) struct Desk {
     name: String,
+    /// Where the handlers run, also of calls that come by messages.
+    pub(super) floor: Floor,
     executing_max: u32,
     executing: AtomicU32,
     executed: AtomicU64,
@@ -42,11 +51,12 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(name: &str, executing_max: u32, stopping: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(name: &str, options: &ServeOptions, stopping: watch::Receiver<bool>) -> Self {
         let is_over = *stopping.borrow();
         Self {
             name: name.to_owned(),
-            executing_max,
+            floor: Floor::new(options.manner),
+            executing_max: options.executing_max,
             executing: AtomicU32::new(0),
             executed: AtomicU64::new(0),
             panicked: AtomicU64::new(0),
@@ -158,25 +168,39 @@ impl Drop for Admitted {
 /// One call.
 pub(super) struct HereCall<T> {
     /// Gone when the call has ended.
-    handler: Option<Boxed<T>>,
+    handler: Option<Within<T>>,
     is_begun: bool,
     method: &'static str,
     deadline: Option<Duration>,
     patience: Option<Boxed<CallError>>,
     admitted: Admitted,
+    /// The caller's own; the handler has one within it.
+    span: Span,
 }
 
-impl<T> HereCall<T> {
+impl<T: Send + 'static> HereCall<T> {
     /// `deadline` is `None` when nobody waits for the result; `handler` gives `None` when the service has just gone.
     pub(super) fn begin(
         desk: &Arc<Desk>,
+        node: Identity,
         method: &'static str,
         deadline: Option<Duration>,
+        head: Head,
         handler: impl FnOnce() -> Option<Boxed<T>>,
     ) -> Result<Self, CallError> {
         let admitted = desk.admit().map_err(CallError::NotExecuted)?;
         let handler = handler().ok_or(CallError::NotExecuted(Refusal::ShuttingDown))?;
-        Ok(Self { handler: Some(handler), is_begun: false, method, deadline, patience: None, admitted })
+        let (theirs, span) = (head.trace, trace::call_span(&desk.name, method, node.node, &head.trace));
+        // The caller is this process: no medium vouches for it.
+        let caller = Caller::new(node, deadline.map_or(Limit::None, Limit::In), None, head);
+        let serving = span.in_scope(|| trace::serve_span(&desk.name, method, node, &caller.trace(), &theirs));
+        let handler = Some(desk.floor.arrange(Within::new(caller, serving, handler)));
+        Ok(Self { handler, is_begun: false, method, deadline, patience: None, admitted, span })
+    }
+
+    fn failed(&self, error: CallError) -> Result<T, CallError> {
+        self.span.record("error", tracing::field::display(&error));
+        Err(error)
     }
 
     fn patience(&self) -> Boxed<CallError> {
@@ -210,11 +234,13 @@ impl<T: Send + 'static> Future for HereCall<T> {
         let Some(handler) = &mut this.handler else { return Poll::Pending };
         let depth = Depth::enter();
         if !std::mem::replace(&mut this.is_begun, true) && depth.0 >= DEPTH_MAX {
-            *handler = in_task(std::mem::replace(handler, Box::pin(std::future::pending())));
+            let mut inner = std::mem::replace(handler, Within::nobody(Box::pin(std::future::pending())));
+            inner.settle();
+            *handler = Within::nobody(in_task(inner));
         }
         // The handler is dropped after a panic and never polled again, as with messages.
-        match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => {}
+        match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut *handler).poll(cx))) {
+            Ok(Poll::Pending) => handler.settle(),
             Ok(Poll::Ready(result)) => {
                 turn.made_progress();
                 this.handler = None;
@@ -226,14 +252,14 @@ impl<T: Send + 'static> Future for HereCall<T> {
                 let desk = &this.admitted.0;
                 desk.panicked.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(service = desk.name, method = this.method, "the handler panicked");
-                return Poll::Ready(Err(CallError::MaybeExecuted(Doubt::HandlerFailed)));
+                return Poll::Ready(this.failed(CallError::MaybeExecuted(Doubt::HandlerFailed)));
             }
         }
         drop(depth);
         let mut patience = this.patience.take().unwrap_or_else(|| this.patience());
         if let Poll::Ready(error) = patience.as_mut().poll(cx) {
             this.handler = None;
-            return Poll::Ready(Err(error));
+            return Poll::Ready(this.failed(error));
         }
         this.patience = Some(patience);
         Poll::Pending
@@ -241,7 +267,7 @@ impl<T: Send + 'static> Future for HereCall<T> {
 }
 
 /// Lets a handler run in a task of its own; its panic and its end are the same as without.
-fn in_task<T: Send + 'static>(handler: Boxed<T>) -> Boxed<T> {
+fn in_task<T: Send + 'static>(handler: Within<T>) -> Boxed<T> {
     let mut task = Task(tokio::spawn(handler));
     Box::pin(async move {
         match (&mut task.0).await {

@@ -6,6 +6,9 @@
 //!             are repeated, or either side crashes and comes back. A method declared `#[idempotent]` may be executed
 //!             again. Every call ends, at the latest at its deadline. Dropping a call cancels it on both sides.
 //! Method      the machines of `quorate_protocols::rpc` behind two thin faces.
+//! Around it   [`caller`] tells a handler for whom it runs: node, credentials, deadline, [`Metadata`], trace. [`Retry`] and
+//!             [`Hedge`] repeat calls within a [`Budget`]; [`Manner`] says how a service works on its requests;
+//!             [`Balanced`] chooses among servers; feature `tower` puts layers around either side.
 //! Limits      [`ClientOptions`], [`ServeOptions`]; a request or reply is bounded by what a connection carries.
 //!
 //! | failure (Tanenbaum & van Steen) | what the caller sees |
@@ -56,43 +59,63 @@ mod context;
 #[cfg(feature = "cookies")]
 pub mod cookies;
 mod deferred;
+mod envelope;
 mod error;
 mod exactly_once;
+mod executing;
 #[doc(hidden)]
 pub mod generated;
 mod here;
+mod manner;
+mod metadata;
 mod objects;
 mod orphans;
 mod pipe;
+mod place;
 mod port;
 mod post;
+mod replies;
+mod retry;
 mod schema;
 mod server;
 mod sessions;
 mod stream;
+mod stub;
 mod to_client;
 mod to_service;
 mod together;
+#[cfg(feature = "tower")]
+pub mod tower;
+mod trace;
 
+pub(crate) use balance::Member;
 pub use balance::{Balance, Balanced, Candidate, Failure, Nobody};
-pub use client::{Client, ClientOptions, Here, IntoPlace, Patience, Place};
+pub use client::{Client, ClientOptions, Patience};
 pub use compat::{Change, Difference, Outline, OutlineError, check};
 pub use context::{Caller, caller};
 pub use deferred::Deferred;
+pub use envelope::Compression;
 pub use error::{BindError, CallError, EarlierFailure, NotSent, RpcError, ServeError};
 pub use exactly_once::{
     Committed, Durable, DurableConfig, DurableOpenError, DurableStats, NotDurable, State, Transaction,
+};
+pub use manner::Manner;
+pub use metadata::{
+    Key, METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX, Metadata, MetadataError,
 };
 pub use objects::{
     Dangling, ExportError, Failed, ObjectId, Objects, ObjectsError, ObjectsOptions, ObjectsStats, Promised,
     Remote, Skeleton, Stub,
 };
 pub use orphans::{BindingLog, BindingLogError, Extermination, Noted};
+pub use place::{Here, IntoPlace, Place};
 pub use quorate_protocols::rpc::{
     ClientStats, CompletionStats, Doubt, Orphans, Refusal, Rejection, ServerStats,
 };
+pub use retry::{Budget, Hedge, Retry, RetryStats};
 pub use schema::{ArgumentSchema, MethodSchema, Schema, Semantics};
 pub use server::{ServeOptions, ServeStats, Service, Serving};
 pub use sessions::{NoRoom, SessionId, SessionLost, Sessions, SessionsFull, SessionsOptions, SessionsStats};
 pub use stream::{Incoming, Outgoing, StreamError, stream};
 pub use together::{NotEnough, Wanted, together};
+pub use trace::{TraceContext, TraceError};

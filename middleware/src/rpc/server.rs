@@ -2,40 +2,37 @@
 //!
 //! Method      the reader task of a connection steps the machine with a batch of requests, polls each handler once,
 //!             right there, and answers all that are ready with one more step. Only a handler that has to wait gets
-//!             a task of its own. A handler that panics or is abandoned gives a typed doubt, never a silence.
+//!             a task of its own; see [`executing`](super::executing).
 //! Limits      [`ServeOptions`].
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use quorate_protocols::rpc::{
-    self, Doubt, Execution, Orphans, Refusal, ServerCommand, ServerConfig, ServerEvent, Verdict,
-};
+use quorate_protocols::rpc::{self, Execution, Orphans, ServerCommand, ServerConfig, ServerEvent};
 use quorate_protocols::{Input, Machine, Output, Outputs, Time};
+use quorate_transports::Credentials;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::answers::{BLOCKED_BYTES_MAX, Blocked};
-use super::context::{self, Caller};
+use super::envelope::Compression;
 use super::error::ServeError;
-use super::exactly_once::{Durable, Keeper, State as DurableState, Task};
-use super::generated::{self, AnyService, Dispatched, Matched};
+use super::exactly_once::{Durable, Keeper, State as DurableState};
+use super::executing::Order;
+use super::generated::{AnyService, Dispatched};
 use super::here::{Desk, Local};
-use super::objects;
+use super::manner::Manner;
 use super::orphans;
-use super::port::{self, Link, Streams};
+use super::port::Streams;
 use super::post::{self, Way};
 use super::schema::{MethodSchema, Schema, Semantics};
-use crate::node::{self, ChannelGuard, ChannelHandler, Identity, Node, NodeId, PeerEvent, process_id_of};
+use crate::node::{ChannelGuard, ChannelHandler, Identity, Node, NodeId, PeerEvent, process_id_of};
 
 /// Something that other processes can call; `#[service]` makes it of a trait.
 pub trait Service: Send + Sync + 'static {
@@ -71,6 +68,10 @@ pub struct ServeOptions {
     pub reply_bytes_max: usize,
     /// What is done about executions whose caller may be gone. Default: a new life of its process ends them.
     pub orphans: Orphans,
+    /// How it works on its requests. Default: many at a time.
+    pub manner: Manner,
+    /// Whether answers are compressed for clients that can read them so. Default: off.
+    pub compression: Compression,
 }
 
 impl Default for ServeOptions {
@@ -82,6 +83,8 @@ impl Default for ServeOptions {
             clients_max: machine.clients_max,
             reply_bytes_max: machine.reply_bytes_max,
             orphans: machine.orphans,
+            manner: Manner::Concurrent,
+            compression: Compression::Off,
         }
     }
 }
@@ -145,9 +148,10 @@ impl Node {
         config.orphans = options.orphans;
         let core = Arc::new(Core {
             node: self.clone(),
-            desk: Arc::new(Desk::new(name, options.executing_max, self.stopping())),
+            desk: Arc::new(Desk::new(name, &options, self.stopping())),
             name: name.to_owned(),
             service: Box::new(service),
+            compression: options.compression,
             keeper,
             epoch: Instant::now(),
             state: Mutex::new(State {
@@ -285,13 +289,14 @@ pub struct ServeStats {
 pub(super) struct Core {
     pub(super) node: Node,
     /// Where callers of this very node are served.
-    desk: Arc<Desk>,
+    pub(super) desk: Arc<Desk>,
     pub(super) name: String,
-    service: Box<dyn Service>,
+    pub(super) service: Box<dyn Service>,
+    pub(super) compression: Compression,
     /// Keeps the effects of exactly-once calls.
-    keeper: Option<Arc<dyn Keeper>>,
+    pub(super) keeper: Option<Arc<dyn Keeper>>,
     /// The zero of the machine's time.
-    epoch: Instant,
+    pub(super) epoch: Instant,
     state: Mutex<State>,
     pub(super) streams: Streams,
     /// Told whenever nothing executes and nothing waits to be sent.
@@ -305,29 +310,18 @@ pub(super) struct State {
     pub(super) way: Way,
     pub(super) head: BytesMut,
     /// The tasks of handlers that have to wait.
-    running: BTreeMap<Execution, AbortHandle>,
+    pub(super) running: BTreeMap<Execution, AbortHandle>,
     /// Answers that found a connection full.
     pub(super) blocked: BTreeMap<NodeId, Blocked>,
-    totals: Totals,
+    pub(super) totals: Totals,
 }
 
 #[derive(Default)]
-struct Totals {
-    spawned: u64,
-    panicked: u64,
+pub(super) struct Totals {
+    pub(super) spawned: u64,
+    pub(super) panicked: u64,
     malformed: u64,
     shed: u64,
-}
-
-/// One request that the machine wants executed.
-struct Order {
-    execution: Execution,
-    method: u32,
-    signature: u32,
-    deadline: Time,
-    body: Bytes,
-    acknowledged: u64,
-    unless: Option<Refusal>,
 }
 
 impl Core {
@@ -337,12 +331,12 @@ impl Core {
     }
 
     /// Steps the machine with something that asks for no execution.
-    fn step(self: &Arc<Self>, state: &mut State, input: Input<rpc::Server>) {
+    pub(super) fn step(self: &Arc<Self>, state: &mut State, input: Input<rpc::Server>) {
         self.step_at(post::time_since(self.epoch), state, input, &mut Vec::new());
     }
 
     /// Steps the machine, answers, and collects what is to be executed when the lock is let go.
-    fn step_at(
+    pub(super) fn step_at(
         self: &Arc<Self>,
         now: Time,
         state: &mut State,
@@ -392,127 +386,6 @@ impl Core {
             self.idle.notify_waiters();
         }
     }
-
-    /// Begins every order; those that are done at once are answered together.
-    fn execute(self: &Arc<Self>, orders: &mut Vec<Order>) {
-        let mut done = Vec::with_capacity(orders.len());
-        for order in orders.drain(..) {
-            let execution = order.execution;
-            let deadline = order.deadline;
-            let patience = (!execution.one_way).then_some(deadline);
-            let caller = Caller::new(node::identity_of(execution.from), self.epoch, patience);
-            let mut handler = match self.begin(order) {
-                Ok(handler) => handler,
-                Err(verdict) => {
-                    done.push((execution, verdict));
-                    continue;
-                }
-            };
-            // Most handlers need not wait: they are done here and never become a task.
-            match self.poll(execution, caller, &mut handler, &mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(verdict) => done.push((execution, verdict)),
-                Poll::Pending => self.spawn(execution, caller, deadline, handler),
-            }
-        }
-        if done.is_empty() {
-            return;
-        }
-        let mut state = self.lock();
-        let now = post::time_since(self.epoch);
-        for (execution, verdict) in done {
-            let command = ServerCommand::Complete { execution, verdict };
-            self.step_at(now, &mut state, Input::Command(command), &mut Vec::new());
-        }
-    }
-
-    fn begin(self: &Arc<Self>, order: Order) -> Result<Handler, Verdict> {
-        let Order { execution, method, signature, body, acknowledged, unless, .. } = order;
-        let Some(schema) = self.service.schema().method(method) else {
-            return Err(Verdict::Refused(Refusal::NoSuchMethod));
-        };
-        let matched = generated::match_signature(schema, signature, body).map_err(Verdict::Refused)?;
-        let Matched { required: body, added, promised } = matched;
-        // Users' `Deserialize` and the body of a handler up to its first await run in here.
-        let link: Option<Arc<dyn Link>> = schema.has_port().then(|| self.link(execution));
-        let dispatch = || match &link {
-            Some(link) => port::through(Arc::clone(link), || self.service.dispatch(method, body, added)).0,
-            None => self.service.dispatch(method, body, added),
-        };
-        match catch_unwind(AssertUnwindSafe(dispatch)) {
-            Ok(Dispatched::Running(future)) => {
-                let is_kept = execution.seat != 0 || schema.semantics == Semantics::ExactlyOnce;
-                let future = match &self.keeper {
-                    Some(keeper) if is_kept => {
-                        let request = execution.request();
-                        Arc::clone(keeper).execute(Task { request, acknowledged, unless, handler: future })
-                    }
-                    _ => objects::keeping(&self.node, execution.from, promised, future),
-                };
-                Ok(Handler { method: schema.name, link, future })
-            }
-            Ok(Dispatched::Refused(refusal)) => Err(Verdict::Refused(refusal)),
-            Err(_) => Err(self.panicked(execution, schema.name)),
-        }
-    }
-
-    /// Polls a handler; its panic becomes a verdict.
-    fn poll(
-        &self,
-        execution: Execution,
-        caller: Caller,
-        handler: &mut Handler,
-        cx: &mut Context<'_>,
-    ) -> Poll<Verdict> {
-        // The handler is dropped after a panic and never polled again: nothing half-changed of it is seen. The
-        // service itself is shared by design and guards its own state, as with any panic in any task.
-        catch_unwind(AssertUnwindSafe(|| {
-            context::during(caller, || match &handler.link {
-                // The answer is encoded in there, and may hold streams.
-                Some(link) => port::through(Arc::clone(link), || handler.future.as_mut().poll(cx)).0,
-                None => handler.future.as_mut().poll(cx),
-            })
-        }))
-        .unwrap_or_else(|_| Poll::Ready(self.panicked(execution, handler.method)))
-    }
-
-    fn panicked(&self, execution: Execution, method: &'static str) -> Verdict {
-        self.lock().totals.panicked += 1;
-        tracing::error!(service = self.name, method, peer = %execution.from, "the handler panicked");
-        Verdict::Doubtful(Doubt::HandlerFailed)
-    }
-
-    fn spawn(self: &Arc<Self>, execution: Execution, caller: Caller, deadline: Time, mut handler: Handler) {
-        let core = Arc::clone(self);
-        let until = post::instant_of(self.epoch, deadline);
-        let mut state = self.lock();
-        state.totals.spawned += 1;
-        if self.desk.is_over() || !state.machine.is_executing(&execution) {
-            return; // cancelled, or served no more, while it was polled: dropping the handler is all
-        }
-        // Under the lock, so that the task cannot end before it is noted.
-        let task = tokio::spawn(async move {
-            let run = std::future::poll_fn(|cx| core.poll(execution, caller, &mut handler, cx));
-            // A one-way request has nobody who gives up on it.
-            let verdict = if execution.one_way {
-                run.await
-            } else {
-                let ended = tokio::time::timeout_at(until, run).await;
-                ended.unwrap_or(Verdict::Doubtful(Doubt::Abandoned))
-            };
-            let mut state = core.lock();
-            state.running.remove(&execution);
-            core.step(&mut state, Input::Command(ServerCommand::Complete { execution, verdict }));
-        });
-        state.running.insert(execution, task.abort_handle());
-    }
-}
-
-/// A request in the service's code.
-struct Handler {
-    method: &'static str,
-    /// The way for its streams and references, if it has any.
-    link: Option<Arc<dyn Link>>,
-    future: Pin<Box<dyn Future<Output = Verdict> + Send>>,
 }
 
 /// Hears the clients.
@@ -540,7 +413,17 @@ impl ChannelHandler for Requests {
         self.0.step(&mut self.0.lock(), input);
     }
 
-    fn poll_deliver(&self, _: &mut Context<'_>, from: Identity, frames: &mut Vec<Bytes>) -> Poll<()> {
+    fn poll_deliver(&self, cx: &mut Context<'_>, from: Identity, frames: &mut Vec<Bytes>) -> Poll<()> {
+        self.poll_deliver_vouched(cx, from, None, frames)
+    }
+
+    fn poll_deliver_vouched(
+        &self,
+        _: &mut Context<'_>,
+        from: Identity,
+        credentials: Option<&Credentials>,
+        frames: &mut Vec<Bytes>,
+    ) -> Poll<()> {
         let core = &self.0;
         let mut state = core.lock();
         // Not reading at all would be simpler, but two nodes that call each other would both wait for the other to
@@ -563,12 +446,12 @@ impl ChannelHandler for Requests {
             }
             if orders.len() >= ORDERS_PER_TURN {
                 drop(state);
-                core.execute(&mut orders);
+                core.execute(&mut orders, credentials);
                 state = core.lock();
             }
         }
         drop(state);
-        core.execute(&mut orders);
+        core.execute(&mut orders, credentials);
         for spoken in words {
             if let Some(answer) = core.streams.hear(from, spoken) {
                 // Should it not leave, the other half asks again.

@@ -29,6 +29,8 @@ macro_rules! codes {
             }
         }
 
+        impl std::error::Error for $name {}
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(match self { $(Self::$variant => $text,)* })
@@ -211,6 +213,10 @@ codes! {
         JournalFailed = 8, "the service's journal has failed";
         /// What the call changes and answers cannot be encoded, or exceeds what the journal takes at once.
         Unrecordable = 9, "its record cannot be encoded or exceeds what the service's journal takes";
+        /// The arguments are compressed in a way that the server was not built with.
+        CompressionUnknown = 10, "the server cannot read compressed arguments";
+        /// What stands before the service's own code, to protect it, did not let the request through.
+        Denied = 11, "the service's middleware did not let it through";
         /// The object that is called is not there: it was withdrawn, or nobody held it any more.
         ObjectGone = 16, "the object is gone";
         /// The object that is called was one of an earlier life of its node.

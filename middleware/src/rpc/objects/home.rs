@@ -153,7 +153,7 @@ impl Home {
     pub(super) fn export(&self, service: Box<dyn Service>) -> Result<Reference, ExportError> {
         let number = self.number();
         let name = service.schema().service;
-        let desk = Arc::new(Desk::new(name, self.options.serve.executing_max, self.node.stopping()));
+        let desk = Arc::new(Desk::new(name, &self.options.serve, self.node.stopping()));
         let mut exports = self.exports();
         if self.is_closed() {
             return Err(ExportError::Closed);

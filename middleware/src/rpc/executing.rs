@@ -1,0 +1,175 @@
+//! Requests in the service's own code: begun, polled where they arrived, given a task when they wait.
+//!
+//! Guarantee   a handler that panics or is abandoned gives a typed doubt, never a silence.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use quorate_protocols::rpc::{Doubt, Execution, Refusal, ServerCommand, Verdict};
+use quorate_protocols::{Input, Time};
+use quorate_transports::Credentials;
+
+use super::context::{Caller, Limit, Within};
+use super::envelope::{self, Compression, Opened};
+use super::exactly_once::Task;
+use super::generated::{self, Boxed, Dispatched, Matched};
+use super::objects;
+use super::port::{self, Link};
+use super::post;
+use super::schema::Semantics;
+use super::server::Core;
+use super::trace;
+use crate::node;
+
+/// One request that the machine wants executed.
+pub(super) struct Order {
+    pub(super) execution: Execution,
+    pub(super) method: u32,
+    pub(super) signature: u32,
+    pub(super) deadline: Time,
+    pub(super) body: Bytes,
+    pub(super) acknowledged: u64,
+    pub(super) unless: Option<Refusal>,
+}
+
+impl Core {
+    /// Begins every order; those that are done at once are answered together. All came over one connection, for whose
+    /// other end its medium vouches so.
+    pub(super) fn execute(self: &Arc<Self>, orders: &mut Vec<Order>, credentials: Option<&Credentials>) {
+        let mut done = Vec::with_capacity(orders.len());
+        for order in orders.drain(..) {
+            let execution = order.execution;
+            let deadline = order.deadline;
+            let mut handler = match self.begin(order, credentials) {
+                Ok(handler) => handler,
+                Err(verdict) => {
+                    done.push((execution, verdict));
+                    continue;
+                }
+            };
+            // Most handlers need not wait: they are done here and never become a task.
+            match self.poll(execution, &mut handler, &mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(verdict) => done.push((execution, verdict)),
+                Poll::Pending => self.spawn(execution, deadline, handler),
+            }
+        }
+        if done.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        let now = post::time_since(self.epoch);
+        for (execution, verdict) in done {
+            let command = ServerCommand::Complete { execution, verdict };
+            self.step_at(now, &mut state, Input::Command(command), &mut Vec::new());
+        }
+    }
+
+    fn begin(self: &Arc<Self>, order: Order, credentials: Option<&Credentials>) -> Result<Handler, Verdict> {
+        let Order { execution, method, signature, deadline, body, acknowledged, unless } = order;
+        let opened = envelope::open_request(body, self.node.message_bytes_max());
+        let Opened { head, arguments: body, takes_lz4 } = opened.map_err(Verdict::Refused)?;
+        let Some(schema) = self.service.schema().method(method) else {
+            return Err(Verdict::Refused(Refusal::NoSuchMethod));
+        };
+        let matched = generated::match_signature(schema, signature, body).map_err(Verdict::Refused)?;
+        let Matched { required: body, added, promised } = matched;
+        // Users' `Deserialize` and the body of a handler up to its first await run in here.
+        let link: Option<Arc<dyn Link>> = schema.has_port().then(|| self.link(execution));
+        let dispatch = || match &link {
+            Some(link) => port::through(Arc::clone(link), || self.service.dispatch(method, body, added)).0,
+            None => self.service.dispatch(method, body, added),
+        };
+        match catch_unwind(AssertUnwindSafe(dispatch)) {
+            Ok(Dispatched::Running(future)) => {
+                let is_kept = execution.seat != 0 || schema.semantics == Semantics::ExactlyOnce;
+                let future = match &self.keeper {
+                    Some(keeper) if is_kept => {
+                        let request = execution.request();
+                        Arc::clone(keeper).execute(Task { request, acknowledged, unless, handler: future })
+                    }
+                    _ => objects::keeping(&self.node, execution.from, promised, future),
+                };
+                let future = match link {
+                    // The answer is encoded in there, and may hold streams and references.
+                    Some(link) => through(link, future),
+                    None => future,
+                };
+                let from = node::identity_of(execution.from);
+                let limit = match execution.one_way {
+                    true => Limit::None,
+                    false => Limit::By { epoch: self.epoch, deadline },
+                };
+                let theirs = head.trace;
+                let caller = Caller::new(from, limit, credentials.cloned(), head);
+                let span = trace::serve_span(&self.name, schema.name, from, &caller.trace(), &theirs);
+                let compression = if takes_lz4 { self.compression } else { Compression::Off };
+                let running = self.desk.floor.arrange(Within::new(caller, span, future));
+                Ok(Handler { method: schema.name, compression, running })
+            }
+            Ok(Dispatched::Refused(refusal)) => Err(Verdict::Refused(refusal)),
+            Err(_) => Err(self.panicked(execution, schema.name)),
+        }
+    }
+
+    /// Polls a handler; its panic becomes a verdict.
+    fn poll(&self, execution: Execution, handler: &mut Handler, cx: &mut Context<'_>) -> Poll<Verdict> {
+        // The handler is dropped after a panic and never polled again: nothing half-changed of it is seen. The
+        // service itself is shared by design and guards its own state, as with any panic in any task.
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut handler.running).poll(cx)));
+        match polled {
+            Ok(Poll::Ready(Verdict::Done(answer))) => {
+                Poll::Ready(Verdict::Done(envelope::pack_answer(answer, handler.compression)))
+            }
+            Ok(other) => other,
+            Err(_) => Poll::Ready(self.panicked(execution, handler.method)),
+        }
+    }
+
+    fn panicked(&self, execution: Execution, method: &'static str) -> Verdict {
+        self.lock().totals.panicked += 1;
+        tracing::error!(service = self.name, method, peer = %execution.from, "the handler panicked");
+        Verdict::Doubtful(Doubt::HandlerFailed)
+    }
+
+    fn spawn(self: &Arc<Self>, execution: Execution, deadline: Time, mut handler: Handler) {
+        let core = Arc::clone(self);
+        let until = post::instant_of(self.epoch, deadline);
+        let mut state = self.lock();
+        state.totals.spawned += 1;
+        if self.desk.is_over() || !state.machine.is_executing(&execution) {
+            return; // cancelled, or served no more, while it was polled: dropping the handler is all
+        }
+        // Under the lock, so that the task cannot end before it is noted.
+        let task = tokio::spawn(async move {
+            let run = std::future::poll_fn(|cx| core.poll(execution, &mut handler, cx));
+            // A one-way request has nobody who gives up on it.
+            let verdict = if execution.one_way {
+                run.await
+            } else {
+                let ended = tokio::time::timeout_at(until, run).await;
+                ended.unwrap_or(Verdict::Doubtful(Doubt::Abandoned))
+            };
+            let mut state = core.lock();
+            state.running.remove(&execution);
+            core.step(&mut state, Input::Command(ServerCommand::Complete { execution, verdict }));
+        });
+        state.running.insert(execution, task.abort_handle());
+    }
+}
+
+/// A request in the service's code.
+struct Handler {
+    method: &'static str,
+    /// Of the answer.
+    compression: Compression,
+    running: Within<Verdict>,
+}
+
+/// Polls a handler where its streams and references find their way.
+fn through(link: Arc<dyn Link>, mut future: Boxed<Verdict>) -> Boxed<Verdict> {
+    Box::pin(std::future::poll_fn(move |cx| port::through(Arc::clone(&link), || future.as_mut().poll(cx)).0))
+}
