@@ -56,7 +56,7 @@ async fn host() -> Result<(), Box<dyn Error>> {
     let this = std::env::current_exe()?.display().to_string();
     let mut config = Config::default();
     let mut clerk = Service::new([&*this, "serve"]);
-    clerk.idle_ms = Some(200);
+    clerk.idle_ms = Some(1_000);
     config.service.insert("clerk".to_owned(), clerk);
     let node = Node::builder().listen("tcp://127.0.0.1:0").start().await?;
     let superserver = Superserver::start(&node, &config).await?;

@@ -10,7 +10,7 @@ mod worker;
 use std::time::Duration;
 
 #[cfg(target_os = "linux")]
-pub use namespace::{in_namespace, ip};
+pub use namespace::{in_namespace, ip, try_ip};
 pub use net::{Net, memory, nets, nets_between_processes, tcp};
 pub use worker::{Orders, Worker};
 

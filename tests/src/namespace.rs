@@ -39,6 +39,16 @@ pub fn in_namespace(test: &str, scenario: impl Future<Output = ()>) {
 /// # Panics
 /// When `ip` refuses.
 pub fn ip(arguments: &[&str]) {
-    let output = Command::new("ip").args(arguments).output().unwrap();
-    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    if let Err(refused) = try_ip(arguments) {
+        panic!("ip {arguments:?}: {refused}");
+    }
+}
+
+/// Changes the network of this namespace, where the system may not have what it takes.
+///
+/// # Errors
+/// What `ip` says.
+pub fn try_ip(arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new("ip").args(arguments).output().map_err(|error| error.to_string())?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
