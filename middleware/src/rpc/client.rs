@@ -88,7 +88,7 @@ impl Default for ClientOptions {
 ///
 /// It survives broken connections and restarts of the server without the callers' doing: calls wait, within their
 /// deadlines, until the server is back; what was under way in the old life ends with
-/// [`CallError::MaybeExecuted`] unless its method is idempotent.
+/// [`CallError::MaybeExecuted`](super::CallError::MaybeExecuted) unless its method is idempotent.
 pub struct Client<C> {
     pub(super) core: Arc<Core>,
     /// The service, when this very node serves it.

@@ -3,8 +3,8 @@
 //! Purpose     what the tower ecosystem has (time-outs, limits, load shedding, one's own authentication) works on calls
 //!             without knowing of them, and a client is a `tower::Service` for whoever wants one.
 //! Guarantee   an error of a layer ends a call with what is known of it: it did not get through to the service
-//!             ([`LayerError::is_sent`], [`Refusal::Denied`](super::Refusal::Denied)), or it is in doubt. A layer that fails
-//!             with a [`CallError`] or a [`Refusal`](super::Refusal) says so itself.
+//!             ([`LayerError::is_sent`], [`Refusal::Denied`]), or it is in doubt. A layer that fails
+//!             with a [`CallError`] or a [`Refusal`] says so itself.
 //! Method      each call takes a clone of the layered service, waits until that is ready and calls it; so layers must be
 //!             `Clone` and share what they count, as those of tower do.
 //! Limits      a service that has layers, or a client that has, uses messages within one node too. What waits in the layers

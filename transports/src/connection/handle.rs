@@ -44,7 +44,7 @@ impl Connection {
         Ok(Batch { shared: &self.shared, state: Some(state), lane })
     }
 
-    /// True while a lane is [crowded](LaneQueues::is_crowded) and the driver has been woken and has not run yet. A task
+    /// True while a lane is crowded (`LaneQueues::is_crowded`) and the driver has been woken and has not run yet. A task
     /// that sends without a pause should then let others run: where the driver has the same thread, it would
     /// otherwise write nothing before a limit is reached, long after all of it has left the processor's cache.
     #[inline]
@@ -147,13 +147,13 @@ impl Batch<'_> {
         state.queues.push(self.lane, parts, body)
     }
 
-    /// See [`LaneQueues::join`].
+    /// See `LaneQueues::join`.
     #[inline]
     pub fn join(&mut self, stamp: u64, item: &[&[u8]]) -> bool {
         self.state.as_mut().is_some_and(|state| state.queues.join(self.lane, stamp, item))
     }
 
-    /// See [`LaneQueues::push_joinable`].
+    /// See `LaneQueues::push_joinable`.
     ///
     /// # Errors
     /// [`SendError`]; nothing was queued.

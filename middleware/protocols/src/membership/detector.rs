@@ -14,7 +14,7 @@ use super::swim::{self, SwimDetector};
 pub enum Detection {
     /// Everybody beats, and silence is judged: see [`heartbeat`](super::heartbeat).
     Heartbeat(Judge),
-    /// Members probe each other in turn, and ask so many others before they doubt: see [`swim`](super::swim).
+    /// Members probe each other in turn, and ask so many others before they doubt: see [`swim`].
     Swim {
         /// How many are asked. Three are usual; with none, a lost message makes a doubt.
         helpers: usize,

@@ -10,7 +10,7 @@
 //!             sender's in its order.
 //! Source      van Steen & Tanenbaum, causally ordered multicasting; Birman, Schiper & Stephenson 1991; telling the
 //!             changes only: Singhal & Kshemkalyani 1992.
-//! Limits      [`HELD_MESSAGES_MAX`] and [`HELD_BYTES_MAX`] that wait; beyond either this member acknowledges nothing, as
+//! Limits      `HELD_MESSAGES_MAX` and `HELD_BYTES_MAX` that wait; beyond either this member acknowledges nothing, as
 //!             for a user who does not read, so that the senders' windows bound the rest.
 
 mod note;
