@@ -118,8 +118,8 @@ const LAMPORT_BUGS: &[Planted] = &[
     Planted::LamportLeftoverByRank,
 ];
 
-/// Enough for a minute or so of each test; `QUORATE_SIM_SEEDS` asks for more.
-const SEEDS: u64 = 1500;
+/// Enough for half a minute or so of each test; `QUORATE_SIM_SEEDS` asks for more.
+const SEEDS: u64 = 600;
 /// The layers below are those of the other sweeps.
 const ORDER_SEEDS: u64 = 200;
 const HUNT_SEEDS: u64 = 2000;

@@ -22,13 +22,13 @@
 //! | how writes spread, with their weights: a [`ConitLog`] | [`continuous`] |
 //!
 //! ```
-//! use quorate::history::{Trace, causal, sequential_trace};
+//! use quorate::history::{Limits, Trace, causal, sequential_trace};
 //!
 //! // The textbook's notation: a line for each process, NIL for a key that nobody has written.
 //! let trace: Trace<String, String> =
 //!     "P1: W(x)a W(x)c\nP2: R(x)a W(x)b\nP3: R(x)a R(x)c R(x)b\nP4: R(x)a R(x)b R(x)c".parse()?;
-//! causal(&trace)?;
-//! assert!(sequential_trace(&trace).is_err());
+//! causal(&trace, &Limits::default())?;
+//! assert!(sequential_trace(&trace, &Limits::default()).is_err());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
