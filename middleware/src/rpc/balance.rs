@@ -170,7 +170,8 @@ impl<K: Candidate> Balanced<K> {
         self.order(&self.members()).first().map(|member| member.client.clone())
     }
 
-    /// The one for this key, always the same as long as it is reachable; `None` when there is nobody now.
+    /// The one for this key, always the same as long as it is reachable; `None` when there is nobody now. Programs that were
+    /// built with different releases of Rust may choose differently.
     pub fn pick_for(&self, key: &(impl Hash + ?Sized)) -> Option<K> {
         let weight = |member: &Arc<Member<K>>| {
             let mut hasher = DefaultHasher::new();

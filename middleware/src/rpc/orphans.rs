@@ -37,6 +37,8 @@ pub(super) fn period(orphans: Orphans) -> Option<Duration> {
 
 /// A client's log of the services at which it may have calls under way. Cheap to clone; clones share it.
 ///
+/// It is shortened when it is opened: one life that notes and drops bindings again and again makes its journal longer.
+///
 /// ```no_run
 /// # async fn example(node: quorate::Node, journal: quorate_journal::Journal) -> Result<(), Box<dyn std::error::Error>> {
 /// use quorate::rpc::BindingLog;
