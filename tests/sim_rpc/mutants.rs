@@ -5,6 +5,7 @@ use quorate_protocols::planted::{Plant, Planted};
 
 use crate::once::{Once, config};
 use crate::orphans::{self, Abandoned};
+use crate::streams::{self, Streams};
 
 /// How many seeds a bug may hide in.
 const SEEDS: u64 = 1_000;
@@ -21,6 +22,33 @@ fn must_be_found_among_orphans(bug: Planted) {
         Some(found) => println!("{bug:?}: seed {} of {SEEDS}: {}", found.tried, found.breach),
         None => panic!("{bug:?} hid in {SEEDS} seeds"),
     }
+}
+
+fn must_be_found_in_streams(bug: Planted) {
+    match hunt(&streams::config(), 0..SEEDS, |rng| Streams::new(rng, Plant::of(bug))) {
+        Some(found) => println!("{bug:?}: seed {} of {SEEDS}: {}", found.tried, found.breach),
+        None => panic!("{bug:?} hid in {SEEDS} seeds"),
+    }
+}
+
+#[test]
+fn an_item_taken_twice_is_found() {
+    must_be_found_in_streams(Planted::StreamTakesCopies);
+}
+
+#[test]
+fn an_item_taken_before_those_in_front_of_it_is_found() {
+    must_be_found_in_streams(Planted::StreamSkipsGaps);
+}
+
+#[test]
+fn an_end_that_is_believed_too_early_is_found() {
+    must_be_found_in_streams(Planted::StreamEndsEarly);
+}
+
+#[test]
+fn a_reader_that_waits_for_what_is_lost_is_found() {
+    must_be_found_in_streams(Planted::StreamWaitsForTheLost);
 }
 
 #[test]

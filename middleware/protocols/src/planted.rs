@@ -91,6 +91,14 @@ pub enum Planted {
     ObjectsLeaseFromAnswer,
     /// Remote objects: what a holder held whose lease has ended is kept.
     ObjectsKeepExpired,
+    /// Streams: an item that comes again is taken again.
+    StreamTakesCopies,
+    /// Streams: an item behind a gap is taken without waiting.
+    StreamSkipsGaps,
+    /// Streams: the writer's end is believed although items are missing.
+    StreamEndsEarly,
+    /// Streams: a reader waits for ever for an item that was lost.
+    StreamWaitsForTheLost,
     /// Two-phase commit: a yes vote leaves before its record is durable.
     CommitVoteBeforePersist,
     /// Two-phase commit: the decision leaves before its record is durable.

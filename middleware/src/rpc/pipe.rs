@@ -1,88 +1,80 @@
-//! The inside of a stream: what both halves share in one process, or one half and the way to the other.
+//! The inside of a stream: both halves in one process, or one half and the way to the other.
 //!
-//! Method      see [`stream`](super::stream). Everything that the other half says comes in at [`Half::hear`], under one
-//!             lock, and needs neither a task nor a clock; only who waits looks at the time.
+//! Method      what the halves say to each other is [`ReadingHalf`] and [`WritingHalf`]; here are only those who wait. All
+//!             that the other half says comes in at [`Half::hear`], under one lock, and needs neither a task nor a clock.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_protocols::rpc::{MayWrite, ReadingHalf, WINDOW_ITEMS_MAX, Word, WritingHalf};
 use tokio::sync::Notify;
 
-use super::port::{Half, Link, Unsaid, Word};
+use super::port::{Half, Link, Unsaid};
 use super::stream::StreamError;
 
 /// What both halves share in one process, or one half and the way to the other.
 pub(super) struct Pipe<T> {
-    pub(super) window: u64,
-    pub(super) state: Mutex<State<T>>,
+    pub(super) window: u32,
+    state: Mutex<State<T>>,
     pub(super) reader: Notify,
     pub(super) writer: Notify,
 }
 
+/// The way to the other half, and the stream's number there.
 pub(super) type Far = (Arc<dyn Link>, u64);
 
-pub(super) struct State<T> {
-    /// The other half is there; the stream's number there.
-    pub(super) far: Option<Far>,
-    pub(super) ready: VecDeque<Item<T>>,
-    /// Items that have overtaken others.
-    pub(super) held: BTreeMap<u64, Bytes>,
-    /// Items that came, in order.
-    pub(super) arrived: u64,
-    pub(super) arrived_bytes: u64,
-    pub(super) taken: u64,
-    pub(super) taken_bytes: u64,
-    /// What the writer was told, or this writer was told.
-    pub(super) granted: u64,
-    pub(super) granted_bytes: u64,
-    pub(super) sent: u64,
-    pub(super) sent_bytes: u64,
-    pub(super) end: Option<(u64, bool)>,
-    /// How much had arrived when the writer had said more for the first time.
-    pub(super) missing_at: Option<u64>,
-    pub(super) is_stopped: bool,
-    pub(super) is_broken: bool,
+pub(super) enum State<T> {
+    /// Both halves are in this process.
+    Here(Here<T>),
+    /// The writer is elsewhere.
+    Reads(ReadingHalf, Far),
+    /// The reader is elsewhere.
+    Writes(WritingHalf, Far),
 }
 
-pub(super) enum Item<T> {
-    Here(T),
-    Encoded(Bytes),
+pub(super) struct Here<T> {
+    pub(super) ready: VecDeque<T>,
+    /// Something was written: no half can travel any more.
+    is_used: bool,
+    /// Nothing more is written; whether that was all.
+    pub(super) end: Option<bool>,
+    pub(super) is_stopped: bool,
 }
 
 impl<T> State<T> {
-    pub(super) fn is_far(&self) -> bool {
-        self.far.is_some()
+    fn far(&self) -> Option<&Far> {
+        match self {
+            Self::Here(_) => None,
+            Self::Reads(_, far) | Self::Writes(_, far) => Some(far),
+        }
+    }
+
+    /// Whether a half may still travel.
+    pub(super) fn is_fresh(&self) -> bool {
+        matches!(self, Self::Here(here) if !here.is_used && here.end.is_none() && !here.is_stopped)
     }
 }
 
 impl<T> Pipe<T> {
     pub(super) fn new(window: u32) -> Self {
-        let window = u64::from(window.clamp(1, WINDOW_ITEMS_MAX));
-        let state = State {
-            far: None,
-            ready: VecDeque::new(),
-            held: BTreeMap::new(),
-            arrived: 0,
-            arrived_bytes: 0,
-            taken: 0,
-            taken_bytes: 0,
-            granted: 0,
-            granted_bytes: 0,
-            sent: 0,
-            sent_bytes: 0,
-            end: None,
-            missing_at: None,
-            is_stopped: false,
-            is_broken: false,
-        };
-        Self { window, state: Mutex::new(state), reader: Notify::new(), writer: Notify::new() }
+        let here = Here { ready: VecDeque::new(), is_used: false, end: None, is_stopped: false };
+        Self {
+            window: window.clamp(1, WINDOW_ITEMS_MAX),
+            state: Mutex::new(State::Here(here)),
+            reader: Notify::new(),
+            writer: Notify::new(),
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_here(&self) -> bool {
+        matches!(&*self.state(), State::Here(_))
     }
 
     /// Writes within the process.
@@ -92,12 +84,14 @@ impl<T> Pipe<T> {
             moved.as_mut().enable();
             {
                 let mut state = self.state();
-                if state.is_stopped {
+                // Its reader may have travelled while this waited: then the writer is told by the next item.
+                let State::Here(here) = &mut *state else { return Err(StreamError::Broken) };
+                if here.is_stopped {
                     return Err(StreamError::Stopped);
                 }
-                if (state.ready.len() as u64) < self.window {
-                    state.arrived += 1;
-                    state.ready.push_back(Item::Here(item));
+                if here.ready.len() < self.window as usize {
+                    here.is_used = true;
+                    here.ready.push_back(item);
                     drop(state);
                     self.reader.notify_waiters();
                     return Ok(());
@@ -107,44 +101,35 @@ impl<T> Pipe<T> {
         }
     }
 
-    pub(super) fn end_here(&self, is_whole: bool) {
-        let mut state = self.state();
-        state.end = Some((state.arrived, is_whole));
-        drop(state);
-        self.reader.notify_waiters();
-    }
-
-    /// Says a writer's word, when it may; an item waits for a grant.
-    pub(super) async fn say(
-        &self,
-        is_item: bool,
-        word: impl Fn(&mut State<T>) -> (Word, u64),
-    ) -> Result<(), StreamError> {
+    /// Says an item, when it may, or without one the end.
+    pub(super) async fn say(&self, item: Option<Bytes>) -> Result<(), StreamError> {
         loop {
             let mut moved = pin!(self.writer.notified());
             moved.as_mut().enable();
-            let (link, stream, sent) = {
+            let (link, stream, said) = {
                 let mut state = self.state();
-                if state.is_stopped {
-                    return Err(StreamError::Stopped);
-                }
-                let Some((link, stream)) = state.far.clone().filter(|_| !state.is_broken) else {
+                let State::Writes(half, (link, stream)) = &mut *state else {
                     return Err(StreamError::Broken);
                 };
-                let may = state.sent < state.granted && state.sent_bytes < state.granted_bytes;
-                if is_item && !may {
-                    (link, stream, None)
-                } else {
-                    let (word, size) = word(&mut state);
-                    let said = link.say(stream, word);
-                    if said.is_ok() && is_item {
-                        state.sent += 1;
-                        state.sent_bytes += size;
+                let said = match half.may_write() {
+                    MayWrite::Stopped => return Err(StreamError::Stopped),
+                    MayWrite::Broken => return Err(StreamError::Broken),
+                    MayWrite::Later if item.is_some() => None,
+                    MayWrite::Later | MayWrite::Now => {
+                        let word = match &item {
+                            Some(body) => half.item(body.clone()),
+                            None => half.end(true),
+                        };
+                        let said = link.say(*stream, word);
+                        if let (Ok(()), Some(body)) = (said, &item) {
+                            half.written(body.len());
+                        }
+                        Some(said)
                     }
-                    (link, stream, Some(said))
-                }
+                };
+                (Arc::clone(link), *stream, said)
             };
-            match sent {
+            match said {
                 Some(Ok(())) => return Ok(()),
                 Some(Err(Unsaid::TooLarge { size, limit })) => {
                     return Err(StreamError::TooLarge { size, limit });
@@ -159,42 +144,76 @@ impl<T> Pipe<T> {
                 }
                 None => {
                     if tokio::time::timeout(PATIENCE, moved).await.is_err() {
-                        let count = self.state().sent;
-                        let _ = link.say(stream, Word::Count { count, asks: true });
+                        let word = match &*self.state() {
+                            State::Writes(half, _) => half.ask(),
+                            State::Here(_) | State::Reads(..) => return Err(StreamError::Broken),
+                        };
+                        let _ = link.say(stream, word);
                     }
                 }
             }
         }
     }
 
-    /// A grant that is worth a message.
-    pub(super) fn due_grant(&self, state: &mut State<T>) -> Option<(Far, Word)> {
-        let far = state.far.clone()?;
-        let grown = state.taken + self.window - state.granted;
-        let grown_bytes = state.taken_bytes + WINDOW_BYTES - state.granted_bytes;
-        if grown < self.window.div_ceil(2) && grown_bytes < WINDOW_BYTES / 2 {
-            return None;
+    /// Nothing more is written. Should the word not be sent, the reader asks after a while, and is told that nobody
+    /// writes.
+    pub(super) fn give_up(&self) {
+        let word = match &mut *self.state() {
+            State::Here(here) => {
+                here.end = here.end.or(Some(false));
+                None
+            }
+            State::Writes(half, far) => Some((far.clone(), half.end(false))),
+            State::Reads(..) => None,
+        };
+        self.reader.notify_waiters();
+        self.say_last(word);
+    }
+
+    /// What was written within the process was all.
+    pub(super) fn end_here(&self) {
+        if let State::Here(here) = &mut *self.state() {
+            here.end = Some(true);
         }
-        Some((far, self.grant(state)))
+        self.reader.notify_waiters();
     }
 
-    fn grant(&self, state: &mut State<T>) -> Word {
-        state.granted = state.taken + self.window;
-        state.granted_bytes = state.taken_bytes + WINDOW_BYTES;
-        Word::Grant { items: state.granted, bytes: state.granted_bytes }
+    /// Nothing more is read. Should the word not be sent, the writer's next item is answered with it.
+    pub(super) fn stop(&self) {
+        let word = match &mut *self.state() {
+            State::Here(here) => {
+                here.is_stopped = true;
+                here.ready.clear();
+                None
+            }
+            State::Reads(_, far) => Some((far.clone(), Word::Stop)),
+            State::Writes(..) => None,
+        };
+        self.writer.notify_waiters();
+        self.say_last(word);
     }
 
-    pub(super) fn repeat_grant(&self) {
-        let mut state = self.state();
-        let Some((link, stream)) = state.far.clone() else { return };
-        let word = self.grant(&mut state);
-        drop(state);
-        let _ = link.say(stream, word);
+    /// Says a reader's grant again: whoever waits for long may have missed something.
+    pub(super) fn ask_writer(&self) {
+        let word = match &mut *self.state() {
+            State::Reads(half, far) => Some((far.clone(), half.grant())),
+            State::Here(_) | State::Writes(..) => None,
+        };
+        if let Some(((link, stream), word)) = word {
+            let _ = link.say(stream, word);
+        }
+    }
+
+    fn say_last(&self, word: Option<(Far, Word)>) {
+        if let Some(((link, stream), word)) = word {
+            let _ = link.say(stream, word);
+        }
+        self.leave();
     }
 
     /// No half of this side hears any more.
     pub(super) fn leave(&self) {
-        let far = self.state().far.clone();
+        let far = self.state().far().cloned();
         if let Some((link, stream)) = far {
             link.leave(stream);
         }
@@ -208,68 +227,24 @@ impl<T> Pipe<T> {
 
 impl<T: Send + 'static> Half for Pipe<T> {
     fn hear(&self, word: Word) -> Option<Word> {
-        let mut state = self.state();
-        let answer = match word {
-            Word::Item { number, body } => {
-                if number >= state.granted || state.arrived_bytes >= state.granted_bytes {
-                    // No writer of ours does that.
-                    state.is_broken = true;
-                } else if number >= state.arrived {
-                    state.held.insert(number, body);
-                }
-                let State { held, arrived, .. } = &mut *state;
-                let mut next = Vec::new();
-                while let Some(body) = held.remove(arrived) {
-                    *arrived += 1;
-                    next.push(body);
-                }
-                for body in next {
-                    state.arrived_bytes += body.len() as u64;
-                    state.ready.push_back(Item::Encoded(body));
-                }
-                None
-            }
-            Word::End { count, is_whole } => {
-                state.end = Some((count, is_whole));
-                None
-            }
-            Word::Count { count, asks } => {
-                let is_missing = count > state.arrived + state.held.len() as u64;
-                if is_missing && state.missing_at == Some(state.arrived) {
-                    state.is_broken = true;
-                }
-                state.missing_at = is_missing.then_some(state.arrived);
-                asks.then(|| self.grant(&mut state))
-            }
-            Word::Gone => {
-                state.is_broken |= state.end.is_none_or(|(count, _)| count != state.arrived);
-                None
-            }
-            Word::Grant { items, bytes } => {
-                let is_news = items > state.granted || bytes > state.granted_bytes;
-                state.granted = state.granted.max(items);
-                state.granted_bytes = state.granted_bytes.max(bytes);
-                (!is_news).then(|| Word::Count { count: state.sent, asks: false })
-            }
-            Word::Stop => {
-                state.is_stopped = true;
-                None
-            }
+        let answer = match &mut *self.state() {
+            State::Here(_) => None,
+            State::Reads(half, _) => half.hear(word),
+            State::Writes(half, _) => half.hear(&word),
         };
-        drop(state);
         self.wake();
         answer
     }
 
     fn break_off(&self) {
-        self.state().is_broken = true;
+        match &mut *self.state() {
+            State::Here(_) => {}
+            State::Reads(half, _) => half.break_off(),
+            State::Writes(half, _) => half.break_off(),
+        }
         self.wake();
     }
 }
 
-/// Items of one stream that may wait to be read, at most.
-const WINDOW_ITEMS_MAX: u32 = 65_536;
-/// Bytes of items that may be on their way or wait to be read.
-pub(super) const WINDOW_BYTES: u64 = 1 << 20;
 /// How long one half waits before it asks the other one. Only lost words make it ask in vain.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);

@@ -1,132 +1,20 @@
-//! What streams say to each other, and the places where they hear it.
+//! Where the halves of streams hear each other.
 //!
 //! Method      the halves of a stream talk on the channels of the service that they came with, beside its calls. A
 //!             writer's words share one lane, so that its end comes behind its items; a reader's words may overtake
-//!             them. Grants and counts are totals: repeated or reordered they do no harm.
-//! Layout      kind `u8`, the client's number `u32`, the stream's number `u64`, then what [`Word`] says.
+//!             them.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{BufMut, Bytes, BytesMut};
-use quorate_protocols::{ProcessId, WireError, wire};
+use quorate_protocols::ProcessId;
+use quorate_protocols::rpc::{Spoken, Word};
 
 use super::generated::Boxed;
 use super::objects::{Home, Target};
 use crate::node::Node;
-
-/// One message of one half to the other.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Word {
-    /// Writer: the item with this number, counted from 0.
-    Item { number: u64, body: Bytes },
-    /// Writer: so many items were all, or were written before it was given up.
-    End { count: u64, is_whole: bool },
-    /// Writer: so many items were written so far; `asks` for a grant.
-    Count { count: u64, asks: bool },
-    /// Writer's side: nobody writes this stream (any more).
-    Gone,
-    /// Reader: so many items and bytes may be written in all.
-    Grant { items: u64, bytes: u64 },
-    /// Reader: nobody reads any more.
-    Stop,
-}
-
-impl Word {
-    /// Said by a writer; it is spoken in the items' lane.
-    pub(super) const fn is_writers(&self) -> bool {
-        matches!(self, Self::Item { .. } | Self::End { .. } | Self::Count { .. } | Self::Gone)
-    }
-
-    /// What a side answers that does not know the stream.
-    const fn answer_of_nobody(&self) -> Option<Self> {
-        match self {
-            Self::Item { .. } | Self::Count { .. } => Some(Self::Stop),
-            Self::Grant { .. } => Some(Self::Gone),
-            Self::End { .. } | Self::Gone | Self::Stop => None,
-        }
-    }
-}
-
-/// A word with its address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Spoken {
-    pub(super) client: u32,
-    pub(super) stream: u64,
-    pub(super) word: Word,
-}
-
-impl Spoken {
-    /// True when a frame goes on with this and not with a message about a call.
-    pub(super) fn is_next(frame: &[u8]) -> bool {
-        frame.first().is_some_and(|kind| *kind >= ITEM)
-    }
-
-    /// Appends all but the body, and gives that.
-    pub(super) fn encode_head(&self, out: &mut BytesMut) -> Bytes {
-        let kind = match &self.word {
-            Word::Item { .. } => ITEM,
-            Word::End { .. } => END,
-            Word::Count { .. } => COUNT,
-            Word::Gone => GONE,
-            Word::Grant { .. } => GRANT,
-            Word::Stop => STOP,
-        };
-        out.put_u8(kind);
-        out.put_u32_le(self.client);
-        out.put_u64_le(self.stream);
-        match &self.word {
-            Word::Item { number, body } => {
-                out.put_u64_le(*number);
-                wire::put_count(out, body.len());
-                return body.clone();
-            }
-            Word::End { count, is_whole: flag } | Word::Count { count, asks: flag } => {
-                out.put_u64_le(*count);
-                out.put_u8(u8::from(*flag));
-            }
-            Word::Grant { items, bytes } => {
-                out.put_u64_le(*items);
-                out.put_u64_le(*bytes);
-            }
-            Word::Gone | Word::Stop => {}
-        }
-        Bytes::new()
-    }
-
-    /// # Errors
-    /// [`WireError`] when the frame does not go on with a word.
-    pub(super) fn decode(frame: &mut Bytes) -> Result<Self, WireError> {
-        let kind = wire::take_u8(frame, "stream message kind")?;
-        let client = wire::take_u32(frame, "client number")?;
-        let stream = wire::take_u64(frame, "stream")?;
-        let word = match kind {
-            ITEM => Word::Item {
-                number: wire::take_u64(frame, "item number")?,
-                body: wire::take_bytes(frame, "item")?,
-            },
-            END => Word::End { count: wire::take_u64(frame, "count")?, is_whole: take_flag(frame)? },
-            COUNT => Word::Count { count: wire::take_u64(frame, "count")?, asks: take_flag(frame)? },
-            GONE => Word::Gone,
-            GRANT => {
-                Word::Grant { items: wire::take_u64(frame, "items")?, bytes: wire::take_u64(frame, "bytes")? }
-            }
-            STOP => Word::Stop,
-            other => return Err(WireError::Invalid { what: "stream message kind", value: other.into() }),
-        };
-        Ok(Self { client, stream, word })
-    }
-}
-
-fn take_flag(frame: &mut Bytes) -> Result<bool, WireError> {
-    match wire::take_u8(frame, "flag")? {
-        0 => Ok(false),
-        1 => Ok(true),
-        other => Err(WireError::Invalid { what: "flag", value: other.into() }),
-    }
-}
 
 /// Why a word was not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -318,11 +206,3 @@ thread_local! {
 
 /// Streams of one client or one service at once.
 const STREAMS_MAX: usize = 4_096;
-
-// Beside the kinds of messages about calls.
-const ITEM: u8 = 64;
-const END: u8 = 65;
-const COUNT: u8 = 66;
-const GONE: u8 = 67;
-const GRANT: u8 = 68;
-const STOP: u8 = 69;

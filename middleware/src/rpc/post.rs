@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use quorate_protocols::rpc::Message;
+use quorate_protocols::rpc::{Message, Spoken};
 use quorate_protocols::{Lane, ProcessId, Time, Wire, WireError};
 use tokio::time::Instant;
 
-use super::port::{Spoken, Unsaid};
+use super::port::Unsaid;
 use crate::node::{self, Channel, Identity, Node, NodeId, Outlet, SendError, identity_of, lane_of};
 
 /// What became of a message that is not to be tried again.

@@ -5,7 +5,7 @@
 //! Method      a stream has two halves; one stays, the other travels with a call or its answer. The reader grants
 //!             items and bytes, the writer waits for them. Who has waited long asks, so that words that were lost end
 //!             the wait.
-//! Limits      `window` items and `WINDOW_BYTES` (the last item may exceed them), 4,096 streams of a client or a service.
+//! Limits      `window` items (at most 65,536) and 1 MiB (the last item may exceed it), 4,096 streams of a client or a service.
 
 use std::fmt;
 use std::pin::pin;
@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::BytesMut;
+use quorate_protocols::rpc::{ReadingHalf, Taken, WritingHalf};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 
-use super::pipe::{Item, PATIENCE, Pipe, State, WINDOW_BYTES};
-use super::port::{self, Word};
+use super::pipe::{PATIENCE, Pipe, State};
+use super::port;
 use crate::codec::{Codec, DecodeError, EncodeError, Postcard, decode_frame};
 
 /// Makes a stream of which at most `window` items (at least one) wait to be read.
@@ -76,19 +77,12 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Outgoing<T> {
     /// # Cancel safety
     /// Dropping the future drops the item, unless it has been written.
     pub async fn send(&mut self, item: T) -> Result<(), StreamError> {
-        if !self.pipe.state().is_far() {
+        if self.pipe.is_here() {
             return self.pipe.push(item).await;
         }
         let mut body = BytesMut::new();
         Postcard::encode(&item, &mut body).map_err(StreamError::Encode)?;
-        let body = body.freeze();
-        self.pipe
-            .say(true, |state| {
-                let size = body.len() as u64;
-                let word = Word::Item { number: state.sent, body: body.clone() };
-                (word, size)
-            })
-            .await
+        self.pipe.say(Some(body.freeze())).await
     }
 
     /// Says that this was all. The reader sees the end behind the last item.
@@ -98,11 +92,10 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Outgoing<T> {
     /// # Cancel safety
     /// Dropping the future gives the stream up.
     pub async fn end(self) -> Result<(), StreamError> {
-        if self.pipe.state().is_far() {
-            let end = |state: &mut State<T>| (Word::End { count: state.sent, is_whole: true }, 0);
-            self.pipe.say(false, end).await?;
+        if self.pipe.is_here() {
+            self.pipe.end_here();
         } else {
-            self.pipe.end_here(true);
+            self.pipe.say(None).await?;
         }
         self.is_done.store(true, Ordering::Relaxed);
         self.pipe.leave();
@@ -112,19 +105,9 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Outgoing<T> {
 
 impl<T> Drop for Outgoing<T> {
     fn drop(&mut self) {
-        if *self.is_done.get_mut() {
-            return;
+        if !*self.is_done.get_mut() {
+            self.pipe.give_up();
         }
-        let (far, count) = {
-            let state = self.pipe.state();
-            (state.far.clone(), state.sent)
-        };
-        match far {
-            // Should it not be sent, the reader asks after a while, and is told that nobody writes.
-            Some((link, stream)) => drop(link.say(stream, Word::End { count, is_whole: false })),
-            None => self.pipe.end_here(false),
-        }
-        self.pipe.leave();
     }
 }
 
@@ -146,42 +129,39 @@ impl<T: DeserializeOwned> Incoming<T> {
         loop {
             let mut moved = pin!(self.pipe.reader.notified());
             moved.as_mut().enable();
-            let (item, grant) = {
-                let mut state = self.pipe.state();
-                match state.ready.pop_front() {
-                    Some(item) => {
-                        state.taken += 1;
-                        if let Item::Encoded(body) = &item {
-                            state.taken_bytes += body.len() as u64;
-                        }
-                        (Some(item), self.pipe.due_grant(&mut state))
+            let (taken, far) = match &mut *self.pipe.state() {
+                State::Here(here) => match (here.ready.pop_front(), here.end) {
+                    (Some(item), _) => {
+                        self.pipe.writer.notify_waiters();
+                        return Ok(Some(item));
                     }
-                    None => match state.end {
-                        Some((count, is_whole)) if count == state.arrived => {
-                            return if is_whole { Ok(None) } else { Err(StreamError::Abandoned) };
-                        }
-                        _ if state.is_broken => return Err(StreamError::Broken),
-                        _ => (None, None),
-                    },
+                    (None, Some(true)) => (Taken::End, None),
+                    (None, Some(false)) => (Taken::Abandoned, None),
+                    (None, None) => (Taken::Nothing, None),
+                },
+                State::Reads(half, far) => {
+                    let taken = half.take();
+                    let is_worth_a_word = matches!(taken, Taken::Item(_, Some(_)));
+                    (taken, is_worth_a_word.then(|| far.clone()))
                 }
+                // This half has travelled.
+                State::Writes(..) => (Taken::Broken, None),
             };
-            if let Some(((link, stream), word)) = grant {
-                // Lost, it is said again when this side has waited for long.
-                let _ = link.say(stream, word);
-            }
-            match item {
-                Some(Item::Here(item)) => {
-                    self.pipe.writer.notify_waiters();
-                    return Ok(Some(item));
-                }
-                Some(Item::Encoded(body)) => {
+            match taken {
+                Taken::Item(body, grant) => {
+                    if let (Some(word), Some((link, stream))) = (grant, far) {
+                        // Lost, it is said again when this side has waited for long.
+                        let _ = link.say(stream, word);
+                    }
                     return decode_frame::<Postcard, T>(&body).map(Some).map_err(StreamError::Decode);
                 }
-                None => {
-                    if tokio::time::timeout(PATIENCE, moved).await.is_err() {
-                        self.pipe.repeat_grant();
-                    }
-                }
+                Taken::Nothing => {}
+                Taken::End => return Ok(None),
+                Taken::Abandoned => return Err(StreamError::Abandoned),
+                Taken::Broken => return Err(StreamError::Broken),
+            }
+            if tokio::time::timeout(PATIENCE, moved).await.is_err() {
+                self.pipe.ask_writer();
             }
         }
     }
@@ -189,21 +169,9 @@ impl<T: DeserializeOwned> Incoming<T> {
 
 impl<T> Drop for Incoming<T> {
     fn drop(&mut self) {
-        if *self.is_done.get_mut() {
-            return;
+        if !*self.is_done.get_mut() {
+            self.pipe.stop();
         }
-        let far = {
-            let mut state = self.pipe.state();
-            state.is_stopped = true;
-            state.ready.clear();
-            state.far.clone()
-        };
-        if let Some((link, stream)) = far {
-            // Lost, the writer's next item is answered with it.
-            let _ = link.say(stream, Word::Stop);
-        }
-        self.pipe.writer.notify_waiters();
-        self.pipe.leave();
     }
 }
 
@@ -225,21 +193,21 @@ where
     let link =
         port::link().ok_or_else(|| S::Error::custom("a stream travels with a streaming method only"))?;
     let mut state = pipe.state();
-    if state.is_far() || state.arrived > 0 || state.end.is_some() || is_done.load(Ordering::Relaxed) {
+    if !state.is_fresh() || is_done.load(Ordering::Relaxed) {
         return Err(S::Error::custom("a stream travels once, before it is used, and keeps one half at home"));
     }
     let number =
         link.enter(None, Arc::clone(pipe) as _).ok_or_else(|| S::Error::custom("too many streams"))?;
     port::note(number);
-    if !is_reader {
-        // The writer over there may begin.
-        state.granted = pipe.window;
-        state.granted_bytes = WINDOW_BYTES;
-    }
-    state.far = Some((link, number));
+    *state = if is_reader {
+        State::Writes(WritingHalf::new(), (link, number))
+    } else {
+        // The writer over there knows the window and may begin.
+        State::Reads(ReadingHalf::new(pipe.window), (link, number))
+    };
     drop(state);
     is_done.store(true, Ordering::Relaxed);
-    Ticket(number, pipe.window as u32).serialize(serializer)
+    Ticket(number, pipe.window).serialize(serializer)
 }
 
 /// Receives one half.
@@ -252,15 +220,15 @@ where
     let link =
         port::link().ok_or_else(|| D::Error::custom("a stream travels with a streaming method only"))?;
     let pipe = Arc::new(Pipe::new(window));
-    {
-        let mut state = pipe.state();
-        state.far = Some((Arc::clone(&link), number));
-        state.granted = pipe.window;
-        state.granted_bytes = WINDOW_BYTES;
-    }
+    let way = (Arc::clone(&link), number);
+    *pipe.state() = if is_reader {
+        State::Reads(ReadingHalf::new(pipe.window), way)
+    } else {
+        State::Writes(WritingHalf::granted(pipe.window), way)
+    };
     link.enter(Some(number), Arc::clone(&pipe) as _).ok_or_else(|| D::Error::custom("too many streams"))?;
     if is_reader {
-        let _ = link.say(number, Word::Grant { items: pipe.window, bytes: WINDOW_BYTES });
+        pipe.ask_writer();
     }
     Ok(pipe)
 }

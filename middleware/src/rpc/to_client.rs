@@ -3,11 +3,11 @@
 use std::sync::{Arc, Weak};
 
 use quorate_protocols::ProcessId;
-use quorate_protocols::rpc::Execution;
+use quorate_protocols::rpc::{Execution, Spoken, Word};
 
 use super::generated::Boxed;
 use super::objects::Home;
-use super::port::{Half, Link, Spoken, Unsaid, Word};
+use super::port::{Half, Link, Unsaid};
 use super::post;
 use super::server::{Core, State};
 use crate::node::{self, identity_of};

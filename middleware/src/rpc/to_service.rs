@@ -3,11 +3,12 @@
 use std::sync::{Arc, Weak};
 
 use quorate_protocols::ProcessId;
+use quorate_protocols::rpc::{Spoken, Word};
 
 use super::calls::{Core, State};
 use super::generated::Boxed;
 use super::objects::Home;
-use super::port::{Half, Link, Spoken, Unsaid, Word};
+use super::port::{Half, Link, Unsaid};
 use crate::node::{Lane, identity_of};
 
 impl Core {

@@ -2,7 +2,8 @@
 //!
 //! Purpose     two machines and a table. [`Client`] is the table of outstanding calls: ids, deadlines, retransmission, what
 //!             is known when no answer comes. [`Server`] is the duplicate filter with its cached replies.
-//!             [`Completions`] are the durable records behind exactly-once calls.
+//!             [`Completions`] are the durable records behind exactly-once calls. [`ReadingHalf`] and [`WritingHalf`]
+//!             are the streams that calls may carry.
 //! Guarantee   a request is executed *at most once*, whatever is lost, repeated, delayed or overtaken, also when
 //!             either side crashes and comes back. An idempotent one may be executed again (*at least once* as long as
 //!             its caller waits). An exactly-once one takes effect once, and is answered however often the server
@@ -24,11 +25,13 @@ mod completions;
 pub mod gather;
 mod message;
 mod server;
+mod stream;
 
 pub use client::{Client, ClientCommand, ClientConfig, ClientEvent, ClientStats, Outcome};
 pub use completions::{Begun, CompletionRecord, CompletionStats, Completions, CompletionsConfig, Request};
 pub use message::{CallId, Doubt, Message, Refusal, Rejection, Semantics, Verdict};
 pub use server::{Execution, Orphans, Server, ServerCommand, ServerConfig, ServerEvent, ServerStats};
+pub use stream::{MayWrite, ReadingHalf, Spoken, Taken, WINDOW_ITEMS_MAX, Word, WritingHalf};
 
 /// A small generator of well-mixed numbers (splitmix64): for jitter and for session names, not for secrets.
 #[derive(Debug, Clone)]
