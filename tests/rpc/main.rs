@@ -17,7 +17,6 @@ mod objects;
 mod objects_killed;
 mod orphans;
 mod processes;
-mod refused;
 mod simulated;
 mod states;
 mod streams;

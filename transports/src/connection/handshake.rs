@@ -83,26 +83,24 @@ pub async fn answer(
         let (agreement, peer) = match fits {
             Ok(fits) => fits,
             Err(Cause::Mismatch(mismatch)) => {
-                // The peer compares the hellos too and finds the same. That it is told is a courtesy: the mismatch
-                // matters more than a failure to tell it.
-                if say(&mut link, ours, Verdict::Incompatible).await.is_ok() {
-                    let _ = poll_fn(|cx| link.sender.poll_close(cx)).await;
-                }
+                // The peer compares the hellos too and finds the same.
+                refuse(&mut link, ours, Verdict::Incompatible).await;
                 return Err(Cause::Mismatch(mismatch));
             }
             Err(cause) => return Err(cause),
         };
         let verdict = decide(&peer);
-        say(&mut link, ours, verdict).await?;
-        match verdict {
-            Verdict::Accept => return Ok((inbox, peer, agreement)),
-            _ => poll_fn(|cx| link.sender.poll_close(cx)).await?,
-        }
-        Err(match verdict {
+        let cause = match verdict {
+            Verdict::Accept => {
+                say(&mut link, ours, verdict).await?;
+                return Ok((inbox, peer, agreement));
+            }
             Verdict::Duplicate => Cause::Duplicate(peer.identity),
             Verdict::ShuttingDown => Cause::ShuttingDown(peer.identity),
-            _ => Cause::Refused(peer.identity),
-        })
+            Verdict::Incompatible => Cause::Refused(peer.identity),
+        };
+        refuse(&mut link, ours, verdict).await;
+        Err(cause)
     };
     match bounded(exchange, config.handshake_max).await {
         Ok((inbox, peer, agreement)) => Ok(Established { link, peer, agreement, is_dialled: false, inbox }),
@@ -220,6 +218,14 @@ async fn say(link: &mut Link, ours: &Hello, verdict: Verdict) -> Result<(), Caus
     let mut outbox = Outbox::new(FRAME_BYTES_MAX);
     outbox.push_body(&[], ours.encode(verdict)).map_err(|source| frame_error(link, source))?;
     Ok(poll_fn(|cx| link.sender.poll_send(cx, &mut outbox)).await?)
+}
+
+/// Tells the peer why not. A courtesy: the reason matters more here than a failure to tell it, and a peer that has heard
+/// it may be gone before its word of that is back.
+async fn refuse(link: &mut Link, ours: &Hello, verdict: Verdict) {
+    if say(link, ours, verdict).await.is_ok() {
+        let _ = poll_fn(|cx| link.sender.poll_close(cx)).await;
+    }
 }
 
 async fn hear(link: &mut Link, inbox: &mut Inbox, ours: &Hello) -> Result<(Hello, Verdict), Cause> {

@@ -4,5 +4,5 @@
 #[test]
 fn r01_what_cannot_be_a_service_is_refused_in_the_users_words() {
     let cases = trybuild::TestCases::new();
-    cases.compile_fail("rpc/refused/*.rs");
+    cases.compile_fail("tests/refused/*.rs");
 }
