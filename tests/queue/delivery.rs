@@ -1,11 +1,11 @@
 //! Put, get, poll, notify; leases, redelivery, dead letters. Time stands still unless everyone sleeps.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate::queue::{DeclareError, QueueConfig, QueueError, Queues, QueuesOpenError};
 use quorate::{Node, NodeId};
-use quorate_journal::{FileStorage, MemoryStorage, OpenError};
+use quorate_journal::{FaultyStorage, FileStorage, MemoryStorage, OpenError};
 use tokio::sync::mpsc;
 
 use super::{Outcome, open, take_all, texts};
@@ -220,6 +220,26 @@ async fn q03_deliveries_are_counted_across_a_restart_and_what_was_held_is_ready_
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn q03_a_delivery_costs_no_sync_and_its_acknowledgement_one() -> Outcome {
+    let disk = FaultyStorage::new(1);
+    let queues = open(disk.clone());
+    let queue = queues.queue("q").await?;
+    queue.put_all((0..MESSAGES).map(|number| format!("{number}"))).await?;
+    let (before, begun) = (disk.syncs(), Instant::now());
+    for _ in 0..MESSAGES {
+        queue.poll()?.ok_or("it is ready")?.ack().await?;
+    }
+    // What was only written is synced every 100 ms, also when nobody asks for it; and a segment may come to its end.
+    let aside = begun.elapsed().as_millis() as u64 / 100 + 1 + 3 * disk.files_created();
+    let syncs = disk.syncs() - before;
+    assert!(syncs <= MESSAGES + aside, "{syncs} syncs");
+    queues.close().await;
+    Ok(())
+}
+
+const MESSAGES: u64 = 200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn q03_competing_consumers_get_each_message_once() -> Outcome {

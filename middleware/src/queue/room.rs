@@ -304,8 +304,9 @@ impl Room {
             deliveries.extend(Delivery::new(queue.clone(), &taken, &state.books));
         }
         if !records.is_empty() {
-            // Only counts: not worth waiting for, and left out when the journal is busy.
-            drop(self.journal.submit(records));
+            // Only counts: a crash that forgets a delivery forgets its lease, too. Not worth a sync or waiting for, and
+            // left out when the journal is busy.
+            drop(self.journal.submit_as(quorate_journal::Durability::Written, records));
             self.tidy(&mut state);
         }
         let due = state.books.desk(queue.number).shelf.deadline();

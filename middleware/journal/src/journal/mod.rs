@@ -147,13 +147,19 @@ impl Journal {
     /// # Cancel safety
     /// Dropping the [`Pending`] changes nothing: the records are written all the same.
     pub fn submit(&self, records: Vec<Record>) -> Result<Pending, AppendError> {
+        self.submit_as(Durability::Synced, records)
+    }
+
+    /// As [`submit`](Self::submit), but what is returned resolves as soon as the records are as safe as `durability` says.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    /// # Cancel safety
+    /// As [`submit`](Self::submit).
+    pub fn submit_as(&self, durability: Durability, records: Vec<Record>) -> Result<Pending, AppendError> {
         let ticket = Ticket::new();
-        let first = self.handle.shared.enter(
-            records,
-            Durability::Synced,
-            Completion::Ticket(ticket.clone()),
-            false,
-        )?;
+        let completion = Completion::Ticket(ticket.clone());
+        let first = self.handle.shared.enter(records, durability, completion, false)?;
         Ok(Pending { ticket, first })
     }
 
