@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quorate::node::{Node, NodeBuilder};
+use quorate_transports::fault::model::LinkModel;
 use quorate_transports::mem::Mem;
 use quorate_transports::quic::Quic;
+use quorate_transports::sim::{SimConfig, SimNetwork};
 use quorate_transports::tcp::Tcp;
 use quorate_transports::tls::Tls;
 use quorate_transports::udp::Udp;
@@ -20,15 +22,19 @@ use quorate_transports::{
 
 use crate::authority::Authority;
 
-/// The media that carry whole nodes. Memory is the first: it ends at the process.
+/// The media that carry whole nodes.
 #[cfg(unix)]
-const SCHEMES: [&str; 6] = ["mem", "tcp", "unix", "tls", "quic", "udp"];
+const SCHEMES: [&str; 7] = ["mem", "tcp", "unix", "tls", "quic", "udp", "sim"];
 #[cfg(not(unix))]
-const SCHEMES: [&str; 5] = ["mem", "tcp", "tls", "quic", "udp"];
+const SCHEMES: [&str; 6] = ["mem", "tcp", "tls", "quic", "udp", "sim"];
+/// Those that end at the process.
+const WITHIN: [&str; 2] = ["mem", "sim"];
 
 fn transport(scheme: &str, place: &Path) -> Arc<dyn Transport> {
     match scheme {
         "mem" => Arc::new(Mem::new()),
+        // In true time here, and so without latency; seeds and faults are for stories of their own.
+        "sim" => Arc::new(simulated().transport("host")),
         "tcp" => Arc::new(Tcp::new()),
         #[cfg(unix)]
         "unix" => Arc::new(Unix::new()),
@@ -60,7 +66,7 @@ pub fn nets() -> Vec<Net> {
 
 /// Every network that carries nodes of several processes.
 pub fn nets_between_processes() -> Vec<Net> {
-    SCHEMES.into_iter().filter(|scheme| *scheme != "mem").map(Net::new).collect()
+    SCHEMES.into_iter().filter(|scheme| !WITHIN.contains(scheme)).map(Net::new).collect()
 }
 
 /// The one within the process.
@@ -89,6 +95,7 @@ impl Net {
     fn at(scheme: &'static str, place: &Path) -> Self {
         let listen = match scheme {
             "mem" => "mem://".to_owned(),
+            "sim" => "sim://host:0".to_owned(),
             "unix" => format!("unix://{}/*", place.display()),
             _ => format!("{scheme}://127.0.0.1:0"),
         };
@@ -125,6 +132,7 @@ impl Net {
     pub fn nobody(&self) -> String {
         match self.scheme {
             "mem" => "mem://nobody".to_owned(),
+            "sim" => "sim://host:1".to_owned(),
             "unix" => format!("unix://{}/nobody", self.place.display()),
             scheme => format!("{scheme}://127.0.0.1:1"),
         }
@@ -188,6 +196,12 @@ impl Transport for Shared {
     ) -> BoxFuture<'a, Result<Box<dyn DatagramSocket>, TransportError>> {
         self.0.bind(address)
     }
+}
+
+fn simulated() -> SimNetwork {
+    let mut config = SimConfig::default();
+    config.link = LinkModel::PERFECT;
+    SimNetwork::with_config(1, config)
 }
 
 fn certificates(place: &Path) -> Certificates {
