@@ -1,12 +1,16 @@
 //! How links end: by the will of a side, or by a break, and what the other side is told.
 
+use std::io;
+use std::net::{TcpListener, UdpSocket};
+use std::time::Duration;
+
 use quorate::socket::{
     Connected, Listener, Options, Pull, Push, ReceiveError, SendError, Socket, Subscriber,
 };
 use quorate_transports::sim::SimNetwork;
 
 use crate::hostile::{REJECT, Raw, WELCOME, item};
-use crate::support::{nets, simulated, within};
+use crate::support::{everywhere, nets, simulated, within};
 
 const STREAM: u8 = 12;
 const PUBLISHER: u8 = 4;
@@ -128,4 +132,30 @@ async fn s03_one_node_cannot_take_all_the_links_of_a_socket() {
         assert!(push.is_ok(), "{push:?}");
         assert_eq!(pull.stats().links, 3);
     }
+}
+
+#[tokio::test]
+async fn t03_a_node_that_was_shut_down_has_given_its_places_back() {
+    everywhere(tests::nets_between_processes(), |net| async move {
+        for deadline in [Duration::ZERO, Duration::from_secs(10)] {
+            let (here, there) = (net.node(1).await, net.node(2).await);
+            let place = here.addresses()[0].clone();
+            let mut pull = Pull::bind(&here, "work", Options::default()).unwrap();
+            let push = within(Push::connect(&there, "work", &place, Options::default())).await.unwrap();
+            within(push.send(b"work")).await.unwrap();
+            within(pull.receive()).await.unwrap();
+            within(here.shutdown(deadline)).await;
+            // Whoever asks the system now, and asks once, gets it.
+            let rest = place.rest();
+            let again: io::Result<()> = match place.scheme() {
+                "tcp" | "tls" => TcpListener::bind(rest).map(drop),
+                "quic" | "udp" => UdpSocket::bind(rest).map(drop),
+                #[cfg(unix)]
+                "unix" => std::os::unix::net::UnixListener::bind(rest).map(drop),
+                scheme => panic!("nobody knows how to ask for a place of {scheme}"),
+            };
+            again.unwrap_or_else(|error| panic!("{place} after {deadline:?}: {error}"));
+        }
+    })
+    .await;
 }

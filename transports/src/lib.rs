@@ -28,6 +28,8 @@ mod probe;
 #[cfg(feature = "quic")]
 pub mod quic;
 pub mod registry;
+#[cfg(any(feature = "quic", feature = "udp"))]
+mod release;
 pub mod sim;
 pub mod stream;
 #[cfg(feature = "tcp")]

@@ -69,6 +69,16 @@ pub trait Listener: Send + 'static {
     /// # Errors
     /// [`TransportError`] concerns one attempt or a passing lack of resources: pause, then poll again.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<Link, TransportError>>;
+
+    /// Waits until the place is free again, to be awaited when the listener and all links that it accepted were dropped:
+    /// where a socket outlives them for a while, to say goodbye and to answer what was under way, until that is gone; where
+    /// dropping them is enough, which is what it means unless overridden, not at all.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect.
+    fn released(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// An established link: two independent directions.

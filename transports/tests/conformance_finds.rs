@@ -44,6 +44,8 @@ enum Defect {
     EndsOnce,
     /// There is a second stream, and nothing comes out of it.
     LosesAStream,
+    /// Its places are never free again.
+    KeepsItsPlaces,
 }
 
 #[derive(Clone)]
@@ -115,6 +117,13 @@ impl Listener for BrokenListener {
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<Link, TransportError>> {
         self.inner.poll_accept(cx).map_ok(|link| self.transport.wrap(link))
+    }
+
+    fn released(&self) -> BoxFuture<'static, ()> {
+        match self.transport.defect {
+            Defect::KeepsItsPlaces => Box::pin(std::future::pending()),
+            _ => self.inner.released(),
+        }
     }
 }
 
@@ -325,6 +334,7 @@ async fn t02_a_transport_broken_in_one_way_fails_the_check_that_is_about_it() {
         (Defect::PanicsOnEmptyFrames, "frames_of_every_size_arrive_whole_and_in_order"),
         (Defect::EndsOnce, "closing_flushes_and_ends_cleanly"),
         (Defect::LosesAStream, "every_stream_delivers_all_of_it_in_its_order"),
+        (Defect::KeepsItsPlaces, "a_place_that_was_released_is_free"),
     ];
     for (defect, check) in expected {
         let failed = failed_by(defect).await;

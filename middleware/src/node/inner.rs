@@ -4,9 +4,11 @@
 //!             way; `up` is held while handlers are told, and nothing is held while taking it.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +17,7 @@ use quorate_transports::connection::{
     SendError as ConnectionSendError,
 };
 use quorate_transports::gate::Handshakes;
-use quorate_transports::{Address, Credentials, Identity, Incarnation, NodeId, Registry};
+use quorate_transports::{Address, BoxFuture, Credentials, Identity, Incarnation, NodeId, Registry};
 use rand_core::{RngCore, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use tokio::runtime::Handle;
@@ -57,6 +59,8 @@ pub(super) struct Inner {
     /// Told of every connection that ended.
     ended: Notify,
     tasks: Mutex<Tasks>,
+    /// For each listener: ends when its place is free, once it and its links are gone.
+    pub(super) releases: Mutex<Vec<BoxFuture<'static, ()>>>,
     pub(super) runtime: Handle,
     rng: Mutex<Xoshiro256PlusPlus>,
     /// The outcome of the shutdown; held while it runs.
@@ -188,6 +192,7 @@ impl Inner {
             stopping: watch::Sender::new(false),
             ended: Notify::new(),
             tasks: Mutex::default(),
+            releases: Mutex::default(),
             runtime: Handle::current(),
             rng: Mutex::new(Xoshiro256PlusPlus::seed_from_u64(seed)),
             outcome: tokio::sync::Mutex::default(),
@@ -424,6 +429,8 @@ impl Inner {
         let mut tasks = std::mem::take(&mut self.tasks().connections);
         tasks.abort_all();
         while tasks.join_next().await.is_some() {}
+        // A socket may have to say goodbye still, and whoever starts here again wants its place.
+        let _ = tokio::time::timeout(RELEASE_WAIT_MAX, self.wait_released()).await;
         if let Some(directory) = &self.directory {
             directory.release();
         }
@@ -431,6 +438,16 @@ impl Inner {
         *outcome = Some(left.clone());
         tracing::info!(node = %self.identity, ?left, "node stopped");
         left
+    }
+
+    /// Waits until the places of all listeners are free. Nothing is forgotten when it is dropped.
+    async fn wait_released(&self) {
+        poll_fn(|cx| {
+            let mut releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner);
+            releases.retain_mut(|release| release.as_mut().poll(cx).is_pending());
+            if releases.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// Ends everything now, without waiting.
@@ -726,5 +743,8 @@ const DUPLICATE_WAIT_MAX: Duration = Duration::from_millis(500);
 const FORGET_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long aborted connections may take to notice.
 const ABORT_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long a node that stops waits for the places of its listeners. Over QUIC a connection that has ended answers what was
+/// under way for three times as long as an answer may take, over UDP for up to 2 s when the peer says nothing more.
+const RELEASE_WAIT_MAX: Duration = Duration::from_secs(3);
 /// Parts of a message that need no allocation to put the channel before them.
 const PARTS_INLINE: usize = 8;

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use quorate_transports::connection::{
@@ -24,6 +24,7 @@ impl Inner {
     pub(super) fn spawn_accepting(this: &Arc<Self>, mut listener: Box<dyn Listener>) {
         let inner = this.clone();
         let address = listener.local_address();
+        this.releases.lock().unwrap_or_else(PoisonError::into_inner).push(listener.released());
         let span =
             tracing::info_span!("listener", node = %this.identity, transport = address.scheme(), %address);
         let accepting = async move {

@@ -212,7 +212,8 @@ impl Node {
     }
 
     /// Stops: takes no more sends and connections, flushes, says goodbye to every peer and waits for theirs, at most
-    /// `deadline`. Afterwards the addresses and the directory are free.
+    /// `deadline`. Afterwards the addresses and the directory are free: over QUIC and UDP, where a socket answers what was
+    /// under way for a while, that takes some 100 ms more, and up to 3 s when a peer says nothing.
     ///
     /// A second call waits for the same end.
     /// # Cancel safety

@@ -62,7 +62,7 @@ impl QuicDatagrams {
         let mut last = tcp::no_address(address);
         for place in tcp::places(address).await? {
             match bind(quic, Use::Datagrams, address, place).await {
-                Ok(endpoint) => {
+                Ok((endpoint, _)) => {
                     let local = endpoint.local_addr().map_err(|error| tcp::io_error(address, error))?;
                     let (arrived, incoming) = mpsc::channel(quic.config.datagrams_max.max(1));
                     let shared = Arc::new(Shared {

@@ -11,16 +11,18 @@ use quinn::{Connection, Endpoint, Incoming, ServerConfig};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::{Quic, SCHEME, Use, link, trust_error, verify};
+use super::{Quic, SCHEME, Use, link, socket, trust_error, verify};
 use crate::address::Address;
 use crate::error::{LinkError, TransportError};
 use crate::gate::{Gate, Handshakes};
+use crate::release::Release;
 use crate::tcp;
 use crate::transport::{BoxFuture, Link, Listener};
 
 pub(super) struct QuicListener {
     quic: Quic,
     endpoint: Endpoint,
+    release: Release,
     address: Address,
     incoming: BoxFuture<'static, Option<Incoming>>,
     handshakes: Handshakes,
@@ -33,12 +35,13 @@ impl QuicListener {
         let mut last = tcp::no_address(address);
         for place in tcp::places(address).await? {
             match bind(quic, Use::Links, address, place).await {
-                Ok(endpoint) => {
+                Ok((endpoint, release)) => {
                     let local = endpoint.local_addr().map_err(|error| tcp::io_error(address, error))?;
                     return Ok(Self {
                         quic: quic.clone(),
                         incoming: next(&endpoint),
                         endpoint,
+                        release,
                         address: tcp::to_address(SCHEME, local),
                         handshakes: Handshakes::new(quic.config.handshakes_max),
                         running: JoinSet::new(),
@@ -129,6 +132,10 @@ impl Listener for QuicListener {
             self.start(incoming);
         }
     }
+
+    fn released(&self) -> BoxFuture<'static, ()> {
+        self.release.wait()
+    }
 }
 
 impl Drop for QuicListener {
@@ -143,18 +150,18 @@ fn next(endpoint: &Endpoint) -> BoxFuture<'static, Option<Incoming>> {
     Box::pin(async move { endpoint.accept().await })
 }
 
-/// An endpoint that can be dialled, and dial.
+/// An endpoint that can be dialled, and dial, and what tells when the system has its place back.
 pub(super) async fn bind(
     quic: &Quic,
     usage: Use,
     address: &Address,
     place: SocketAddr,
-) -> Result<Endpoint, TransportError> {
+) -> Result<(Endpoint, Release), TransportError> {
     let (config, _) = server_config(quic, usage, address)?;
     let mut tries = 0;
     loop {
-        match Endpoint::server(config.clone(), place) {
-            // The socket of a listener that was dropped goes when its task has noticed.
+        match socket::server(config.clone(), place) {
+            // Of a listener that was dropped just now, when nobody waited for the release of its place.
             Err(error) if error.kind() == ErrorKind::AddrInUse && tries < RELEASE_TRIES => {
                 tries += 1;
                 sleep(RELEASE_PAUSE).await;

@@ -19,6 +19,7 @@ mod config;
 mod datagram;
 mod link;
 mod listen;
+mod socket;
 mod verify;
 
 use std::io;

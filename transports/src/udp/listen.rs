@@ -12,11 +12,13 @@ use super::link;
 use super::socket::BatchSocket;
 use crate::address::Address;
 use crate::error::TransportError;
+use crate::release::Release;
 use crate::tcp::{io_error, no_address, places, to_address};
-use crate::transport::{Link, Listener};
+use crate::transport::{BoxFuture, Link, Listener};
 
 pub(super) struct UdpListener {
     engine: Engine,
+    release: Release,
     local: SocketAddr,
     address: Address,
 }
@@ -28,8 +30,9 @@ impl UdpListener {
             let bound = bind(config, place).await;
             match bound.and_then(|socket| Ok((socket.local_address()?, socket))) {
                 Ok((local, socket)) => {
+                    let release = socket.release();
                     let engine = Engine::start(config, socket, true);
-                    return Ok(Self { engine, local, address: to_address(SCHEME, local) });
+                    return Ok(Self { engine, release, local, address: to_address(SCHEME, local) });
                 }
                 // Falling back to the other family would hide that somebody has the port.
                 Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(io_error(address, error)),
@@ -50,6 +53,10 @@ impl Listener for UdpListener {
             Ok((id, place)) => Poll::Ready(Ok(link::accepted(&self.engine, id, place, self.local.port()))),
             Err(error) => Poll::Ready(Err(io_error(&self.address, error))),
         }
+    }
+
+    fn released(&self) -> BoxFuture<'static, ()> {
+        self.release.wait()
     }
 }
 

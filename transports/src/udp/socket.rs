@@ -12,6 +12,7 @@ use tokio::io::Interest;
 
 use super::config::UdpConfig;
 use super::machine::{Place, Transmit};
+use crate::release::{Held, Release, hold};
 
 /// Where a packet came from or goes to. Two are equal when the other end is.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +59,8 @@ impl Place for Path {
 pub(super) struct BatchSocket {
     socket: tokio::net::UdpSocket,
     state: UdpSocketState,
+    _held: Held,
+    release: Release,
 }
 
 impl BatchSocket {
@@ -73,7 +76,13 @@ impl BatchSocket {
         socket.bind(&place.into())?;
         let socket = tokio::net::UdpSocket::from_std(socket.into())?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        Ok(Self { socket, state })
+        let (held, release) = hold();
+        Ok(Self { socket, state, _held: held, release })
+    }
+
+    /// What tells when it is gone.
+    pub(super) fn release(&self) -> Release {
+        self.release.clone()
     }
 
     pub(super) fn local_address(&self) -> io::Result<SocketAddr> {

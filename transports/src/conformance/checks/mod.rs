@@ -36,6 +36,7 @@ pub(super) const ALL: &[(&str, CheckFn)] = &[
     ("many_links_of_one_listener_do_not_mix", |s| Box::pin(places::many_links(s))),
     ("several_listeners_do_not_mix", |s| Box::pin(places::many_listeners(s))),
     ("accepted_links_outlive_their_listener", |s| Box::pin(places::listener_dropped(s))),
+    ("a_place_that_was_released_is_free", |s| Box::pin(places::released(s))),
     ("datagrams_arrive_whole_or_are_unsupported", |s| Box::pin(frames::datagrams(s))),
 ];
 

@@ -53,6 +53,21 @@ pub(super) async fn in_use(subject: Subject) -> Verdict {
     b.expect(b"again").await
 }
 
+pub(super) async fn released(subject: Subject) -> Verdict {
+    let mut listener = subject.listener().await?;
+    let place = listener.local_address();
+    for _ in 0..2 {
+        let (mut a, mut b) = subject.wires_to(listener.as_mut()).await?;
+        a.send(b"there").await?;
+        b.expect(b"there").await?;
+        let released = listener.released();
+        drop((listener, a, b));
+        released.await;
+        listener = subject.listening.listen(&place).await?;
+    }
+    Ok(())
+}
+
 pub(super) async fn other_scheme(subject: Subject) -> Verdict {
     let strange = "no-such-scheme://anywhere:1".parse()?;
     if subject.dialling.connect(&strange).await.is_ok() {
