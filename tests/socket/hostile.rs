@@ -302,3 +302,30 @@ async fn s03_whoever_waits_on_a_socket_is_told_when_its_node_stops() {
         assert_eq!(within(receiving).await.unwrap(), Err(ReceiveError::Closed));
     }
 }
+
+#[tokio::test]
+async fn s03_small_messages_in_a_row_stay_within_what_the_other_node_takes() {
+    for net in nets() {
+        let mut limits = Limits::default();
+        limits.connection.message_bytes_max = 1_100;
+        let here = net.builder(1).limits(limits).start().await.unwrap();
+        let there = net.node(2).await;
+        let mut pull = Pull::bind(&here, "work", Options::default()).unwrap();
+        let push = Push::connect(&there, "work", &here.addresses()[0], Options::default()).await.unwrap();
+        let refused = push.try_send(vec![0; 1_100]).unwrap_err();
+        assert!(matches!(refused, SendError::TooLarge { .. }), "{refused:?}");
+        for n in 0..500_u64 {
+            let mut body = n.to_le_bytes().to_vec();
+            body.resize(8 + n as usize % 300, 0);
+            push.send(&body).await.unwrap();
+            // Not even behind one that has not left.
+            let refused = push.try_send(vec![0; 1_100]).unwrap_err();
+            assert!(matches!(refused, SendError::TooLarge { .. } | SendError::Full), "{refused:?}");
+        }
+        for n in 0..500 {
+            let body = within(pull.receive()).await.unwrap().body;
+            assert_eq!(body[..8], u64::to_le_bytes(n));
+        }
+        assert_eq!(push.stats().links_lost, 0);
+    }
+}

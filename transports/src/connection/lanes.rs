@@ -159,8 +159,8 @@ impl LaneQueues {
     }
 
     /// Appends `item` to the lane's last message when that was begun by [`push_joinable`](Self::push_joinable) under the
-    /// same `stamp`, nothing of it has left, and both together have at most [`JOINED_BYTES_MAX`] bytes. False, and
-    /// nothing done, otherwise: then begin another message with it.
+    /// same `stamp`, nothing of it has left, and both together have at most [`JOINED_BYTES_MAX`] bytes and are no larger
+    /// than a message may be. False, and nothing done, otherwise: then begin another message with it.
     ///
     /// So what is queued faster than it leaves travels as few large messages, and what is not, leaves at once. The
     /// receiver must be able to tell items apart.
@@ -169,10 +169,9 @@ impl LaneQueues {
         let queue = &mut self.lanes[lane as usize];
         let size: usize = item.iter().map(|part| part.len()).sum();
         let Some(open) = &mut queue.open else { return false };
-        if open.stamp != stamp
-            || open.length + size > JOINED_BYTES_MAX
-            || queue.bytes + size > queue.bytes_max
-        {
+        // The tag is part of a frame and not of the message.
+        let length_max = JOINED_BYTES_MAX.min(1 + self.message_bytes_max);
+        if open.stamp != stamp || open.length + size > length_max || queue.bytes + size > queue.bytes_max {
             return false;
         }
         let Some(segment) = queue.segments.back_mut() else { return false };
@@ -491,6 +490,12 @@ mod tests {
         assert!(push(&mut queues, 1, &large) && push(&mut queues, 1, b"h") && !push(&mut queues, 1, b"i"));
         let lengths: Vec<_> = messages(&mut queues).iter().map(Bytes::len).collect();
         assert_eq!(lengths, [JOINED_BYTES_MAX - 1, 2]);
+        // Nor what would grow beyond what the peer takes.
+        let mut queues = LaneQueues::new(1_100, [LIMIT; 4]);
+        let joined = [500, 599, 1, 1].map(|size| push(&mut queues, 1, &vec![b'j'; size]));
+        assert_eq!(joined, [false, true, false, true]);
+        let lengths: Vec<_> = messages(&mut queues).iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [1_100, 3]);
     }
 
     proptest! {
