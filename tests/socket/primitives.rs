@@ -70,7 +70,7 @@ async fn s01_a_stream_of_bytes_has_no_borders_and_an_end() {
         };
         let reading = async {
             let mut got = Vec::new();
-            let mut buffer = [0; 77_777];
+            let mut buffer = vec![0; 77_777];
             loop {
                 match reader.read(&mut buffer).await.unwrap() {
                     0 => return got,
