@@ -13,6 +13,9 @@ use quorate_transports::{
     Address, Certificates, Credentials, Inbox, Link, LinkError, Listener, Outbox, Transport, TransportError,
     TrustError,
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 
 const PLACE: &str = "tls://127.0.0.1:0";
 
@@ -187,6 +190,59 @@ async fn t04_whose_certificate_was_revoked_is_refused_from_then_on_and_links_tha
     });
     let error = dialled.await.unwrap_err();
     assert!(matches!(&error, TransportError::Untrusted { source: TrustError::Revoked, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn t04_who_is_revoked_before_it_has_proved_who_it_is_is_refused() {
+    let authority = Authority::new();
+    let ours = authority.numbered(&["127.0.0.1"], 6);
+    let (listening, dialler) = (Tls::new(ours.clone()), Tls::new(authority.numbered(&["bob"], 7)));
+    let mut listener = listening.listen(&place()).await.unwrap();
+    let target = listener.local_address();
+    // Between them somebody who keeps the listener's first word for a while.
+    let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let through: Address = format!("tls://{}", relay.local_addr().unwrap()).parse().unwrap();
+    let (begun, has_begun) = oneshot::channel();
+    let (go_on, may_go_on) = oneshot::channel();
+    let relaying = tokio::spawn(async move {
+        let (mut one, _) = relay.accept().await.unwrap();
+        let mut two = TcpStream::connect(target.rest()).await.unwrap();
+        let (mut asked, mut answered) = (vec![0; 65_536], vec![0; 65_536]);
+        let count = loop {
+            tokio::select! {
+                count = one.read(&mut asked) => two.write_all(&asked[..count.unwrap()]).await.unwrap(),
+                count = two.read(&mut answered) => break count.unwrap(),
+            }
+        };
+        begun.send(()).unwrap();
+        may_go_on.await.unwrap();
+        one.write_all(&answered[..count]).await.unwrap();
+        // It ends with an error when one of them breaks it off.
+        let _ = tokio::io::copy_bidirectional(&mut one, &mut two).await;
+    });
+    let dialling = tokio::spawn(async move {
+        let mut link = dialler.connect(&through).await.ok()?;
+        receive(&mut link).await.ok()
+    });
+    let refused = async {
+        has_begun.await.unwrap();
+        ours.revoke(&authority.revokes(&[7], 3000)).unwrap();
+        go_on.send(()).unwrap();
+        while listening.stats().refused == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    soon(async {
+        tokio::select! {
+            accepted = poll_fn(|cx| listener.poll_accept(cx)) => panic!("{accepted:?}"),
+            () = refused => {}
+        }
+    })
+    .await;
+    assert_eq!(listening.stats().untrusted_last.unwrap().1, TrustError::Revoked);
+    drop(listener);
+    assert_eq!(soon(dialling).await.unwrap(), None);
+    soon(relaying).await.unwrap();
 }
 
 #[tokio::test]
