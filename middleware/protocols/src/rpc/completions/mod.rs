@@ -207,15 +207,14 @@ impl Completions {
         acknowledged: u64,
         unless: Option<Refusal>,
     ) -> Begun {
-        let limits = self.config.clone();
+        let CompletionsConfig { slots_max, reply_bytes_max, plant, .. } = self.config;
         let Some(seat) = self.seat(&request) else {
             self.stats.forgotten += 1;
             return Begun::Forgotten;
         };
         seat.heard = now;
-        if limits.plant.has(Planted::RpcTrimsUnacknowledged) {
-            seat.slots.retain(|_, slot| slot.sequence >= request.call.sequence);
-            seat.recount();
+        if plant.has(Planted::RpcTrimsUnacknowledged) {
+            seat.let_go_below(request.call.sequence);
         } else {
             seat.trim(acknowledged);
         }
@@ -234,13 +233,13 @@ impl Completions {
                 State::Void => {}
             },
             Some(_) => {}
-            None if seat.slots.len() >= limits.slots_max => return Begun::Refused(Refusal::Overloaded),
+            None if seat.slots.len() >= slots_max => return Begun::Refused(Refusal::Overloaded),
             None => {}
         }
         if let Some(refusal) = unless {
             return Begun::Refused(refusal);
         }
-        if seat.kept_bytes >= limits.reply_bytes_max {
+        if seat.kept_bytes >= reply_bytes_max {
             return Begun::Refused(Refusal::Overloaded);
         }
         seat.set(request.call, State::Running);
@@ -341,8 +340,7 @@ impl Completions {
         // The calls of an earlier life of the client's process have nobody who would ask for their answers.
         self.seats.retain(|holder, _| !is_earlier_life(holder.0, key.0) && Some(*holder) != evicts);
         self.next_seat = self.next_seat.max(id.saturating_add(1));
-        let seat = Seat { id, slots: BTreeMap::new(), floor: 0, kept_bytes: 0, running: 0, heard: now };
-        self.seats.insert(key, seat);
+        self.seats.insert(key, Seat::new(id, now));
     }
 }
 

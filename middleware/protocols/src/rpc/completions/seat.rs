@@ -10,6 +10,8 @@ use crate::time::Time;
 pub(super) struct Seat {
     pub(super) id: u64,
     pub(super) slots: BTreeMap<u32, Slot>,
+    /// The slots by the numbers of their calls: what goes first is found without a look at the others.
+    order: BTreeMap<u64, u32>,
     /// The client has done with all calls below this number.
     pub(super) floor: u64,
     pub(super) kept_bytes: usize,
@@ -34,12 +36,42 @@ pub(super) enum State {
 }
 
 impl Seat {
+    pub(super) const fn new(id: u64, heard: Time) -> Self {
+        Self {
+            id,
+            slots: BTreeMap::new(),
+            order: BTreeMap::new(),
+            floor: 0,
+            kept_bytes: 0,
+            running: 0,
+            heard,
+        }
+    }
+
     pub(super) fn set(&mut self, call: CallId, state: State) {
         let (bytes, running) = weight(&state);
         let slot = Slot { sequence: call.sequence, state };
-        let before = self.slots.insert(call.slot, slot).map_or((0, 0), |old| weight(&old.state));
-        self.kept_bytes = self.kept_bytes + bytes - before.0;
-        self.running = self.running + running - before.1;
+        self.kept_bytes += bytes;
+        self.running += running;
+        if let Some(before) = self.slots.insert(call.slot, slot) {
+            self.count_out(&before);
+            if before.sequence == call.sequence {
+                return;
+            }
+            self.order.remove(&before.sequence);
+        }
+        // A number belongs to one slot; what a damaged record says otherwise must not leave the other one behind.
+        if let Some(other) = self.order.insert(call.sequence, call.slot)
+            && let Some(before) = self.slots.remove(&other)
+        {
+            self.count_out(&before);
+        }
+    }
+
+    fn count_out(&mut self, slot: &Slot) {
+        let (bytes, running) = weight(&slot.state);
+        self.kept_bytes -= bytes;
+        self.running -= running;
     }
 
     pub(super) fn is_running(&self, call: CallId) -> bool {
@@ -49,17 +81,19 @@ impl Seat {
 
     /// Lets go of the answers to calls that the client has done with.
     pub(super) fn trim(&mut self, acknowledged: u64) {
-        if acknowledged > self.floor {
-            self.floor = acknowledged;
-            self.slots.retain(|_, slot| slot.sequence >= acknowledged);
-            self.recount();
+        self.floor = self.floor.max(acknowledged);
+        self.let_go_below(acknowledged);
+    }
+
+    pub(super) fn let_go_below(&mut self, sequence: u64) {
+        while let Some(first) = self.order.first_entry().filter(|first| *first.key() < sequence) {
+            if let Some(slot) = self.slots.remove(&first.remove()) {
+                self.count_out(&slot);
+            }
         }
     }
 
-    pub(super) fn recount(&mut self) {
-        (self.kept_bytes, self.running) = self.count();
-    }
-
+    /// As counted anew, for checks.
     pub(super) fn count(&self) -> (usize, u32) {
         self.slots
             .values()
