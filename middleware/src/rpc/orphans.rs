@@ -9,14 +9,15 @@
 //!             is left at the next opening had calls under way, perhaps. One record for a binding, not one for a call:
 //!             the server knows the calls, and a process that died waits for none of them.
 //! Source      Nelson 1981; van Steen & Tanenbaum, client crashes.
-//! Limits      the journal grows by some 100 bytes a binding and is cut at every opening.
+//! Limits      what is noted is kept in memory; the journal is cut at every opening and after `CUT_RECORDS` notes.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use quorate_journal::{AppendError, Journal, ReadError, Record};
+use quorate_journal::{AppendError, Journal, Position, ReadError, Record};
 use quorate_protocols::WireError;
 use quorate_protocols::rpc::{Message, Orphans};
 use quorate_protocols::wire::{put_bytes, put_count, take_bytes, take_count, take_u8, take_u64};
@@ -37,8 +38,6 @@ pub(super) fn period(orphans: Orphans) -> Option<Duration> {
 
 /// A client's log of the services at which it may have calls under way. Cheap to clone; clones share it.
 ///
-/// It is shortened when it is opened: one life that notes and drops bindings again and again makes its journal longer.
-///
 /// ```no_run
 /// # async fn example(node: quorate::Node, journal: quorate_journal::Journal) -> Result<(), Box<dyn std::error::Error>> {
 /// use quorate::rpc::BindingLog;
@@ -55,9 +54,69 @@ pub(super) fn period(orphans: Orphans) -> Option<Duration> {
 /// ```
 #[derive(Clone)]
 pub struct BindingLog {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
     journal: Journal,
-    /// Bindings of earlier lives, with the positions of their records.
-    left: Arc<std::sync::Mutex<Vec<(u64, Binding)>>>,
+    state: Mutex<State>,
+}
+
+/// Bindings with the positions of their records.
+struct State {
+    /// Of earlier lives.
+    left: BTreeMap<u64, Binding>,
+    /// Of this one.
+    noted: BTreeMap<u64, Binding>,
+    /// On their way into the journal.
+    under_way: usize,
+    /// Behind the last record that is known.
+    end: Position,
+    /// Notes since the journal was cut.
+    logged: u64,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cross_out(&self, position: u64) {
+        // Need not be durable; a journal that fails keeps the entry, which does no harm.
+        let _ = self.journal.append_then(vec![crossed_out(position)], |_| {});
+    }
+
+    /// Replaces the beginning of the journal by what counts of it, now and then. A cut that fails does no harm.
+    async fn cut(&self) {
+        let (end, blob) = {
+            let mut state = self.lock();
+            // A note under way would stand before the end and not be among those that are known.
+            if state.logged < CUT_RECORDS || state.under_way > 0 {
+                return;
+            }
+            state.logged = 0;
+            (state.end, encode(state.left.iter().chain(&state.noted)))
+        };
+        if self.journal.save_snapshot(SNAPSHOT, end, blob).await.is_ok() {
+            let _ = self.journal.truncate_before(end).await;
+        }
+    }
+}
+
+/// A note on its way into the journal, or given up.
+struct UnderWay<'a>(&'a Shared);
+
+impl<'a> UnderWay<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.lock().under_way += 1;
+        Self(shared)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.lock().under_way -= 1;
+    }
 }
 
 /// Why a binding could not be noted, or the log not be opened. No call that depends on it must be made.
@@ -93,14 +152,14 @@ pub struct Extermination {
 
 /// A binding that is noted. Dropped, it is crossed out, which need not be durable: at worst a service is asked in vain.
 pub struct Noted {
-    journal: Journal,
+    shared: Arc<Shared>,
     position: u64,
 }
 
 impl Drop for Noted {
     fn drop(&mut self) {
-        // A journal that fails keeps the entry, which does no harm.
-        let _ = self.journal.append_then(vec![crossed_out(self.position)], |_| {});
+        self.shared.lock().noted.remove(&self.position);
+        self.shared.cross_out(self.position);
     }
 }
 
@@ -121,9 +180,10 @@ impl BindingLog {
         let reading = journal.clone();
         let read = tokio::task::spawn_blocking(move || read(&reading));
         let (left, end) = read.await.map_err(|_| BindingLogError::Runtime)??;
-        journal.save_snapshot(SNAPSHOT, end, encode(&left)).await?;
+        journal.save_snapshot(SNAPSHOT, end, encode(left.iter())).await?;
         journal.truncate_before(end).await?;
-        Ok(Self { journal, left: Arc::new(std::sync::Mutex::new(left)) })
+        let state = State { left, noted: BTreeMap::new(), under_way: 0, end, logged: 0 };
+        Ok(Self { shared: Arc::new(Shared { journal, state: Mutex::new(state) }) })
     }
 
     /// Notes that calls of `service` at `address` may be under way; returns when that is durable.
@@ -137,25 +197,38 @@ impl BindingLog {
         let mut record = BytesMut::new();
         record.put_u8(NOTED);
         binding.encode(&mut record);
-        let appended = self.journal.append(vec![Record::new(RECORD_KIND, record.freeze())]).await?;
-        Ok(Noted { journal: self.journal.clone(), position: appended.first.as_u64() })
+        let shared = &self.shared;
+        let under_way = UnderWay::new(shared);
+        let appended = shared.journal.append(vec![Record::new(RECORD_KIND, record.freeze())]).await?;
+        let position = appended.first.as_u64();
+        {
+            let mut state = shared.lock();
+            state.noted.insert(position, binding);
+            state.end = state.end.max(appended.next);
+            state.logged += 1;
+        }
+        drop(under_way);
+        let noted = Noted { shared: Arc::clone(shared), position };
+        shared.cut().await;
+        Ok(noted)
     }
 
     /// Asks every service at which an earlier life of this process may have left calls to end them. `node` must be a
     /// later life of the same node. Tells what became of each, at the latest after `deadline`; who was not reached is
-    /// asked again by the next life.
+    /// asked again by the next call of this, or the next life.
     ///
     /// # Cancel safety
     /// Dropping the future asks the remaining ones the next time.
     pub async fn exterminate(&self, node: &Node, deadline: Duration) -> Vec<Extermination> {
-        let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let left = self.shared.lock().left.clone();
         let until = tokio::time::Instant::now() + deadline.min(post::FAR);
         let mut told = Vec::with_capacity(left.len());
         for (position, binding) in left {
             let asked = tokio::time::timeout_at(until, end_orphans(node, &binding)).await;
             let is_done = matches!(asked, Ok(true));
             if is_done {
-                let _ = self.journal.append_then(vec![crossed_out(position)], |_| {});
+                self.shared.lock().left.remove(&position);
+                self.shared.cross_out(position);
             }
             let Binding { service, address } = binding;
             told.push(Extermination { service, address, is_done });
@@ -234,19 +307,20 @@ fn crossed_out(position: u64) -> Record {
     Record::new(RECORD_KIND, record.freeze())
 }
 
-fn read(journal: &Journal) -> Result<(Vec<(u64, Binding)>, quorate_journal::Position), BindingLogError> {
+fn read(journal: &Journal) -> Result<(BTreeMap<u64, Binding>, Position), BindingLogError> {
     let (mut left, mut end) = match journal.load_snapshot(SNAPSHOT)? {
         Some(snapshot) => (decode(snapshot.blob)?, snapshot.position),
-        None => (Vec::new(), journal.first()),
+        None => (BTreeMap::new(), journal.first()),
     };
     for entry in journal.read(end) {
         let entry = entry?;
         let mut payload = entry.payload.clone();
         match take_u8(&mut payload, "record tag")? {
-            NOTED => left.push((entry.position.as_u64(), Binding::decode(&mut payload)?)),
+            NOTED => {
+                left.insert(entry.position.as_u64(), Binding::decode(&mut payload)?);
+            }
             CROSSED_OUT => {
-                let over = take_u64(&mut payload, "position")?;
-                left.retain(|(position, _)| *position != over);
+                left.remove(&take_u64(&mut payload, "position")?);
             }
             other => {
                 return Err(WireError::Invalid { what: "record tag", value: other.into() }.into());
@@ -257,9 +331,9 @@ fn read(journal: &Journal) -> Result<(Vec<(u64, Binding)>, quorate_journal::Posi
     Ok((left, end))
 }
 
-fn encode(left: &[(u64, Binding)]) -> Bytes {
+fn encode<'a>(left: impl Iterator<Item = (&'a u64, &'a Binding)> + Clone) -> Bytes {
     let mut out = BytesMut::new();
-    put_count(&mut out, left.len());
+    put_count(&mut out, left.clone().count());
     for (position, binding) in left {
         out.put_u64_le(*position);
         binding.encode(&mut out);
@@ -267,7 +341,7 @@ fn encode(left: &[(u64, Binding)]) -> Bytes {
     out.freeze()
 }
 
-fn decode(mut blob: Bytes) -> Result<Vec<(u64, Binding)>, WireError> {
+fn decode(mut blob: Bytes) -> Result<BTreeMap<u64, Binding>, WireError> {
     let count = take_count(&mut blob, size_of::<u64>(), "bindings")?;
     let left: Result<_, _> =
         (0..count).map(|_| Ok((take_u64(&mut blob, "position")?, Binding::decode(&mut blob)?))).collect();
@@ -280,7 +354,38 @@ const RECORD_KIND: u16 = 0x2E;
 const SNAPSHOT: &str = "bindings";
 const NOTED: u8 = 1;
 const CROSSED_OUT: u8 = 2;
+/// Notes after which the journal is cut: some 100 KiB.
+const CUT_RECORDS: u64 = 1_024;
 /// A service that does not answer is asked again so soon.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// More often than this, looking after orphans would be all that a service does.
 const PERIOD_MIN: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use quorate_journal::{Config, MemoryStorage};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_life_that_notes_bindings_again_and_again_keeps_its_journal_short() {
+        let storage = MemoryStorage::new();
+        let config = || Config::new(1).segment_bytes(16 << 10);
+        let (journal, _) = Journal::open(storage.clone(), config()).expect("it is new");
+        let log = BindingLog::open(journal.clone()).await.expect("it is empty");
+        let address: Address = "tcp://127.0.0.1:7000".parse().expect("an address");
+        let first = log.note("first", &address).await.expect("noted");
+        for _ in 0..3 * CUT_RECORDS {
+            drop(log.note("again", &address).await.expect("noted"));
+        }
+        assert!(journal.first() > Position::default().plus(CUT_RECORDS), "nothing was cut");
+        let last = log.note("last", &address).await.expect("noted");
+        journal.close().await;
+        // As after a crash: what still stood is known, and nothing else.
+        std::mem::forget((first, last));
+        let (journal, _) = Journal::open(storage, config()).expect("it is closed");
+        let log = BindingLog::open(journal).await.expect("it is whole");
+        let left: Vec<_> = log.shared.lock().left.values().map(|binding| binding.service.clone()).collect();
+        assert_eq!(left, ["first", "last"]);
+    }
+}
