@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate::host::Tenant;
-use quorate::naming::{Directory, Entry, Found, NameError, Names, NamesError, NamesOptions, Query};
+use quorate::naming::{
+    Bound, BoundError, BoundOptions, Directory, Entry, Found, NameError, Names, NamesError, NamesOptions,
+    Query,
+};
 use quorate::node::{Address, Node};
 use quorate::rpc::BindError;
 use quorate::service;
@@ -288,6 +291,26 @@ async fn p02_no_request_is_lost_or_doubled_while_an_idle_service_is_stopped_agai
     for life in &host.lives()[..4] {
         until(|| !is_alive(*life)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r04_a_name_of_an_endpoint_daemon_is_bound_to_by_starting_it_and_again_when_it_was_stopped() {
+    let host = Host::new(&[("printer", "")], |service| service.idle_ms = Some(100));
+    let _daemon = host.daemon();
+    let names = host.client().await.names;
+    let mut options = BoundOptions::default();
+    options.client.bind_deadline = Duration::from_secs(30);
+    let printers = within(Bound::<PrinterClient>::connect(&names, "printer", options.clone())).await.unwrap();
+    for page in 1..=3 {
+        within(printers.call(async |printer| printer.print(page).await)).await.unwrap();
+        // Nobody calls it, and being followed does not keep it.
+        until(|| host.lives().iter().all(|life| !is_alive(*life))).await;
+    }
+    assert_eq!(host.lines::<u64>("pages"), [1, 2, 3]);
+    // What it cannot start, somebody else may register in time.
+    options.client.bind_deadline = Duration::from_millis(10);
+    let plotter = within(Bound::<PrinterClient>::connect(&names, "plotter", options)).await;
+    assert!(matches!(plotter, Err(BoundError::Nobody { .. })), "{plotter:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

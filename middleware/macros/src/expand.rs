@@ -176,6 +176,10 @@ fn client(service: &Service) -> TokenStream {
                 self.client.outstanding()
             }
 
+            fn requests_sent(&self) -> u64 {
+                self.client.requests_sent()
+            }
+
             fn is_reachable(&self) -> bool {
                 self.client.is_reachable()
             }

@@ -5,6 +5,7 @@
 //! Guarantee   a server that registers is used as soon as the directory tells of it, one whose entry goes is given up,
 //!             and one that comes back under another life or another address is bound anew, without the callers' doing.
 //!             What a dead server leaves in the directory until its lease ends is passed over.
+//!             The directory of a superserver is asked to start what is called and not there.
 //! Method      a task follows the name and keeps the list of a [`Balanced`]; each entry has a task of its own that binds,
 //!             again and again while the entry stands. While the directory is not reachable, the list stays as it was.
 //! Limits      `SERVERS_MAX` servers of one name; further ones are not used.
@@ -15,15 +16,16 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_transports::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::entry::{Found, Query};
-use super::error::NamesError;
+use super::error::{NameError, NamesError};
 use super::names::Names;
 use crate::node::{Address, Node};
-use crate::rpc::{Balance, Balanced, BindError, Candidate, ClientOptions, Member, Place};
+use crate::rpc::{Balance, Balanced, BindError, Candidate, ClientOptions, Member, Place, Seeker};
 
 /// How clients that find their servers by name behave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +37,8 @@ pub struct BoundOptions {
     pub near: Option<(String, String)>,
     /// Only servers whose entry has all these attributes are asked. Default: all under the name.
     pub attributes: BTreeMap<String, String>,
-    /// Of the client of each server. [`ClientOptions::bind_deadline`] is how long the first server is waited for.
+    /// Of the client of each server. [`ClientOptions::bind_deadline`] is how long a superserver may take to start one, and
+    /// again how long is tried to bind to the first.
     pub client: ClientOptions,
 }
 
@@ -57,7 +60,7 @@ pub enum BoundError {
     /// The directory did not answer.
     #[error(transparent)]
     Names(#[from] NamesError),
-    /// Nobody is registered under the name, or nobody with the attributes.
+    /// Nobody is registered under the name, or nobody with the attributes, and nobody is there to start it.
     #[error("nobody offers {name:?}")]
     Nobody {
         /// The name.
@@ -88,6 +91,9 @@ impl<K: Candidate> Bound<K> {
     /// Follows `name` in the directory and binds to the service of that name at every server there. Returns when the first
     /// is bound. Must be called within a tokio runtime.
     ///
+    /// Where the directory is an endpoint daemon's, a service that is not there is started, now and whenever a
+    /// [`call`](Balanced::call) finds nobody; following it alone keeps nothing running.
+    ///
     /// # Errors
     /// [`BoundError`].
     /// # Cancel safety
@@ -95,13 +101,23 @@ impl<K: Candidate> Bound<K> {
     pub async fn connect(names: &Names, name: &str, options: BoundOptions) -> Result<Self, BoundError> {
         let query =
             options.attributes.iter().fold(Query::named(name), |query, (key, value)| query.with(key, value));
+        let waited = options.client.bind_deadline;
         // Told at once when there is nobody, and by whom the directory is not reached.
         if names.lookup_latest(&query).await?.is_empty() {
-            return Err(BoundError::Nobody { name: name.to_owned() });
+            let is_wanted = |found: &Found| {
+                options.attributes.iter().all(|(key, value)| found.attributes.get(key) == Some(value))
+            };
+            match names.start(name, waited).await {
+                Ok(started) if started.iter().any(is_wanted) => {}
+                Ok(_) | Err(NamesError::Refused(NameError::NotRegistered { .. })) => {
+                    return Err(BoundError::Nobody { name: name.to_owned() });
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        let waited = options.client.bind_deadline;
-        let servers = Balanced::empty(options.balance);
         let (told, mut news) = watch::channel(News::default());
+        let seeker = Starting { names: names.clone(), name: name.to_owned(), waited, news: news.clone() };
+        let servers = Balanced::empty(options.balance, Some(Box::new(seeker)));
         let following = Following {
             node: names.node().clone(),
             name: name.to_owned(),
@@ -147,7 +163,29 @@ impl<K> fmt::Debug for Bound<K> {
     }
 }
 
-/// What who waits for the first server is told.
+/// Asks a superserver to start what is called and not there.
+struct Starting {
+    names: Names,
+    name: String,
+    waited: Duration,
+    news: watch::Receiver<News>,
+}
+
+impl Seeker for Starting {
+    fn seek<'a>(&'a self, is_there: &'a (dyn Fn() -> bool + Sync)) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let mut news = self.news.clone();
+            match self.names.start(&self.name, self.waited).await {
+                Ok(found) if !found.is_empty() => {}
+                _ => return false,
+            }
+            let is_bound = tokio::time::timeout(self.waited, news.wait_for(|_| is_there())).await;
+            is_bound.is_ok_and(|told| told.is_ok())
+        })
+    }
+}
+
+/// What who waits for a server is told.
 #[derive(Debug, Default)]
 struct News {
     is_bound: bool,
@@ -259,7 +297,7 @@ impl<K: Candidate> Following<K> {
         let members: Vec<_> = self.entries.values().filter_map(|server| server.member.clone()).collect();
         let is_bound = !members.is_empty();
         self.servers.replace(members);
-        self.told.send_if_modified(|news| !std::mem::replace(&mut news.is_bound, is_bound) && is_bound);
+        self.told.send_modify(|news| news.is_bound = is_bound);
     }
 
     /// Begins to bind to a server, after a pause, at the first of its addresses where it stands.

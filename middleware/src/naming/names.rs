@@ -136,11 +136,27 @@ impl Names {
     /// # Cancel safety
     /// Dropping the future changes nothing; what is being started goes on to be.
     pub async fn find(&self, name: &str, patience: Duration) -> Result<Vec<Found>, NamesError> {
+        self.find_or(name, patience, false).await
+    }
+
+    /// As [`find`](Self::find), and waits only for what the directory of a superserver starts; any other one says at once
+    /// what is there.
+    pub(super) async fn start(&self, name: &str, patience: Duration) -> Result<Vec<Found>, NamesError> {
+        self.find_or(name, patience, true).await
+    }
+
+    async fn find_or(
+        &self,
+        name: &str,
+        patience: Duration,
+        is_for_starter: bool,
+    ) -> Result<Vec<Found>, NamesError> {
         let line = &self.owner.keeper.line;
         let seen = line.seen();
         let patience = patience.min(PATIENCE_MAX);
         let query = Query::named(name);
-        let question = Question { query, seen, differs_from: None, patience, is_latest: false };
+        let question =
+            Question { query, seen, differs_from: None, patience, is_latest: false, is_for_starter };
         let answer = line.find(question, self.owner.options.deadline).await?;
         Ok(answer.found.into_iter().map(Found::from).collect())
     }
@@ -174,7 +190,8 @@ impl Names {
     ) -> Result<(Vec<Found>, u64), NamesError> {
         let line = &self.owner.keeper.line;
         let seen = line.seen();
-        let question = Question { query: query.clone(), seen, differs_from, patience, is_latest };
+        let query = query.clone();
+        let question = Question { query, seen, differs_from, patience, is_latest, is_for_starter: false };
         let answer = line.look(question, self.owner.options.deadline).await?;
         Ok((answer.found.into_iter().map(Found::from).collect(), answer.digest))
     }

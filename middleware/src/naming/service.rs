@@ -40,6 +40,8 @@ pub(super) struct Question {
     pub(super) patience: Duration,
     /// Everything that any replica has acknowledged before must be in the answer.
     pub(super) is_latest: bool,
+    /// Of `find`: wait only where somebody starts what is not there.
+    pub(super) is_for_starter: bool,
 }
 
 /// A state of the directory.
@@ -164,7 +166,10 @@ impl Desk for Office {
 
     async fn find(&self, question: Question) -> Result<Answer, NameError> {
         let name = question.query.name.clone().unwrap_or_default();
-        let waited = question.patience;
+        let mut waited = question.patience;
+        if question.is_for_starter && self.starter.is_none() {
+            waited = Duration::ZERO;
+        }
         let refused = async {
             match &self.starter {
                 Some(starter) if !waited.is_zero() => starter.start(&name).await,
@@ -172,7 +177,8 @@ impl Desk for Office {
             }
         };
         // What is nothing differs from the digest of nothing when it is something.
-        let something = self.look(Question { differs_from: Some(DIGEST_START), ..question });
+        let something =
+            self.look(Question { differs_from: Some(DIGEST_START), patience: waited, ..question });
         let answer = tokio::select! {
             // What is there needs no starting.
             biased;

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use quorate_protocols::rpc::Doubt;
+use quorate_transports::BoxFuture;
 use tokio::sync::watch;
 
 use super::client::ClientOptions;
@@ -48,6 +49,8 @@ pub trait Candidate: Clone + Send + Sync + 'static {
     fn node(&self) -> NodeId;
     /// Calls that have not ended.
     fn in_flight(&self) -> u32;
+    /// Requests that have left so far, those that left again included.
+    fn requests_sent(&self) -> u64;
     /// Its server lives and takes new calls, as far as anybody knows.
     fn is_reachable(&self) -> bool;
     /// Waits until its server is not reachable.
@@ -94,6 +97,13 @@ struct Shared<K> {
     members: RwLock<Vec<Arc<Member<K>>>>,
     balance: Balance,
     next: AtomicUsize,
+    seeker: Option<Box<dyn Seeker>>,
+}
+
+/// Who may bring a server when none is there.
+pub(crate) trait Seeker: Send + Sync {
+    /// Returns when `is_there`, or when it is known that nobody will come soon. False when nobody has.
+    fn seek<'a>(&'a self, is_there: &'a (dyn Fn() -> bool + Sync)) -> BoxFuture<'a, bool>;
 }
 
 /// One server.
@@ -112,6 +122,16 @@ impl<K: Candidate> Member<K> {
 
     pub(crate) fn set_near(&self, is_near: bool) {
         self.is_near.store(is_near, Ordering::Relaxed);
+    }
+
+    /// What is known of a call that was given up here when so many requests had left at its beginning.
+    fn given_up(&self, sent: u64) -> CallError {
+        // Nothing has left since: not this call either.
+        if self.client.requests_sent() == sent {
+            CallError::NotSent(NotSent::NoServer)
+        } else {
+            CallError::MaybeExecuted(Doubt::SessionLost)
+        }
     }
 
     /// Waits until it does not belong to the servers any more and cannot be reached: one that only goes still answers
@@ -134,7 +154,7 @@ impl<K: Candidate> Balanced<K> {
     /// # Errors
     /// [`Nobody`] when there is none.
     pub fn new(clients: impl IntoIterator<Item = K>, balance: Balance) -> Result<Self, Nobody> {
-        let balanced = Self::empty(balance);
+        let balanced = Self::empty(balance, None);
         let members: Vec<_> = clients.into_iter().map(|client| Member::new(client, false)).collect();
         if members.is_empty() {
             return Err(Nobody);
@@ -144,8 +164,9 @@ impl<K: Candidate> Balanced<K> {
     }
 
     /// Nobody yet.
-    pub(crate) fn empty(balance: Balance) -> Self {
-        Self { shared: Arc::new(Shared { members: RwLock::default(), balance, next: AtomicUsize::new(0) }) }
+    pub(crate) fn empty(balance: Balance, seeker: Option<Box<dyn Seeker>>) -> Self {
+        let (members, next) = (RwLock::default(), AtomicUsize::new(0));
+        Self { shared: Arc::new(Shared { members, balance, next, seeker }) }
     }
 
     /// From now on these. Calls at those who are not among them any more go on; those that cannot be reached either end
@@ -191,15 +212,21 @@ impl<K: Candidate> Balanced<K> {
     /// As the call itself.
     pub async fn call<T, E: Failure>(&self, call: impl AsyncFn(&K) -> Result<T, E>) -> Result<T, E> {
         let mut last = E::from(CallError::NotSent(NotSent::NoServer));
-        for member in self.order(&self.members()) {
-            let ended = tokio::select! {
-                biased;
-                ended = call(&member.client) => ended,
-                () = member.wait_lost() => Err(CallError::MaybeExecuted(Doubt::SessionLost).into()),
-            };
-            match ended {
-                Err(error) if error.is_another_servers_turn() => last = error,
-                ended => return ended,
+        for round in 1..=ROUNDS {
+            for member in self.order(&self.members()) {
+                let sent = member.client.requests_sent();
+                let ended = tokio::select! {
+                    biased;
+                    ended = call(&member.client) => Some(ended),
+                    () = member.wait_lost() => None,
+                };
+                match ended.unwrap_or_else(|| Err(member.given_up(sent).into())) {
+                    Err(error) if error.is_another_servers_turn() => last = error,
+                    ended => return ended,
+                }
+            }
+            if round == ROUNDS || !self.seek().await {
+                break;
             }
         }
         Err(last)
@@ -217,30 +244,44 @@ impl<K: Candidate> Balanced<K> {
         call: impl AsyncFn(&K) -> Result<T, E>,
     ) -> Result<T, E> {
         let mut last = E::from(CallError::NotSent(NotSent::NoServer));
-        let members = self.order(&self.members());
-        let count = members.len();
-        for (tried, member) in members.into_iter().enumerate() {
-            let has_others = tried + 1 < count;
-            let lost = async {
-                // The last one may come back: nobody else will answer.
-                if has_others {
-                    member.client.wait_unreachable().await;
-                } else {
-                    std::future::pending().await
+        for round in 1..=ROUNDS {
+            let members = self.order(&self.members());
+            let count = members.len();
+            for (tried, member) in members.into_iter().enumerate() {
+                let has_others = tried + 1 < count;
+                let lost = async {
+                    // The last one may come back: nobody else will answer.
+                    if has_others {
+                        member.client.wait_unreachable().await;
+                    } else {
+                        std::future::pending().await
+                    }
+                };
+                let ended = tokio::select! {
+                    biased;
+                    ended = call(&member.client) => ended,
+                    () = member.wait_lost() => Err(CallError::MaybeExecuted(Doubt::SessionLost).into()),
+                    () = lost => Err(CallError::MaybeExecuted(Doubt::SessionLost).into()),
+                };
+                match ended {
+                    Err(error) if error.is_another_servers_turn() || error.is_in_doubt() => last = error,
+                    ended => return ended,
                 }
-            };
-            let ended = tokio::select! {
-                biased;
-                ended = call(&member.client) => ended,
-                () = member.wait_lost() => Err(CallError::MaybeExecuted(Doubt::SessionLost).into()),
-                () = lost => Err(CallError::MaybeExecuted(Doubt::SessionLost).into()),
-            };
-            match ended {
-                Err(error) if error.is_another_servers_turn() || error.is_in_doubt() => last = error,
-                ended => return ended,
+            }
+            if round == ROUNDS || !self.seek().await {
+                break;
             }
         }
         Err(last)
+    }
+
+    /// Looks for a server when none can be reached; true when there is one then.
+    async fn seek(&self) -> bool {
+        let is_there = || self.members().iter().any(|member| member.client.is_reachable());
+        match &self.shared.seeker {
+            Some(seeker) if !is_there() => seeker.seek(&is_there).await,
+            _ => false,
+        }
     }
 
     fn members(&self) -> Vec<Arc<Member<K>>> {
@@ -262,6 +303,9 @@ impl<K: Candidate> Balanced<K> {
         order
     }
 }
+
+/// A call is offered once to all servers, and once more to whoever was brought because there was none.
+const ROUNDS: u32 = 2;
 
 impl<K> Clone for Balanced<K> {
     fn clone(&self) -> Self {

@@ -218,6 +218,11 @@ impl<C: Codec> Client<C> {
         self.core.lock().machine.outstanding()
     }
 
+    /// Requests that have left so far, over all clones.
+    pub fn requests_sent(&self) -> u64 {
+        self.stats().sent
+    }
+
     /// The server lives and takes new calls, as far as anybody knows: calls leave at once.
     pub fn is_reachable(&self) -> bool {
         self.core.lock().machine.is_served()

@@ -88,8 +88,8 @@ mod together;
 pub mod tower;
 mod trace;
 
-pub(crate) use balance::Member;
 pub use balance::{Balance, Balanced, Candidate, Failure, Nobody};
+pub(crate) use balance::{Member, Seeker};
 pub use client::{Client, ClientOptions, Patience};
 pub use compat::{Change, Difference, Outline, OutlineError, check};
 pub use context::{Caller, caller};

@@ -15,6 +15,7 @@ fn question() -> Question {
         differs_from: Some(Book::default().digest(&Query::any())),
         patience: PATIENCE_MAX,
         is_latest: false,
+        is_for_starter: false,
     }
 }
 

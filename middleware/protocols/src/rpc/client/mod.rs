@@ -155,6 +155,8 @@ impl ClientConfig {
 pub struct ClientStats {
     /// Calls begun.
     pub calls: u64,
+    /// Requests sent, those that were sent again included.
+    pub sent: u64,
     /// Requests sent again.
     pub retransmissions: u64,
     /// Calls cancelled by their callers.

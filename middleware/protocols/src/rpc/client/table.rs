@@ -125,6 +125,7 @@ impl Client {
         if call.sent > 0 {
             self.stats.retransmissions += 1;
         }
+        self.stats.sent += 1;
         call.sent += 1;
         call.sent_ever = true;
         self.renew_at = now + session.renewal;
