@@ -1,7 +1,8 @@
 //! One call, as a future.
 //!
-//! Guarantee   the request leaves once, at the first poll or when [`Call::begin`] is told; the call ends once; dropping
-//!             it before that cancels it.
+//! Guarantee   the request leaves once, when the call is begun; the call ends once; dropping it before that cancels it.
+//! Method      what only some calls need stands apart: thousands of them may wait, and what is small stays in the nearest
+//!             memory.
 
 use std::future::Future;
 use std::ops::Deref;
@@ -12,7 +13,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_protocols::Input;
 use quorate_protocols::rpc::{CallId, ClientCommand, Outcome, Refusal};
-use tracing::Span;
 
 use super::calls::{Core, Waiter};
 use super::envelope;
@@ -20,6 +20,7 @@ use super::error::{CallError, NotSent};
 use super::objects::Target;
 use super::port::Travelled;
 use super::schema::{MethodSchema, Semantics};
+use super::trace::Seen;
 use crate::codec::DecodeError;
 
 /// A call that is to be made.
@@ -35,7 +36,7 @@ pub(super) struct Request {
     /// The method that carries it, when it is for an object.
     pub(super) carrier: Option<&'static MethodSchema>,
     /// From the making of the call to its end, repetitions included.
-    pub(super) span: Span,
+    pub(super) span: Seen,
 }
 
 impl Request {
@@ -45,7 +46,7 @@ impl Request {
     }
 }
 
-/// One call. It begins at the first poll, or when told to; dropping it cancels it, here and on the server.
+/// One call that has begun; dropping it cancels it, here and on the server.
 pub(super) struct Call<K: Deref<Target = Core>> {
     pub(super) core: K,
     pub(super) method: &'static MethodSchema,
@@ -53,43 +54,52 @@ pub(super) struct Call<K: Deref<Target = Core>> {
     /// Streams end with the call, unless it succeeds; references stay when it may have arrived.
     travelled: Option<Box<Travelled>>,
     progress: Progress,
-    span: Span,
+    span: Seen,
 }
 
 enum Progress {
-    Wanted(Request),
     Going {
         token: u32,
         call: CallId,
     },
-    /// Ended before anybody asked.
-    Ended(Result<Bytes, CallError>),
+    /// Ended before anybody asked: nothing is waited for, or why it could not begin.
+    Ended(Result<(), Box<CallError>>),
     Over,
 }
 
 pub(super) enum Started {
-    Going { token: u32, call: CallId },
-    Ended(Bytes),
+    Going {
+        token: u32,
+        call: CallId,
+    },
+    /// It is one-way.
+    Sent,
 }
 
 impl<K: Deref<Target = Core>> Call<K> {
-    pub(super) fn new(core: K, mut request: Request) -> Self {
+    /// Sends the request without waiting for anything. Whoever polls soon need not leave a waker.
+    pub(super) fn begin(core: K, mut request: Request, waker: Option<Waker>) -> Self {
         let (method, deadline) = (request.method, request.deadline);
         let travelled = request.travelled.take();
-        let span = std::mem::replace(&mut request.span, Span::none());
-        Self { core, method, deadline, travelled, progress: Progress::Wanted(request), span }
+        let span = std::mem::take(&mut request.span);
+        let progress = match core.start(request, waker) {
+            Ok(Started::Going { token, call }) => Progress::Going { token, call },
+            Ok(Started::Sent) => Progress::Ended(Ok(())),
+            Err(error) => Progress::Ended(Err(Box::new(error))),
+        };
+        Self { core, method, deadline, travelled, progress, span }
     }
 
-    /// Sends the request without waiting for anything.
-    pub(super) fn begin(&mut self) {
-        self.start(None);
+    /// Whether an answer is waited for.
+    pub(super) const fn is_going(&self) -> bool {
+        matches!(self.progress, Progress::Going { .. })
     }
 
     fn ended(&mut self, result: Result<Bytes, CallError>) -> Result<Bytes, CallError> {
         match &result {
             Ok(_) => self.travelled = None,
             Err(error) => {
-                self.span.record("error", tracing::field::display(error));
+                self.span.failed(error);
                 if error.is_not_executed() {
                     self.recall();
                 }
@@ -114,31 +124,12 @@ impl<K: Deref<Target = Core>> Call<K> {
             travelled.recall(&self.core.node);
         }
     }
-
-    fn start(&mut self, waker: Option<&Waker>) {
-        match std::mem::replace(&mut self.progress, Progress::Over) {
-            Progress::Wanted(request) => {
-                self.progress = match self.core.start(request, waker) {
-                    Ok(Started::Going { token, call }) => Progress::Going { token, call },
-                    Ok(Started::Ended(body)) => Progress::Ended(Ok(body)),
-                    Err(error) => Progress::Ended(Err(error)),
-                }
-            }
-            other => self.progress = other,
-        }
-    }
 }
 
 impl<K: Deref<Target = Core> + Unpin> Future for Call<K> {
     type Output = Result<Bytes, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if matches!(self.progress, Progress::Wanted(_)) {
-            self.start(Some(cx.waker()));
-            if matches!(self.progress, Progress::Going { .. }) {
-                return Poll::Pending;
-            }
-        }
         match std::mem::replace(&mut self.progress, Progress::Over) {
             Progress::Going { token, call } => {
                 let mut state = self.core.lock();
@@ -157,18 +148,17 @@ impl<K: Deref<Target = Core> + Unpin> Future for Call<K> {
                 self.progress = Progress::Going { token, call };
                 Poll::Pending
             }
-            Progress::Ended(result) => Poll::Ready(self.ended(result)),
+            Progress::Ended(result) => {
+                Poll::Ready(self.ended(result.map(|()| Bytes::new()).map_err(|error| *error)))
+            }
             // Polled after it was ready: a caller's mistake that must not end in a panic.
-            Progress::Wanted(_) | Progress::Over => Poll::Pending,
+            Progress::Over => Poll::Pending,
         }
     }
 }
 
 impl<K: Deref<Target = Core>> Drop for Call<K> {
     fn drop(&mut self) {
-        if matches!(self.progress, Progress::Wanted(_)) {
-            self.recall();
-        }
         if let Some(streams) = self.travelled.take().map(|travelled| travelled.streams)
             && !streams.is_empty()
         {

@@ -190,7 +190,7 @@ impl Core {
     }
 
     /// Begins a call; it is on its way when this returns, or waits for the server to come back.
-    pub(super) fn start(&self, request: Request, waker: Option<&Waker>) -> Result<Started, CallError> {
+    pub(super) fn start(&self, request: Request, waker: Option<Waker>) -> Result<Started, CallError> {
         let Request { method, semantics, body, signature, deadline, carrier, travelled: _, span: _ } =
             request;
         let method = carrier.unwrap_or(method);
@@ -199,7 +199,7 @@ impl Core {
             state.waiters.push(Waiter::Free);
             (state.waiters.len() - 1) as u32
         });
-        state.waiters[token as usize] = Waiter::Calling(waker.cloned());
+        state.waiters[token as usize] = Waiter::Calling(waker);
         let call = state.machine.upcoming();
         let now = self.now();
         let command = ClientCommand::Call {
@@ -230,7 +230,8 @@ impl Core {
         wakers.into_iter().for_each(Waker::wake);
         match ended {
             None => Ok(Started::Going { token, call }),
-            Some(result) => result.map(Started::Ended),
+            // Only what nobody answers ends well at once, and so with nothing.
+            Some(result) => result.map(|_| Started::Sent),
         }
     }
 

@@ -11,16 +11,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use quorate_protocols::Time;
 use quorate_transports::Credentials;
 use tokio::time::Instant;
-use tracing::Span;
 
 use super::envelope::Head;
 use super::generated::Boxed;
 use super::metadata::{Metadata, MetadataError};
 use super::post;
-use super::trace::{Numbers, TraceContext};
+use super::trace::{Numbers, Seen, TraceContext};
 use crate::node::Identity;
 
 /// For whom a handler runs.
@@ -30,7 +28,8 @@ pub struct Caller {
     /// The node that called, in its life. Anybody can claim to be any node; see [`credentials`](Self::credentials).
     pub node: Identity,
     deadline: Limit,
-    credentials: Option<Credentials>,
+    /// Shared: the whole is moved with every call, and few media vouch for anybody.
+    credentials: Option<Arc<Credentials>>,
     metadata: Option<Arc<Metadata>>,
     trace: TraceContext,
 }
@@ -41,18 +40,18 @@ pub(super) enum Limit {
     /// It does not wait at all.
     None,
     At(Instant),
-    /// At this time of a machine with this zero.
-    By {
-        epoch: Instant,
-        deadline: Time,
-    },
     /// So long from the first look on: a handler that never looks costs no look at the clock.
     In(Duration),
 }
 
 impl Caller {
     /// `head` is what the caller said; the handler's span becomes a child of the caller's.
-    pub(super) fn new(node: Identity, deadline: Limit, credentials: Option<Credentials>, head: Head) -> Self {
+    pub(super) fn new(
+        node: Identity,
+        deadline: Limit,
+        credentials: Option<Arc<Credentials>>,
+        head: Head,
+    ) -> Self {
         let Head { trace, metadata } = head;
         Self { node, deadline, credentials, metadata, trace: trace.served() }
     }
@@ -62,7 +61,6 @@ impl Caller {
         match self.deadline {
             Limit::None => None,
             Limit::At(moment) => Some(moment),
-            Limit::By { epoch, deadline } => Some(post::instant_of(epoch, deadline)),
             Limit::In(left) => Some(Instant::now() + left.min(post::FAR)),
         }
     }
@@ -70,8 +68,8 @@ impl Caller {
     /// What the medium of the very connection that the request came over vouches for: the process on a local socket, the
     /// certificate of TLS and QUIC. `None` when it vouches for nothing, and for calls within one node: the caller is this
     /// process then.
-    pub const fn credentials(&self) -> Option<&Credentials> {
-        self.credentials.as_ref()
+    pub fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_deref()
     }
 
     /// What the caller says of the call.
@@ -107,18 +105,18 @@ pub fn caller() -> Option<Caller> {
 /// A handler, together with whom it runs for, wherever it is polled.
 pub(super) struct Within<T> {
     caller: Option<Caller>,
-    span: Span,
+    span: Seen,
     handler: Boxed<T>,
 }
 
 impl<T> Within<T> {
-    pub(super) const fn new(caller: Caller, span: Span, handler: Boxed<T>) -> Self {
+    pub(super) const fn new(caller: Caller, span: Seen, handler: Boxed<T>) -> Self {
         Self { caller: Some(caller), span, handler }
     }
 
     /// What runs for nobody in particular.
     pub(super) fn nobody(handler: Boxed<T>) -> Self {
-        Self { caller: None, span: Span::none(), handler }
+        Self { caller: None, span: Seen::default(), handler }
     }
 
     /// It will be polled more than once: its deadline must not move any more.

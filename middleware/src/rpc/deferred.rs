@@ -35,8 +35,7 @@ enum Way<T, E> {
 }
 
 impl<T, E: From<CallError>> Deferred<T, E> {
-    pub(super) fn by_messages(mut call: Call<Arc<Core>>, read: Read<T, E>) -> Self {
-        call.begin();
+    pub(super) fn by_messages(call: Call<Arc<Core>>, read: Read<T, E>) -> Self {
         Self(Way::Messages { call: Box::new(call), read })
     }
 

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use quorate_protocols::rpc::{Doubt, Execution, Refusal, ServerCommand, Verdict};
-use quorate_protocols::{Input, Time};
+use quorate_protocols::Time;
+use quorate_protocols::rpc::{Doubt, Execution, Refusal, Verdict};
 use quorate_transports::Credentials;
 
 use super::context::{Caller, Limit, Within};
 use super::envelope::{self, Compression, Opened};
-use super::exactly_once::Task;
+use super::exactly_once::{Ending, Task};
 use super::generated::{self, Boxed, Dispatched, Matched};
 use super::objects;
 use super::port::{self, Link};
@@ -37,9 +37,9 @@ pub(super) struct Order {
 }
 
 impl Core {
-    /// Begins every order; those that are done at once are answered together. All came over one connection, for whose
-    /// other end its medium vouches so.
-    pub(super) fn execute(self: &Arc<Self>, orders: &mut Vec<Order>, credentials: Option<&Credentials>) {
+    /// Begins every order; those that are done at once are answered together, and their records written together. All came
+    /// over one connection, for whose other end its medium vouches so.
+    pub(super) fn execute(self: &Arc<Self>, orders: &mut Vec<Order>, credentials: Option<&Arc<Credentials>>) {
         let mut done = Vec::with_capacity(orders.len());
         for order in orders.drain(..) {
             let execution = order.execution;
@@ -47,28 +47,24 @@ impl Core {
             let mut handler = match self.begin(order, credentials) {
                 Ok(handler) => handler,
                 Err(verdict) => {
-                    done.push((execution, verdict));
+                    done.push((execution, verdict.into()));
                     continue;
                 }
             };
             // Most handlers need not wait: they are done here and never become a task.
             match self.poll(execution, &mut handler, &mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(verdict) => done.push((execution, verdict)),
+                Poll::Ready(ending) => done.push((execution, ending)),
                 Poll::Pending => self.spawn(execution, deadline, handler),
             }
         }
-        if done.is_empty() {
-            return;
-        }
-        let mut state = self.lock();
-        let now = post::time_since(self.epoch);
-        for (execution, verdict) in done {
-            let command = ServerCommand::Complete { execution, verdict };
-            self.step_at(now, &mut state, Input::Command(command), &mut Vec::new());
-        }
+        self.end(done);
     }
 
-    fn begin(self: &Arc<Self>, order: Order, credentials: Option<&Credentials>) -> Result<Handler, Verdict> {
+    fn begin(
+        self: &Arc<Self>,
+        order: Order,
+        credentials: Option<&Arc<Credentials>>,
+    ) -> Result<Handler, Verdict> {
         let Order { execution, method, signature, deadline, body, acknowledged, unless } = order;
         let opened = envelope::open_request(body, self.node.message_bytes_max());
         let Opened { head, arguments: body, takes_lz4 } = opened.map_err(Verdict::Refused)?;
@@ -86,28 +82,32 @@ impl Core {
         match catch_unwind(AssertUnwindSafe(dispatch)) {
             Ok(Dispatched::Running(future)) => {
                 let is_kept = execution.seat != 0 || schema.semantics == Semantics::ExactlyOnce;
+                // The answer is encoded in there, and may hold streams and references.
                 let future = match &self.keeper {
                     Some(keeper) if is_kept => {
                         let request = execution.request();
-                        Arc::clone(keeper).execute(Task { request, acknowledged, unless, handler: future })
+                        let task = Task { request, acknowledged, unless, handler: future };
+                        Work::Kept(through(link, Arc::clone(keeper).execute(task)))
                     }
-                    _ => objects::keeping(&self.node, execution.from, promised, future),
-                };
-                let future = match link {
-                    // The answer is encoded in there, and may hold streams and references.
-                    Some(link) => through(link, future),
-                    None => future,
+                    _ => {
+                        let future = objects::keeping(&self.node, execution.from, promised, future);
+                        Work::Plain(through(link, future))
+                    }
                 };
                 let from = node::identity_of(execution.from);
                 let limit = match execution.one_way {
                     true => Limit::None,
-                    false => Limit::By { epoch: self.epoch, deadline },
+                    false => Limit::At(post::instant_of(self.epoch, deadline)),
                 };
                 let theirs = head.trace;
                 let caller = Caller::new(from, limit, credentials.cloned(), head);
                 let span = trace::serve_span(&self.name, schema.name, from, &caller.trace(), &theirs);
                 let compression = if takes_lz4 { self.compression } else { Compression::Off };
-                let running = self.desk.floor.arrange(Within::new(caller, span, future));
+                let floor = &self.desk.floor;
+                let running = match future {
+                    Work::Plain(future) => Running::Plain(floor.arrange(Within::new(caller, span, future))),
+                    Work::Kept(future) => Running::Kept(floor.arrange(Within::new(caller, span, future))),
+                };
                 Ok(Handler { method: schema.name, compression, running })
             }
             Ok(Dispatched::Refused(refusal)) => Err(Verdict::Refused(refusal)),
@@ -116,16 +116,20 @@ impl Core {
     }
 
     /// Polls a handler; its panic becomes a verdict.
-    fn poll(&self, execution: Execution, handler: &mut Handler, cx: &mut Context<'_>) -> Poll<Verdict> {
+    fn poll(&self, execution: Execution, handler: &mut Handler, cx: &mut Context<'_>) -> Poll<Ending> {
         // The handler is dropped after a panic and never polled again: nothing half-changed of it is seen. The
         // service itself is shared by design and guards its own state, as with any panic in any task.
-        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut handler.running).poll(cx)));
+        let polled = catch_unwind(AssertUnwindSafe(|| match &mut handler.running {
+            Running::Plain(running) => Pin::new(running).poll(cx).map(Ending::from),
+            Running::Kept(running) => Pin::new(running).poll(cx),
+        }));
         match polled {
-            Ok(Poll::Ready(Verdict::Done(answer))) => {
-                Poll::Ready(Verdict::Done(envelope::pack_answer(answer, handler.compression)))
+            Ok(Poll::Ready(Ending { verdict: Verdict::Done(answer), stable })) => {
+                let verdict = Verdict::Done(envelope::pack_answer(answer, handler.compression));
+                Poll::Ready(Ending { verdict, stable })
             }
             Ok(other) => other,
-            Err(_) => Poll::Ready(self.panicked(execution, handler.method)),
+            Err(_) => Poll::Ready(self.panicked(execution, handler.method).into()),
         }
     }
 
@@ -147,15 +151,14 @@ impl Core {
         let task = tokio::spawn(async move {
             let run = std::future::poll_fn(|cx| core.poll(execution, &mut handler, cx));
             // A one-way request has nobody who gives up on it.
-            let verdict = if execution.one_way {
+            let ending = if execution.one_way {
                 run.await
             } else {
                 let ended = tokio::time::timeout_at(until, run).await;
-                ended.unwrap_or(Verdict::Doubtful(Doubt::Abandoned))
+                ended.unwrap_or(Verdict::Doubtful(Doubt::Abandoned).into())
             };
-            let mut state = core.lock();
-            state.running.remove(&execution);
-            core.step(&mut state, Input::Command(ServerCommand::Complete { execution, verdict }));
+            core.lock().running.remove(&execution);
+            core.end([(execution, ending)]);
         });
         state.running.insert(execution, task.abort_handle());
     }
@@ -166,10 +169,22 @@ struct Handler {
     method: &'static str,
     /// Of the answer.
     compression: Compression,
-    running: Within<Verdict>,
+    running: Running,
 }
 
-/// Polls a handler where its streams and references find their way.
-fn through(link: Arc<dyn Link>, mut future: Boxed<Verdict>) -> Boxed<Verdict> {
+enum Work {
+    Plain(Boxed<Verdict>),
+    Kept(Boxed<Ending>),
+}
+
+enum Running {
+    Plain(Within<Verdict>),
+    /// With a record of what it did.
+    Kept(Within<Ending>),
+}
+
+/// Polls a handler where its streams and references find their way, if it can have any.
+fn through<T: Send + 'static>(link: Option<Arc<dyn Link>>, mut future: Boxed<T>) -> Boxed<T> {
+    let Some(link) = link else { return future };
     Box::pin(std::future::poll_fn(move |cx| port::through(Arc::clone(&link), || future.as_mut().poll(cx)).0))
 }

@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 use serde::{Serialize, Serializer};
 
+pub use super::calling::Calling;
 pub use bytes::Bytes;
 use bytes::{Buf, BufMut};
 pub use quorate_protocols::rpc::{Doubt, Refusal, Verdict};

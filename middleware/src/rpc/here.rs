@@ -20,7 +20,6 @@ use std::time::Duration;
 use quorate_protocols::rpc::{Doubt, Refusal};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, coop};
-use tracing::Span;
 
 use super::context::{Caller, Limit, Within};
 use super::envelope::Head;
@@ -28,7 +27,7 @@ use super::error::CallError;
 use super::generated::{AnyService, Boxed};
 use super::manner::Floor;
 use super::server::ServeOptions;
-use super::trace;
+use super::trace::{self, Seen};
 use crate::node::Identity;
 
 /// What a service lets callers of the same node see of it.
@@ -175,7 +174,7 @@ pub(super) struct HereCall<T> {
     patience: Option<Boxed<CallError>>,
     admitted: Admitted,
     /// The caller's own; the handler has one within it.
-    span: Span,
+    span: Seen,
 }
 
 impl<T: Send + 'static> HereCall<T> {
@@ -193,13 +192,16 @@ impl<T: Send + 'static> HereCall<T> {
         let (theirs, span) = (head.trace, trace::call_span(&desk.name, method, node.node, &head.trace));
         // The caller is this process: no medium vouches for it.
         let caller = Caller::new(node, deadline.map_or(Limit::None, Limit::In), None, head);
-        let serving = span.in_scope(|| trace::serve_span(&desk.name, method, node, &caller.trace(), &theirs));
+        let serving = {
+            let _in_span = span.enter();
+            trace::serve_span(&desk.name, method, node, &caller.trace(), &theirs)
+        };
         let handler = Some(desk.floor.arrange(Within::new(caller, serving, handler)));
         Ok(Self { handler, is_begun: false, method, deadline, patience: None, admitted, span })
     }
 
     fn failed(&self, error: CallError) -> Result<T, CallError> {
-        self.span.record("error", tracing::field::display(&error));
+        self.span.failed(&error);
         Err(error)
     }
 

@@ -52,6 +52,7 @@
 mod answers;
 mod balance;
 mod call;
+mod calling;
 mod calls;
 mod client;
 mod compat;
@@ -59,6 +60,7 @@ mod context;
 #[cfg(feature = "cookies")]
 pub mod cookies;
 mod deferred;
+mod endings;
 mod envelope;
 mod error;
 mod exactly_once;

@@ -189,12 +189,14 @@ pub(super) fn time_since(epoch: Instant) -> Time {
     Time::ZERO + epoch.elapsed()
 }
 
-/// The moment that the machine calls so; one that lies beyond all calendars becomes one in [`FAR`].
+/// The moment that the machine calls so; one that lies beyond all calendars becomes one that nobody lives to see.
 pub(super) fn instant_of(epoch: Instant, time: Time) -> Instant {
-    epoch + time.since(Time::ZERO).min(epoch.elapsed() + FAR)
+    epoch + time.since(Time::ZERO).min(BEYOND)
 }
 
 /// Longer than any caller waits; keeps sums of times within what the clock can say.
 pub(super) const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Longer than any program runs, and [`FAR`] more.
+const BEYOND: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// The largest body that is copied behind others: more gains nothing, and is better sent as it is.
 const JOINED_BODY_BYTES_MAX: usize = 1024;

@@ -149,7 +149,7 @@ where
     tank.pay_in();
     let tries_max = core.options.retry.map_or(1, |retry| retry.tries_max);
     for tries in 1.. {
-        let begin = || Call::new(core.clone(), request.again(left()));
+        let begin = || Call::begin(core.clone(), request.again(left()), None);
         let error = match core.options.hedge.filter(|_| request.semantics == Semantics::Idempotent) {
             Some(hedge) => hedged(hedge, tank, begin).await,
             None => begin().await,

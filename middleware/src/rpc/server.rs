@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocols::rpc::{self, Execution, Orphans, ServerCommand, ServerConfig, ServerEvent};
-use quorate_protocols::{Input, Machine, Output, Outputs, Time};
+use quorate_protocols::{Input, Machine, Output, Outputs, Targets, Time};
 use quorate_transports::Credentials;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::answers::{BLOCKED_BYTES_MAX, Blocked};
+use super::endings::Unstable;
 use super::envelope::Compression;
 use super::error::ServeError;
 use super::exactly_once::{Durable, Keeper, State as DurableState};
@@ -161,6 +162,7 @@ impl Node {
                 head: BytesMut::new(),
                 running: BTreeMap::new(),
                 blocked: BTreeMap::new(),
+                unstable: Unstable::default(),
                 totals: Totals::default(),
             }),
             streams: Streams::new(false),
@@ -250,6 +252,7 @@ impl Drop for Serving {
         self.core.desk.end();
         self.core.streams.break_off(|_, _| true);
         let mut state = self.core.lock();
+        state.unstable.abandon();
         for (_, task) in std::mem::take(&mut state.running) {
             task.abort();
         }
@@ -313,6 +316,8 @@ pub(super) struct State {
     pub(super) running: BTreeMap<Execution, AbortHandle>,
     /// Answers that found a connection full.
     pub(super) blocked: BTreeMap<NodeId, Blocked>,
+    /// Answers that are not durable yet.
+    pub(super) unstable: Unstable,
     pub(super) totals: Totals,
 }
 
@@ -347,8 +352,9 @@ impl Core {
         state.machine.handle(now, input, &mut outputs);
         for output in outputs.drain() {
             match output {
-                Output::Send { to, lane, message } => {
-                    for to in to.as_slice() {
+                Output::Send { to: Targets::One(to), lane, message } => self.answer(state, to, lane, message),
+                Output::Send { to: Targets::Many(to), lane, message } => {
+                    for to in &*to {
                         self.answer(state, *to, lane, message.clone());
                     }
                 }
@@ -425,6 +431,7 @@ impl ChannelHandler for Requests {
         frames: &mut Vec<Bytes>,
     ) -> Poll<()> {
         let core = &self.0;
+        let credentials = credentials.map(|vouched| Arc::new(vouched.clone()));
         let mut state = core.lock();
         // Not reading at all would be simpler, but two nodes that call each other would both wait for the other to
         // read. A dropped request is sent again by its client, later and later.
@@ -446,12 +453,12 @@ impl ChannelHandler for Requests {
             }
             if orders.len() >= ORDERS_PER_TURN {
                 drop(state);
-                core.execute(&mut orders, credentials);
+                core.execute(&mut orders, credentials.as_ref());
                 state = core.lock();
             }
         }
         drop(state);
-        core.execute(&mut orders, credentials);
+        core.execute(&mut orders, credentials.as_ref());
         for spoken in words {
             if let Some(answer) = core.streams.hear(from, spoken) {
                 // Should it not leave, the other half asks again.

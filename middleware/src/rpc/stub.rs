@@ -3,15 +3,17 @@
 //! Method      the caller's own task encodes the arguments and begins the call; see [`calls`](super::calls). A service of
 //!             the same node is called without messages; see [`here`](super::here).
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tracing::Span;
 
 use super::call::{Call, Request};
+use super::calling::{Calling, Sending};
 use super::calls::Core;
 use super::client::Client;
 use super::context;
@@ -25,8 +27,9 @@ use super::retry;
 use super::schema::{MethodSchema, Semantics};
 #[cfg(feature = "tower")]
 use super::tower;
-use super::{port, post, trace};
-use crate::codec::{Codec, decode_frame};
+use super::trace::{self, Seen};
+use super::{port, post};
+use crate::codec::Codec;
 
 /// What generated code calls.
 #[doc(hidden)]
@@ -52,35 +55,46 @@ impl<C: Codec> Client<C> {
     }
 
     /// Makes a call.
-    pub async fn call<R: DeserializeOwned>(
+    pub const fn call<R: DeserializeOwned>(
         &self,
         method: &'static MethodSchema,
         encoded: Result<Encoded, CallError>,
-    ) -> Result<R, CallError> {
-        let reply = self.send(method, encoded?).await?;
-        let decode = || decode_frame::<C, R>(&reply).map_err(CallError::BadReply);
-        if method.has_port() { port::through(self.core.link(), decode).0 } else { decode() }
+    ) -> Calling<'_, C, R> {
+        Calling::of(self.send(method, encoded))
     }
 
-    async fn send(&self, method: &'static MethodSchema, encoded: Encoded) -> Result<Bytes, CallError> {
+    const fn send(
+        &self,
+        method: &'static MethodSchema,
+        encoded: Result<Encoded, CallError>,
+    ) -> Sending<'_, C> {
+        Sending::new(self, method, encoded)
+    }
+
+    /// Begins a call for who waits with `waker`.
+    pub(super) fn begin(
+        &self,
+        method: &'static MethodSchema,
+        encoded: Encoded,
+        waker: &Waker,
+    ) -> Result<Begun<'_>, CallError> {
         #[cfg(feature = "tower")]
         if let Some(layers) = &self.layers {
             let call = layers.send(self.layered(method, encoded));
-            return match self.promised() {
-                None => call.await,
-                Some(promise) => Box::pin(promise.settle(call)).await,
-            };
+            return Ok(Begun::Aside(match self.promised() {
+                None => Box::pin(call),
+                Some(promise) => Box::pin(promise.settle(call)),
+            }));
         }
         let request = self.request(method, encoded)?;
         if retry::concerns(&self.core, &request) {
-            // Not a part of every call's future: it is large.
-            return Box::pin(retry::insist(&*self.core, request)).await;
+            return Ok(Begun::Aside(Box::pin(retry::insist(&*self.core, request))));
         }
-        let call = Call::new(&*self.core, request);
-        match self.promised() {
-            None => call.await,
-            Some(promise) => Box::pin(promise.settle(call)).await,
-        }
+        let call = Call::begin(&*self.core, request, Some(waker.clone()));
+        Ok(match self.promised() {
+            None => Begun::Call(call),
+            Some(promise) => Begun::Aside(Box::pin(promise.settle(call))),
+        })
     }
 
     /// Begins a call.
@@ -99,12 +113,14 @@ impl<C: Codec> Client<C> {
             Ok(encoded) if self.layers.is_some() => {
                 let (client, link) = (self.clone(), self.core.link());
                 Deferred::here(async move {
-                    let reply = client.send(method, encoded).await?;
+                    let reply = client.send(method, Ok(encoded)).await?;
                     if method.has_port() { port::through(link, || read(reply)).0 } else { read(reply) }
                 })
             }
             Ok(encoded) => match self.request(method, encoded) {
-                Ok(request) => Deferred::by_messages(Call::new(Arc::clone(&self.core), request), read),
+                Ok(request) => {
+                    Deferred::by_messages(Call::begin(Arc::clone(&self.core), request, None), read)
+                }
                 Err(error) => Deferred::failed(error),
             },
             Err(error) => Deferred::failed(error),
@@ -117,7 +133,7 @@ impl<C: Codec> Client<C> {
         method: &'static MethodSchema,
         encoded: Result<Encoded, CallError>,
     ) -> Result<(), CallError> {
-        self.send(method, encoded?).await.map(drop)
+        self.send(method, encoded).await.map(drop)
     }
 
     /// The service itself, when this very node serves one of the type `T`.
@@ -211,7 +227,7 @@ impl<C: Codec> Client<C> {
         tower::Request::of(method, self.semantics(method), encoded, Some(self.deadline(method)), span)
     }
 
-    fn span(&self, method: &MethodSchema, head: &Head) -> Span {
+    fn span(&self, method: &MethodSchema, head: &Head) -> Seen {
         trace::call_span(&self.core.name, method.name, self.core.server, &head.trace)
     }
 
@@ -244,12 +260,19 @@ impl<C: Codec> Client<C> {
     }
 }
 
+/// A call under way.
+pub(super) enum Begun<'a> {
+    Call(Call<&'a Core>),
+    /// Through layers, more than once, or ahead of another call: rare, and too large to be a part of every call.
+    Aside(Pin<Box<dyn Future<Output = Result<Bytes, CallError>> + Send + 'a>>),
+}
+
 /// A call before it is known where it goes.
 pub(super) struct Wanted {
     pub(super) method: &'static MethodSchema,
     pub(super) semantics: Semantics,
     pub(super) deadline: Duration,
-    pub(super) span: Span,
+    pub(super) span: Seen,
 }
 
 impl Wanted {

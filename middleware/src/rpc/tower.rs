@@ -66,7 +66,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tower_layer::Layer;
 use tower_service::Service as TowerService;
-use tracing::Span;
 
 use super::call::{self, Call};
 use super::calls::Core;
@@ -80,7 +79,7 @@ use super::retry;
 use super::schema::{MethodSchema, Schema, Semantics};
 use super::server::Service;
 use super::stub::Wanted;
-use super::trace::TraceContext;
+use super::trace::{Seen, TraceContext};
 use crate::codec::{Codec, DecodeError, EncodeError, decode_frame};
 
 /// What the errors of layers must turn into.
@@ -98,7 +97,7 @@ pub struct Request {
     travelled: Arc<Mutex<Option<Box<Travelled>>>>,
     deadline: Option<Duration>,
     trace: TraceContext,
-    span: Span,
+    span: Seen,
     is_sent: Arc<AtomicBool>,
 }
 
@@ -119,7 +118,7 @@ impl Request {
             has_added: false,
             travelled: None,
         };
-        Ok(Self::of(method, method.semantics, encoded, None, Span::none()))
+        Ok(Self::of(method, method.semantics, encoded, None, Seen::default()))
     }
 
     pub(super) fn of(
@@ -127,7 +126,7 @@ impl Request {
         semantics: Semantics,
         encoded: Encoded,
         deadline: Option<Duration>,
-        span: Span,
+        span: Seen,
     ) -> Self {
         let Encoded { body, arguments_at, head, has_added, travelled } = encoded;
         Self {
@@ -253,7 +252,7 @@ impl TowerService<Request> for Calls {
             let request = request.closed(&core, object.as_ref())?;
             let answer = match retry::concerns(&core, &request) {
                 true => retry::insist(core, request).await,
-                false => Call::new(core, request).await,
+                false => Call::begin(core, request, None).await,
             };
             answer.map(|answer| Response { answer })
         })

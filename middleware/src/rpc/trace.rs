@@ -14,6 +14,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::Span;
+use tracing::span::Entered;
 
 use crate::node::Identity;
 
@@ -30,7 +31,8 @@ use crate::node::Identity;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceContext {
-    trace: u128,
+    /// High half first: a number of twice the size would be aligned to it, and everything around it grow.
+    trace: [u64; 2],
     span: u64,
     flags: u8,
 }
@@ -38,8 +40,7 @@ pub struct TraceContext {
 impl TraceContext {
     /// The first span of a new trace.
     pub fn root() -> Self {
-        let trace = u128::from(fresh()) << 64 | u128::from(fresh());
-        Self { trace, span: fresh(), flags: SAMPLED }
+        Self { trace: [fresh(), fresh()], span: fresh(), flags: SAMPLED }
     }
 
     /// A new span of the same trace, caused by this one.
@@ -50,7 +51,7 @@ impl TraceContext {
 
     /// The number of the trace: equal for everything that one first call has caused. Not 0.
     pub const fn trace_id(&self) -> u128 {
-        self.trace
+        (self.trace[0] as u128) << 64 | self.trace[1] as u128
     }
 
     /// The number of the span. Not 0.
@@ -70,7 +71,8 @@ impl TraceContext {
 
     pub(super) fn to_bytes(self) -> [u8; TRACE_BYTES] {
         let mut bytes = [0; TRACE_BYTES];
-        bytes[..16].copy_from_slice(&self.trace.to_be_bytes());
+        bytes[..8].copy_from_slice(&self.trace[0].to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.trace[1].to_be_bytes());
         bytes[16..24].copy_from_slice(&self.span.to_be_bytes());
         bytes[24] = self.flags;
         bytes
@@ -78,17 +80,18 @@ impl TraceContext {
 
     /// `None` for numbers that are 0, which are none.
     pub(super) fn from_bytes(bytes: [u8; TRACE_BYTES]) -> Option<Self> {
-        let (trace, rest) = bytes.split_first_chunk::<16>()?;
+        let (high, rest) = bytes.split_first_chunk::<8>()?;
+        let (low, rest) = rest.split_first_chunk::<8>()?;
         let (span, rest) = rest.split_first_chunk::<8>()?;
-        let (trace, span) = (u128::from_be_bytes(*trace), u64::from_be_bytes(*span));
-        let flags = *rest.first()?;
-        (trace != 0 && span != 0).then_some(Self { trace, span, flags })
+        let trace = [u64::from_be_bytes(*high), u64::from_be_bytes(*low)];
+        let (span, flags) = (u64::from_be_bytes(*span), *rest.first()?);
+        (trace != [0, 0] && span != 0).then_some(Self { trace, span, flags })
     }
 }
 
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace, self.span, self.flags)
+        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id(), self.span, self.flags)
     }
 }
 
@@ -128,22 +131,44 @@ impl FromStr for TraceContext {
             return Err(TraceError);
         }
         // Each has as many digits as its type.
-        Ok(Self { trace, span: span as u64, flags: flags as u8 })
+        Ok(Self { trace: [(trace >> 64) as u64, trace as u64], span: span as u64, flags: flags as u8 })
+    }
+}
+
+/// A span that takes no room where nobody looks, which is almost everywhere: calls are moved often, and many wait at once.
+#[derive(Clone, Default)]
+pub(super) struct Seen(Option<Box<Span>>);
+
+impl Seen {
+    fn by(span: Span) -> Self {
+        Self((!span.is_disabled()).then(|| Box::new(span)))
+    }
+
+    /// Within it until the guard is dropped.
+    pub(super) fn enter(&self) -> Option<Entered<'_>> {
+        self.0.as_deref().map(Span::enter)
+    }
+
+    /// Notes what the call failed with.
+    pub(super) fn failed(&self, error: &dyn fmt::Display) {
+        if let Some(span) = &self.0 {
+            span.record("error", tracing::field::display(error));
+        }
     }
 }
 
 /// The caller's span around a call.
-pub(super) fn call_span(service: &str, method: &str, server: impl fmt::Display, own: &TraceContext) -> Span {
-    tracing::debug_span!(
+pub(super) fn call_span(service: &str, method: &str, server: impl fmt::Display, own: &TraceContext) -> Seen {
+    Seen::by(tracing::debug_span!(
         target: "quorate::rpc",
         "call",
         service,
         method,
         peer = %server,
-        trace_id = format_args!("{:032x}", own.trace),
+        trace_id = format_args!("{:032x}", own.trace_id()),
         span_id = format_args!("{:016x}", own.span),
         error = tracing::field::Empty,
-    )
+    ))
 }
 
 /// The service's span around a handler.
@@ -153,17 +178,17 @@ pub(super) fn serve_span(
     caller: Identity,
     own: &TraceContext,
     parent: &TraceContext,
-) -> Span {
-    tracing::debug_span!(
+) -> Seen {
+    Seen::by(tracing::debug_span!(
         target: "quorate::rpc",
         "serve",
         service,
         method,
         peer = %caller,
-        trace_id = format_args!("{:032x}", own.trace),
+        trace_id = format_args!("{:032x}", own.trace_id()),
         span_id = format_args!("{:016x}", own.span),
         parent_span_id = format_args!("{:016x}", parent.span),
-    )
+    ))
 }
 
 /// The numbers of one client's spans: the same in every run of a simulated program, and others in every life of every node.
@@ -179,8 +204,9 @@ impl Numbers {
         match parent {
             Some(parent) => TraceContext { span: self.next(), ..parent },
             None => {
-                let trace = u128::from(self.next()) << 64 | u128::from(self.next());
-                TraceContext { trace, span: self.next(), flags: SAMPLED }
+                let first = self.0.fetch_add(STEP.wrapping_mul(3), Ordering::Relaxed);
+                let nth = |n: u64| mixed(first.wrapping_add(STEP.wrapping_mul(n)));
+                TraceContext { trace: [nth(0), nth(1)], span: nth(2), flags: SAMPLED }
             }
         }
     }

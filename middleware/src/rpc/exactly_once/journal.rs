@@ -150,14 +150,14 @@ impl<S: State> Store<S> {
         done.into_values().for_each(Waker::wake);
     }
 
-    /// Returns when so many records are durable.
-    pub(super) async fn stable(&self, count: u64) -> Result<(), NotDurable> {
+    /// Returns when so many records are durable, and tells how many are by then.
+    pub(super) async fn stable(self: &Arc<Self>, count: u64) -> Result<u64, NotDurable> {
         let mut place = Place { store: self, key: None };
         poll_fn(|cx| {
             let mut inner = self.lock();
             let queue = &mut inner.queue;
             let outcome = match &queue.failure {
-                _ if queue.durable >= count => Ok(()),
+                _ if queue.durable >= count => Ok(queue.durable),
                 Some(failure) => Err(failure.clone()),
                 None => {
                     let key = *place.key.get_or_insert_with(|| {
@@ -165,6 +165,8 @@ impl<S: State> Store<S> {
                         (count, queue.next_waiter)
                     });
                     queue.waiters.insert(key, cx.waker().clone());
+                    // Whoever put it in line may have been stopped before it sent it on its way.
+                    self.pump(&mut inner);
                     return Poll::Pending;
                 }
             };

@@ -23,79 +23,113 @@ pub(in crate::rpc) struct Task {
     pub(in crate::rpc) handler: Boxed<Verdict>,
 }
 
+/// How a request ended.
+pub(in crate::rpc) struct Ending {
+    pub(in crate::rpc) verdict: Verdict,
+    /// Records that must be durable before the verdict may be told; 0: it may be now.
+    pub(in crate::rpc) stable: u64,
+}
+
+impl From<Verdict> for Ending {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, stable: 0 }
+    }
+}
+
 /// A durable state of any type.
 pub(in crate::rpc) trait Keeper: Send + Sync {
     /// The seat of a client, once it is durable.
     fn seat(self: Arc<Self>, from: ProcessId, client: u32) -> Boxed<Option<u64>>;
 
-    /// Executes a request unless it took effect before; answers when the answer is durable.
-    fn execute(self: Arc<Self>, task: Task) -> Boxed<Verdict>;
+    /// Executes a request unless it took effect before. What that made is on its way to the disk after the next
+    /// [`flush`](Self::flush).
+    fn execute(self: Arc<Self>, task: Task) -> Boxed<Ending>;
+
+    /// Sends records on their way, those of many calls together.
+    fn flush(self: Arc<Self>);
+
+    /// Returns when so many records are durable, and tells how many are by then; `None` when they may be lost.
+    fn durable(self: Arc<Self>, count: u64) -> Boxed<Option<u64>>;
 }
 
 impl<S: State> Keeper for Store<S> {
     fn seat(self: Arc<Self>, from: ProcessId, client: u32) -> Boxed<Option<u64>> {
         Box::pin(async move {
             let (seat, stable) = self.take_seat(from, client)?;
-            self.stable(stable).await.ok().map(|()| seat)
+            self.stable(stable).await.ok().map(|_| seat)
         })
     }
 
-    fn execute(self: Arc<Self>, task: Task) -> Boxed<Verdict> {
+    fn execute(self: Arc<Self>, task: Task) -> Boxed<Ending> {
         Box::pin(async move {
             let Task { request, acknowledged, unless, handler } = task;
             let attempt = match request {
                 Some(request) => match self.first(request, acknowledged, unless).await {
                     Ok(attempt) => Some(attempt),
-                    Err(verdict) => return verdict,
+                    Err(ending) => return ending,
                 },
                 None => None,
             };
             let call = Call::new(&self);
             let verdict = transaction::within(Arc::clone(&call), handler).await;
             let Verdict::Done(reply) = verdict else {
-                return verdict; // nothing took effect: what was committed in the call is dropped with it
+                return verdict.into(); // nothing took effect: what was committed in the call is dropped with it
             };
             match self.finish(attempt, &reply, call.take()) {
-                Ok(stable) => self.answer(Verdict::Done(reply), stable).await,
-                Err(verdict) => verdict,
+                Ok(stable) => Ending { verdict: Verdict::Done(reply), stable },
+                Err(verdict) => verdict.into(),
             }
         })
+    }
+
+    fn flush(self: Arc<Self>) {
+        self.pump(&mut self.lock());
+    }
+
+    fn durable(self: Arc<Self>, count: u64) -> Boxed<Option<u64>> {
+        Box::pin(async move { self.stable(count).await.ok() })
     }
 }
 
 impl<S: State> Store<S> {
-    /// Waits until it is known what is to be done with a request; `Err` with what it is answered if not executed.
+    /// Waits until it is known what is to be done with a request; `Err` with how it ends if not executed.
     async fn first(
         self: &Arc<Self>,
         request: Request,
         acknowledged: u64,
         unless: Option<Refusal>,
-    ) -> Result<Attempt<S>, Verdict> {
+    ) -> Result<Attempt<S>, Ending> {
         loop {
+            if let Some(decided) = self.decide(request, acknowledged, unless) {
+                return decided;
+            }
+            // A copy that came in another session while the first one executes.
             let ended = self.ended.notified();
             tokio::pin!(ended);
-            // Before the look, so that an end between look and wait is not missed.
             ended.as_mut().enable();
-            match self.look_up(request, acknowledged, unless) {
-                Begun::Execute => return Ok(Attempt { store: Arc::clone(self), request, open: true }),
-                // A copy that came in another session while the first one executes.
-                Begun::Running => ended.await,
-                Begun::Recorded { reply, stable } => {
-                    return Err(self.answer(Verdict::Done(reply), stable).await);
-                }
-                Begun::Refused(refusal) => return Err(Verdict::Refused(refusal)),
-                Begun::Forgotten => return Err(Verdict::Doubtful(Doubt::RecordForgotten)),
-                Begun::Stale => return Err(Verdict::Doubtful(Doubt::Abandoned)),
+            // Once more, so that an end between the look and this is not missed.
+            if let Some(decided) = self.decide(request, acknowledged, unless) {
+                return decided;
             }
+            ended.await;
         }
     }
 
-    /// The answer, when it is durable.
-    async fn answer(&self, verdict: Verdict, stable: u64) -> Verdict {
-        match self.stable(stable).await {
-            Ok(()) => verdict,
-            Err(_) => Verdict::Doubtful(Doubt::JournalFailed),
-        }
+    /// `None` while it executes already.
+    fn decide(
+        self: &Arc<Self>,
+        request: Request,
+        acknowledged: u64,
+        unless: Option<Refusal>,
+    ) -> Option<Result<Attempt<S>, Ending>> {
+        Some(Err(match self.look_up(request, acknowledged, unless) {
+            Begun::Execute => return Some(Ok(Attempt { store: Arc::clone(self), request, open: true })),
+            Begun::Running => return None,
+            Begun::Recorded { reply, stable } => Ending { verdict: Verdict::Done(reply), stable },
+            Begun::Refused(refusal) => Verdict::Refused(refusal).into(),
+            Begun::Forgotten => Verdict::Doubtful(Doubt::RecordForgotten).into(),
+            Begun::Stale => Verdict::Doubtful(Doubt::Abandoned).into(),
+        }))
     }
 }
 

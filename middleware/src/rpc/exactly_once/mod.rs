@@ -75,7 +75,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use error::{DurableOpenError, NotDurable};
-pub(super) use keeper::{Keeper, Task};
+pub(super) use keeper::{Ending, Keeper, Task};
 pub use transaction::{Committed, Transaction};
 
 use crate::node::Node;

@@ -93,7 +93,8 @@ impl<S: State> Store<S> {
         let inner = &mut *self.lock();
         inner.queue.check().ok()?;
         let seat = inner.completions.take_seat(now, from, client, &mut inner.records);
-        self.write(inner);
+        line_up(inner);
+        self.pump(inner);
         seat
     }
 
@@ -109,8 +110,8 @@ impl<S: State> Store<S> {
         self.ended.notify_waiters();
     }
 
-    /// Makes one record of what a call changed and what it is answered, and applies it. Gives how many records must
-    /// be durable before the answer leaves.
+    /// Makes one record of what a call changed and what it is answered, and applies it; it goes on its way with the next
+    /// [`pump`](Self::pump). Gives how many records must be durable before the answer leaves.
     pub(super) fn finish(
         self: &Arc<Self>,
         attempt: Option<Attempt<S>>,
@@ -154,6 +155,7 @@ impl<S: State> Store<S> {
         }
         let stable = inner.completions.change(change, &mut inner.records);
         self.apply(inner, &changes)?;
+        self.pump(inner);
         Ok(stable)
     }
 
@@ -169,8 +171,8 @@ impl<S: State> Store<S> {
         Ok(out.freeze())
     }
 
-    /// Applies what the records in hand say, and sends these on their way.
-    fn apply(self: &Arc<Self>, inner: &mut Inner<S>, changes: &[S::Change]) -> Result<(), NotDurable> {
+    /// Applies what the records in hand say, and puts these in line.
+    fn apply(&self, inner: &mut Inner<S>, changes: &[S::Change]) -> Result<(), NotDurable> {
         let Inner { state, .. } = inner;
         // Half-changed, it is not looked at again: the queue fails for good.
         let applied =
@@ -181,15 +183,8 @@ impl<S: State> Store<S> {
             inner.queue.fail(NotDurable::Panicked);
             return Err(NotDurable::Panicked);
         }
-        self.write(inner);
+        line_up(inner);
         Ok(())
-    }
-
-    fn write(self: &Arc<Self>, inner: &mut Inner<S>) {
-        for record in inner.records.drain(..) {
-            inner.queue.push(record.to_bytes());
-        }
-        self.pump(inner);
     }
 
     pub(super) fn stats(&self) -> DurableStats {
@@ -198,7 +193,7 @@ impl<S: State> Store<S> {
         DurableStats { calls: inner.completions.stats(), durable, appends, snapshots }
     }
 
-    pub(super) async fn close(&self) {
+    pub(super) async fn close(self: &Arc<Self>) {
         let emitted = {
             let inner = self.lock();
             inner.completions.emitted()
@@ -207,6 +202,12 @@ impl<S: State> Store<S> {
         let _ = self.stable(emitted).await;
         self.lock().queue.fail(NotDurable::Closed);
         self.journal.close().await;
+    }
+}
+
+fn line_up<S>(inner: &mut Inner<S>) {
+    for record in inner.records.drain(..) {
+        inner.queue.push(record.to_bytes());
     }
 }
 

@@ -81,7 +81,7 @@ impl<S: State> Committed<S> {
     /// The transaction is committed in any case.
     pub async fn stable(self) -> Result<(), NotDurable> {
         match self.stable {
-            Some(stable) => self.store.stable(stable?).await,
+            Some(stable) => self.store.stable(stable?).await.map(drop),
             None => Ok(()),
         }
     }

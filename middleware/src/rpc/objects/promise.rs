@@ -96,11 +96,7 @@ impl<C: Codec> Client<C> {
             true => encoded.and_then(|encoded| self.request_for(method, encoded, Some(number))),
             false => Err(CallError::NotSent(NotSent::NoObjects)),
         };
-        let call = request.map(|request| {
-            let mut call = Call::new(Arc::clone(&self.core), request);
-            call.begin();
-            call
-        });
+        let call = request.map(|request| Call::begin(Arc::clone(&self.core), request, None));
         let (tell, result) = oneshot::channel();
         let this = self.clone();
         let task = tokio::spawn(async move {
