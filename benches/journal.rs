@@ -1,7 +1,8 @@
-//! How many records per second does the journal make durable, and what does a lone writer wait?
+//! How many records per second does the journal make durable, how many messages a queue, and what does a lone writer wait?
 //!
 //! Set-up      1 KiB records in one directory; an append counts when its future resolved, that is after the sync.
-//!             1, 64 and 1,024 tasks append in a closed loop. In the same round, on the same disk: a bare loop that
+//!             1, 64 and 1,024 tasks append in a closed loop, or put messages into a queue, or take and acknowledge what was
+//!             put before in batches. In the same round, on the same disk: a bare loop that
 //!             writes 1 KiB into a zero-filled file and calls fdatasync, and the naive log that grows a file and
 //!             syncs once per record. Every figure is the median of the rounds.
 //! Blind spot  the writers share the machine's cores with the committer; one directory, one disk; what the disk does
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::Parser;
 use hdrhistogram::Histogram;
+use quorate::queue::{QueueConfig, Queues};
 use quorate_journal::{Config, FileStorage, Journal, Record};
 
 #[derive(Parser)]
@@ -47,6 +49,8 @@ fn main() -> Outcome<()> {
         .into_iter()
         .map(String::from)
         .chain(TASKS.iter().map(|tasks| format!("journal, {tasks} tasks")))
+        .chain(TASKS.iter().map(|tasks| format!("queue, {tasks} tasks put")))
+        .chain(TASKS.iter().map(|tasks| format!("queue, {tasks} take and acknowledge")))
         .map(|name| Row { name, rates: Vec::new(), batch: Vec::new(), waits: Vec::new() })
         .collect();
     for _ in 0..rounds {
@@ -55,7 +59,9 @@ fn main() -> Outcome<()> {
             let run = match index {
                 0 => sync_loop(&directory.path().join("bare"), time, true)?,
                 1 => sync_loop(&directory.path().join("naive"), time, false)?,
-                _ => runtime.block_on(journal(directory.path(), TASKS[index - 2], time))?,
+                2..=4 => runtime.block_on(journal(directory.path(), TASKS[index - 2], time))?,
+                5..=7 => runtime.block_on(queue(directory.path(), TASKS[index - 5], time, true))?,
+                _ => runtime.block_on(queue(directory.path(), TASKS[index - 8], time, false))?,
             };
             row.rates.push(run.rate);
             row.batch.push(run.batch);
@@ -71,15 +77,17 @@ fn main() -> Outcome<()> {
     let bare = median(&rows[0].rates);
     for row in &rows {
         let rate = median(&row.rates);
+        let batch = median(&row.batch);
+        let batch = if batch.is_nan() { "-".to_owned() } else { format!("{batch:.1}") };
         let wait = |quantile| {
             median(&row.waits.iter().map(|w| w.value_at_quantile(quantile) as f64 / 1e3).collect::<Vec<_>>())
         };
         println!(
-            "{:<32} {:>10.0} {:>10.2} {:>8.1} {:>10.0} {:>10.0} {:>10.0}",
+            "{:<32} {:>10.0} {:>10.2} {:>8} {:>10.0} {:>10.0} {:>10.0}",
             row.name,
             rate,
             rate / bare,
-            median(&row.batch),
+            batch,
             wait(0.5),
             wait(0.99),
             wait(0.999)
@@ -161,6 +169,52 @@ async fn journal(directory: &Path, tasks: usize, time: Duration) -> Outcome<Run>
     Ok(Run { rate: counted as f64 / elapsed.as_secs_f64(), batch, waits })
 }
 
+/// Puts, or takes and acknowledges what is there.
+async fn queue(directory: &Path, tasks: usize, time: Duration, is_put: bool) -> Outcome<Run> {
+    let queues = Queues::open(FileStorage::open(directory)?, Config::new(1))?;
+    let config = QueueConfig::new().messages_max(usize::MAX >> 1).bytes_max(usize::MAX >> 1);
+    let queue = queues.queue_with("bench", config).await?;
+    let payload = Bytes::from(vec![7; RECORD_BYTES]);
+    // More than can be taken in the time.
+    let batches = if is_put { 0 } else { time.as_millis() as usize * 800 / BATCH };
+    for _ in 0..batches {
+        queue.put_all((0..BATCH).map(|_| payload.clone())).await?;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let count = Arc::new(AtomicU64::new(0));
+    let start = Instant::now();
+    let mut workers = Vec::new();
+    for _ in 0..tasks {
+        let (queue, payload, stop, count) = (queue.clone(), payload.clone(), stop.clone(), count.clone());
+        workers.push(tokio::spawn(async move {
+            let mut waits = Histogram::<u64>::new(3).map_err(|error| error.to_string())?;
+            while !stop.load(Ordering::Relaxed) {
+                let begin = Instant::now();
+                if is_put {
+                    queue.put(payload.clone()).await.map_err(|error| error.to_string())?;
+                } else {
+                    let delivery = queue.poll().map_err(|error| error.to_string())?;
+                    let delivery = delivery.ok_or("nothing is left to take")?;
+                    delivery.ack().await.map_err(|error| error.to_string())?;
+                }
+                waits.record(begin.elapsed().as_nanos() as u64).map_err(|error| error.to_string())?;
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok::<_, String>(waits)
+        }));
+    }
+    tokio::time::sleep(time).await;
+    let counted = count.load(Ordering::Relaxed);
+    let elapsed = start.elapsed();
+    stop.store(true, Ordering::Relaxed);
+    let mut waits = Histogram::new(3)?;
+    for worker in workers {
+        waits.add(worker.await??)?;
+    }
+    queues.close().await;
+    Ok(Run { rate: counted as f64 / elapsed.as_secs_f64(), batch: f64::NAN, waits })
+}
+
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -169,4 +223,5 @@ fn median(values: &[f64]) -> f64 {
 
 const TASKS: [usize; 3] = [1, 64, 1024];
 const RECORD_BYTES: usize = 1024;
+const BATCH: usize = 1000;
 const FILLED_BYTES: u64 = 16 << 20;

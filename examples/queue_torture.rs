@@ -226,12 +226,16 @@ async fn torture(arguments: &Arguments) -> Outcome<bool> {
     }
     // Nothing new, and nobody is killed any more: everything must arrive.
     sites[0].tell("stop").await?;
-    let calm = Instant::now();
+    let (mut calm, mut arrived) = (Instant::now(), 0);
     let is_even =
         |told: &Told| told.total(COUNTED) == told.total(TAKEN) && told.total(POURED) == told.total(DRAINED);
     while calm.elapsed() < PATIENCE && !(told.is_stopped && is_even(&told)) {
         for site in &mut sites {
             site.hear(&mut told, Duration::from_millis(200)).await?;
+        }
+        let now = told.total(TAKEN) + told.total(DRAINED);
+        if now > arrived {
+            (calm, arrived) = (Instant::now(), now);
         }
     }
     for violation in told.violations.iter().take(20) {
@@ -358,7 +362,7 @@ impl Hand {
             is_last = stop.load(Ordering::Relaxed);
             let mut work = self.queues.work();
             let first = if is_last { 0 } else { chance.below(KEYS) };
-            for key in (first..KEYS).take(if is_last { KEYS as usize } else { 3 }) {
+            for key in (first..KEYS).take(if is_last { KEYS as usize } else { 16 }) {
                 let number = number(&self.queues, &format!("next.{key}"));
                 let message =
                     Message::new(text(key, number)).key(key.to_string()).name(format!("{key} {number}"));
@@ -537,7 +541,7 @@ const COUNTED: &str = "counted";
 const TAKEN: &str = "taken";
 const POURED: &str = "poured";
 const DRAINED: &str = "drained";
-const KEYS: u64 = 8;
-const WORKERS: u64 = 4;
-/// How long a process may take to come up, and all messages to arrive in the end, on a busy machine.
+const KEYS: u64 = 64;
+const WORKERS: u64 = 24;
+/// How long a process may take to come up, and nothing arrive in the end, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);

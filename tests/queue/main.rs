@@ -1,5 +1,6 @@
 //! Queues, as their users see them, and as crashes leave them.
 
+mod backlog;
 mod crash;
 mod delivery;
 mod kill;

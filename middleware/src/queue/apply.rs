@@ -5,6 +5,7 @@ use quorate_protocols::Time;
 
 use super::books::{Books, Cell, Effect, Need, RECORDS_BYTES};
 use super::face::Settled;
+use super::far::Spot;
 use super::message::MessageId;
 use super::planted::Bug;
 use super::record::{Put, Step, Why};
@@ -33,6 +34,9 @@ impl Books {
 
     /// Does one step, in the order of the log: now that it is stored, or again after a restart.
     pub(super) fn apply(&mut self, now: Time, place: Option<u64>, step: Step, effects: &mut Vec<Effect>) {
+        if place.is_some() {
+            self.tail_bytes += step.log_bytes();
+        }
         match step {
             Step::Put(put) => self.arrive(now, place, put, effects),
             Step::Gone { queue, id, why, class: _ } => {
@@ -41,7 +45,9 @@ impl Books {
             }
             Step::Delivered { queue, id, deliveries } => {
                 self.raise(id);
-                self.desk(queue).shelf.restore_deliveries(id, deliveries);
+                let desk = self.desk(queue);
+                desk.shelf.restore_deliveries(id, deliveries);
+                desk.distance.restore_deliveries(id, deliveries);
             }
             Step::Purged { queue, below } => {
                 let shelf = &self.desk(queue).shelf;
@@ -51,11 +57,16 @@ impl Books {
                     if let Some(slip) = self.desk(queue).shelf.remove(id) {
                         self.forget(queue, id, &slip);
                         self.desk(queue).totals.purged += 1;
-                        effects.push(Effect::Left(id, Settled::Purged));
                     }
                 }
                 self.drop_kept(queue, kept);
-                effects.extend([Effect::Room(queue), Effect::Ready(queue)]);
+                let far = self.pass_far(queue, below);
+                self.desk(queue).totals.purged += far;
+                effects.extend([
+                    Effect::Swept(below, Settled::Purged),
+                    Effect::Room(queue),
+                    Effect::Ready(queue),
+                ]);
             }
             Step::Sought { queue, to, is_kept } => {
                 let shelf = &self.desk(queue).shelf;
@@ -64,6 +75,13 @@ impl Books {
                 for id in passed {
                     self.depart(queue, id, if is_kept { Why::Kept } else { Why::Acknowledged }, effects);
                 }
+                if is_kept {
+                    while let Some(id) = self.desk(queue).distance.oldest_id().filter(|id| *id < to) {
+                        self.depart(queue, id, Why::Kept, effects);
+                    }
+                }
+                self.pass_far(queue, to);
+                effects.push(Effect::Swept(to, Settled::Acknowledged));
                 for id in back {
                     let shelf = &mut self.desk(queue).shelf;
                     if let Some(slip) = shelf.remove_kept(id) {
@@ -106,11 +124,15 @@ impl Books {
         if let Some(name) = label.name.clone() {
             self.remember(queue, id, name, place);
         }
+        let deliveries = again.unwrap_or(0);
+        if self.put_far(queue, (id, &label), (place, payload.len()), again, is_kept) {
+            effects.push(Effect::Ready(queue));
+            return;
+        }
         let is_cut = is_kept && self.has(Bug::CutsKept);
         if let Some(place) = place.filter(|_| !is_cut) {
             self.needed.insert((place, Need::Message(queue, id)));
         }
-        let deliveries = again.unwrap_or(0);
         let shelf = &mut self.desk(queue).shelf;
         if let Some(old) = shelf.relocate(id, place) {
             shelf.restore_deliveries(id, deliveries);
@@ -126,10 +148,14 @@ impl Books {
             shelf.insert(now, id, slip);
             effects.push(Effect::Ready(queue));
         }
-        self.bodies.insert(id, payload);
+        self.bodies.insert(queue, id, payload, place);
     }
 
     fn depart(&mut self, queue: u32, id: MessageId, why: Why, effects: &mut Vec<Effect>) {
+        if let Some(spot) = self.desk(queue).distance.take(id) {
+            self.depart_far(queue, spot, why, effects);
+            return;
+        }
         let cuts_kept = self.has(Bug::CutsKept);
         let Some(slip) = self.desk(queue).shelf.remove(id) else {
             // It was passed over meanwhile; what is a dead letter is not kept as well.
@@ -158,6 +184,33 @@ impl Books {
         }
     }
 
+    /// Only by a change of the whole queue, or after a restart, does a message go that was not brought near.
+    fn depart_far(&mut self, queue: u32, spot: Spot, why: Why, effects: &mut Vec<Effect>) {
+        let how = match why {
+            Why::Acknowledged | Why::Kept => Settled::Acknowledged,
+            Why::GivenUp => Settled::GivenUp,
+            Why::Expired => Settled::Expired,
+        };
+        effects.extend([Effect::Left(spot.id, how), Effect::Room(queue)]);
+        // What cannot be read cannot be kept.
+        let kept = if why == Why::Kept { self.bodies.read(spot.place).ok() } else { None };
+        match kept {
+            Some(put) => {
+                self.needed.insert((spot.place, Need::Message(queue, spot.id)));
+                let slip = Slip::new(Some(spot.place), spot.size, put.label, put.origin, 0, put.class);
+                self.desk(queue).shelf.insert_kept(spot.id, slip);
+            }
+            None => self.idle_bytes += spot.size as u64 + RECORDS_BYTES,
+        }
+    }
+
+    /// What is far and was put before goes, as a whole; returns how many.
+    fn pass_far(&mut self, queue: u32, below: MessageId) -> u64 {
+        let (count, bytes) = self.desk(queue).distance.drop_below(below);
+        self.idle_bytes += bytes as u64 + count as u64 * RECORDS_BYTES;
+        count as u64
+    }
+
     fn drop_kept(&mut self, queue: u32, ids: Vec<MessageId>) {
         for id in ids {
             if let Some(slip) = self.desk(queue).shelf.remove_kept(id) {
@@ -168,14 +221,14 @@ impl Books {
 
     /// Nothing is left of a message but its name.
     fn forget(&mut self, queue: u32, id: MessageId, slip: &Slip) {
-        self.bodies.remove(id);
+        self.bodies.remove(queue, id);
         if let Some(place) = slip.place {
             self.needed.remove(&(place, Need::Message(queue, id)));
             self.idle_bytes += slip.size as u64 + RECORDS_BYTES;
         }
     }
 
-    fn remember(&mut self, queue: u32, id: MessageId, name: Bytes, place: Option<u64>) {
+    pub(super) fn remember(&mut self, queue: u32, id: MessageId, name: Bytes, place: Option<u64>) {
         let desk = self.desks.entry(queue).or_default();
         if let Some(old) = desk.seen.remember(id, name, place) {
             self.needed.remove(&(old, Need::Name(queue, id)));

@@ -19,6 +19,7 @@ use super::config::{QueueConfig, WhenExpired, WhenFull};
 use super::face::{QueueStats, Settled};
 use super::message::{DeadReason, Durability, MessageId, Origin};
 use super::meter::Meter;
+use super::near::{Distance, NEAR_MAX};
 use super::planted::Bug;
 use super::record::{Put, Step, Why};
 use super::seen::Seen;
@@ -40,6 +41,11 @@ pub(super) struct Books {
     pub(super) is_moving: bool,
     /// What the log has before this place was done here.
     pub(super) done: u64,
+    /// So many messages of a queue may be ready before others are far.
+    pub(super) near_max: usize,
+    /// Bytes in the log since the last checkpoint, and of that itself.
+    pub(super) tail_bytes: u64,
+    pub(super) checkpoint_bytes: u64,
     /// Bytes in the log that nobody needs any more since it was cut the last time.
     pub(super) idle_bytes: u64,
     #[cfg(test)]
@@ -64,6 +70,8 @@ pub(super) struct Cell {
 #[derive(Default)]
 pub(super) struct Desk {
     pub(super) shelf: Shelf,
+    /// Those whose turn comes later.
+    pub(super) distance: Distance,
     pub(super) seen: Seen,
     pub(super) config: QueueConfig,
     /// The number of the queue for its dead letters.
@@ -113,6 +121,8 @@ pub(super) enum Effect {
     Room(u32),
     /// A message has gone.
     Left(MessageId, Settled),
+    /// Messages have gone, whichever were put before and are in no queue any more.
+    Swept(MessageId, Settled),
 }
 
 impl Books {
@@ -131,6 +141,9 @@ impl Books {
             next: MessageId::from_u64(1),
             is_moving: false,
             done: 0,
+            near_max: NEAR_MAX,
+            tail_bytes: 0,
+            checkpoint_bytes: 0,
             idle_bytes: 0,
             #[cfg(test)]
             planted: None,
@@ -284,6 +297,7 @@ impl Books {
         desk.delivered.add(now);
         let class = desk.shelf.slip(taken.id).map_or(Durability::Memory, |slip| slip.class);
         let step = Step::Delivered { queue, id: taken.id, deliveries: taken.deliveries };
+        self.tail_bytes += DELIVERED_BYTES;
         if taken.deliveries > 1 {
             // The first delivery is counted when the message goes.
             self.idle_bytes += DELIVERED_BYTES;
@@ -309,6 +323,10 @@ impl Books {
                 desk.shelf.unsettle(now, id, Duration::ZERO);
                 continue;
             };
+            let Ok(payload) = self.bodies.get(queue, id, slip.place) else {
+                desk.shelf.unsettle(now, id, BURIAL_RETRY);
+                continue;
+            };
             let mut label = slip.label.clone();
             // There it waits for whoever looks into it.
             (label.due, label.expires, label.name) = (None, None, None);
@@ -326,7 +344,7 @@ impl Books {
                 again: None,
                 is_kept: false,
                 class,
-                payload: self.bodies.get(id),
+                payload,
             };
             let unit = Unit::of(vec![gone, Step::Put(put)]);
             for step in &unit.steps {
@@ -352,8 +370,8 @@ impl Desk {
     }
 
     pub(super) fn has_room(&self, messages: usize, size: usize) -> bool {
-        self.shelf.len() + self.coming_messages + messages <= self.config.messages_max
-            && self.shelf.bytes() + self.coming_bytes + size <= self.config.bytes_max
+        self.len() + self.coming_messages + messages <= self.config.messages_max
+            && self.bytes() + self.coming_bytes + size <= self.config.bytes_max
     }
 
     /// After how many deliveries a message is given up; never without a place for dead letters.
@@ -371,6 +389,6 @@ const BURIAL_RETRY: Duration = Duration::from_secs(1);
 /// What the records of one message's life take in the journal beside its payload, roughly.
 pub(super) const RECORDS_BYTES: u64 = 128;
 /// What the record of one delivery takes in the journal.
-const DELIVERED_BYTES: u64 = 48;
+pub(super) const DELIVERED_BYTES: u64 = 48;
 /// Names that one queue may remember: at some 150 bytes each, 150 MB.
 pub(super) const DEDUPLICATE_MAX: usize = 1_000_000;

@@ -63,7 +63,7 @@ impl QueueConfig {
         self
     }
 
-    /// Most payload bytes in the queue. Default 256 MiB; at least 1. They are also held in memory.
+    /// Most payload bytes in the queue. Default 256 MiB; at least 1. They are on the disk, but for what is put in memory only.
     pub fn bytes_max(mut self, bytes: usize) -> Self {
         self.bytes_max = bytes;
         self

@@ -68,11 +68,12 @@ impl Delivery {
                 reason: origin.reason,
             })
         });
+        let payload = books.bodies.get(queue.number, taken.id, slip.place).ok()?;
         Some(Self {
             queue,
             id: taken.id,
             lease: taken.lease,
-            payload: books.bodies.get(taken.id),
+            payload,
             deliveries: taken.deliveries,
             key: slip.label.key.clone(),
             name: slip.label.name.clone(),

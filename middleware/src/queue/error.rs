@@ -1,5 +1,7 @@
 //! What can go wrong with a queue.
 
+use std::sync::Arc;
+
 use quorate_journal::{AppendError, OpenError, Position, ReadError};
 
 /// Why the queues of a directory could not be opened.
@@ -15,6 +17,9 @@ pub enum QueuesOpenError {
     /// What the journal holds could not be read.
     #[error("cannot read the queues' journal")]
     Read(#[source] ReadError),
+    /// The checkpoint was damaged, and could not be replaced.
+    #[error("cannot replace the queues' damaged checkpoint")]
+    Checkpoint(#[source] AppendError),
     /// A record is whole, but not one that queues write: the directory serves something else.
     #[error("record {position} is no queue record: {reason}")]
     Record {
@@ -154,6 +159,9 @@ pub enum QueueError {
     /// The queues were closed.
     #[error("the queues are closed")]
     Closed,
+    /// The next message cannot be read back: the disk fails, or what it holds is damaged.
+    #[error("cannot read the next message")]
+    Read(#[source] Arc<ReadError>),
     /// The journal did not take the record. After [`AppendError::Poisoned`] the acknowledgement may or may not be found
     /// when the queues are opened again; after all others the message was given back.
     #[error("cannot store the change")]

@@ -19,9 +19,10 @@ use super::error::{DeclareError, PutError, QueueError, QueuesOpenError, WorkErro
 use super::record::{Step, decode_names};
 
 use super::books::Books;
+use super::checkpoint::begin;
 use super::message::{Durability, Message, MessageId};
 use super::plan::Wish;
-use super::room::{Attempt, Bells, NAMES, Room, Stored, moment_of, wall_now};
+use super::room::{Attempt, Bells, CHECKPOINT, NAMES, Room, Stored, moment_of, wall_now};
 #[cfg(unix)]
 use crate::node::Node;
 
@@ -212,7 +213,7 @@ impl Queues {
         let messages = {
             let mut state = self.room.lock();
             state.fail(AppendError::Closed);
-            state.books.desks.values().map(|desk| desk.shelf.len()).sum()
+            state.books.desks.values().map(|desk| desk.len()).sum()
         };
         let closed = self.room.journal.close().await;
         Left { messages, failure: closed.failure.map(|failure| failure.to_string()) }
@@ -334,16 +335,20 @@ impl Queue {
         self.bells.arrivals.notified().await;
     }
 
-    /// Where the queue stands.
+    /// Where the queue stands. When the oldest message was put may have to be read from the disk.
     pub fn stats(&self) -> QueueStats {
         let now = self.room.now();
         let mut state = self.room.lock();
         let desk = state.books.desk(self.number);
-        let oldest = desk.shelf.messages().values().next().map(|slip| moment_of(slip.label.put_at));
+        let near = desk.shelf.messages().iter().next().map(|(id, slip)| (*id, slip.label.put_at));
+        let far = desk.distance.oldest().filter(|spot| near.is_none_or(|(id, _)| spot.id < id));
+        let far = far.and_then(|spot| state.books.put_at(spot));
+        let oldest = far.or(near.map(|(_, put_at)| put_at)).map(moment_of);
+        let desk = state.books.desk(self.number);
         QueueStats {
-            messages: desk.shelf.len(),
-            bytes: desk.shelf.bytes(),
-            ready: desk.shelf.ready(),
+            messages: desk.len(),
+            bytes: desk.bytes(),
+            ready: desk.ready(),
             kept: desk.shelf.kept().len(),
             oldest,
             put_per_second: desk.put.per_second(now),
@@ -428,12 +433,23 @@ fn restore(journal: &Journal, first: Position, now: Time) -> Result<Books, Queue
         Some(snapshot) => decode_names(snapshot.blob).map_err(|reason| QueuesOpenError::Names { reason })?,
         None => BTreeMap::new(),
     };
-    let mut books = Books::new(names);
-    for entry in journal.read(first) {
+    let new = || {
+        let mut books = Books::new(names.clone());
+        books.bodies.read_from(journal.read_written(first));
+        books
+    };
+    let newest = journal.load_snapshot(CHECKPOINT);
+    let (mut books, from, is_wrong) = begin(new, now, first, newest).map_err(QueuesOpenError::Read)?;
+    for entry in journal.read(from) {
         let entry = entry.map_err(QueuesOpenError::Read)?;
         let wrong = |reason| QueuesOpenError::Record { position: entry.position, reason };
         let step = Step::decode(&entry).map_err(wrong)?;
         books.replay(now, entry.position.as_u64(), step).map_err(wrong)?;
+    }
+    if is_wrong {
+        let (place, blob) = books.checkpoint();
+        let saved = journal.save_snapshot_blocking(CHECKPOINT, Position::from_u64(place), blob);
+        saved.map_err(QueuesOpenError::Checkpoint)?;
     }
     Ok(books)
 }

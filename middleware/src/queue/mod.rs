@@ -11,11 +11,17 @@
 //! Method      all queues of a directory share one journal, and so one sync. A change is planned, stored, and done when it is
 //!             stored; a restart does the stored records once more. The decisions are pure values that are told the time
 //!             (`books.rs`, `shelf.rs`); `room.rs` drives them.
+//! Opening     reads a checkpoint of the books (`checkpoint.rs`) and what was stored since: 64 MiB with the default settings, or
+//!             four times the checkpoint's own bytes.
 //! Space       the journal is cut behind the oldest place that is still needed; when a few old ones pin it, they are written
 //!             again at its end.
-//! Limits      every queue is bounded in messages and in bytes ([`QueueConfig`]). Messages are kept in memory beside
-//!             the journal, and so is the application's state, at most 64 MiB. Deliveries are counted in the journal without
-//!             waiting for the sync, so a power cut may forget the last ones; delays of nacks are forgotten by a restart.
+//! Memory      a message that waits far behind takes some five bytes, whatever its size, and is read from the journal when
+//!             its turn comes; one with a key, a delay or an end, and one that was delivered, some 300. Of the bytes that
+//!             are wanted soon, 512 KiB of a queue and 8 MiB of all are kept beside the journal.
+//! Limits      every queue is bounded in messages and in bytes ([`QueueConfig`]); the application's state is in memory, at most 64
+//!             MiB. Deliveries are counted in the journal without waiting for the sync, so a power cut may forget the last
+//!             ones; delays of nacks are forgotten by a restart. What is not in memory is read where it is asked for: a
+//!             get may wait for the disk.
 //!
 //! ```
 //! use std::time::Duration;
@@ -40,13 +46,16 @@
 mod apply;
 mod bodies;
 mod books;
+mod checkpoint;
 mod config;
 mod delivery;
 mod error;
 mod face;
+mod far;
 mod manager;
 mod message;
 mod meter;
+mod near;
 mod plan;
 mod planted;
 mod record;

@@ -156,8 +156,8 @@ impl Books {
                 return Err(if desk.is_waiting() {
                     Refusal::Wait(queue)
                 } else {
-                    let messages = desk.shelf.len() + desk.coming_messages;
-                    PutError::Full { messages, bytes: desk.shelf.bytes() + desk.coming_bytes }.into()
+                    let messages = desk.len() + desk.coming_messages;
+                    PutError::Full { messages, bytes: desk.bytes() + desk.coming_bytes }.into()
                 });
             }
         }

@@ -22,6 +22,14 @@ pub(super) enum Bug {
     CutsCells,
     /// The journal is cut although it tells messages that are kept.
     CutsKept,
+    /// The journal is cut although messages that are far lie there only.
+    CutsWhatIsFar,
+    /// A checkpoint claims to cover what was not done yet: an acknowledgement on its way, say.
+    CheckpointCoversWhatIsNotDone,
+    /// A checkpoint is taken although the journal was cut behind it.
+    StaleCheckpointIsTaken,
+    /// A checkpoint has not what is far.
+    CheckpointForgetsWhatIsFar,
     /// The journal is cut although what it tells was not done yet.
     CutsWhatIsNotDone,
     /// After a restart ids are given again.
@@ -43,6 +51,10 @@ impl Bug {
         Self::CutsNames,
         Self::CutsCells,
         Self::CutsKept,
+        Self::CutsWhatIsFar,
+        Self::CheckpointCoversWhatIsNotDone,
+        Self::StaleCheckpointIsTaken,
+        Self::CheckpointForgetsWhatIsFar,
         Self::CutsWhatIsNotDone,
         Self::IdsStartAgain,
         Self::NamesUnderWayAreForgotten,

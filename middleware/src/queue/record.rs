@@ -26,6 +26,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use quorate_journal::{Entry, Record};
 use quorate_protocols::Time;
 
+use super::books::DELIVERED_BYTES;
 use super::config::QUEUE_NAME_BYTES_MAX;
 use super::message::{DeadReason, Durability, Label, MessageId, Origin};
 
@@ -75,6 +76,17 @@ impl Step {
             Self::Delivered { .. } => Durability::Written,
             _ => Durability::Synced,
         }
+    }
+
+    /// What its record takes in the log, roughly.
+    pub(super) fn log_bytes(&self) -> u64 {
+        let payload = match self {
+            Self::Put(put) => put.payload.len(),
+            Self::Cell { value, .. } => value.as_ref().map_or(0, Bytes::len),
+            Self::Named { names, .. } => names.iter().map(|(_, name)| name.len() + 9).sum(),
+            _ => 0,
+        };
+        payload as u64 + DELIVERED_BYTES
     }
 
     pub(super) fn encode(&self) -> Record {
@@ -174,7 +186,7 @@ impl Step {
 }
 
 impl Put {
-    fn encode(&self, out: &mut BytesMut) {
+    pub(super) fn encode(&self, out: &mut BytesMut) {
         let Label { put_at, priority, key, name, due, expires } = &self.label;
         let flag = |is_set: bool, bit: u8| if is_set { bit } else { 0 };
         let flags = flag(key.is_some(), KEY)
@@ -208,7 +220,7 @@ impl Put {
         out.put_slice(&self.payload);
     }
 
-    fn decode(input: &mut Input) -> Result<Self, &'static str> {
+    pub(super) fn decode(input: &mut Input) -> Result<Self, &'static str> {
         let (queue, id) = (input.u32()?, input.id()?);
         let (flags, priority) = (input.u8()?, input.u8()?);
         let has = |bit: u8| flags & bit != 0;
@@ -257,35 +269,35 @@ fn put_about(out: &mut BytesMut, queue: u32, id: MessageId) {
 }
 
 /// At most 255 bytes, which those who take keys and names have checked.
-fn put_text(out: &mut BytesMut, text: &[u8]) {
+pub(super) fn put_text(out: &mut BytesMut, text: &[u8]) {
     out.put_u8(text.len() as u8);
     out.put_slice(text);
 }
 
 /// Reads from the front; an error when there is not enough. What is small and kept gets bytes of its own: what was read
 /// shares a large buffer with its neighbours, and one of them would keep all of it.
-struct Input(Bytes);
+pub(super) struct Input(pub(super) Bytes);
 
 impl Input {
-    fn take(&mut self, count: usize) -> Result<Bytes, &'static str> {
+    pub(super) fn take(&mut self, count: usize) -> Result<Bytes, &'static str> {
         if self.0.len() < count { Err("too short") } else { Ok(self.0.split_to(count)) }
     }
 
-    fn u8(&mut self) -> Result<u8, &'static str> {
+    pub(super) fn u8(&mut self) -> Result<u8, &'static str> {
         Ok(self.take(1)?[0])
     }
 
-    fn u32(&mut self) -> Result<u32, &'static str> {
+    pub(super) fn u32(&mut self) -> Result<u32, &'static str> {
         let bytes = self.take(4)?;
         Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     }
 
-    fn u64(&mut self) -> Result<u64, &'static str> {
+    pub(super) fn u64(&mut self) -> Result<u64, &'static str> {
         let (low, high) = (self.u32()?, self.u32()?);
         Ok(u64::from(low) | u64::from(high) << 32)
     }
 
-    fn id(&mut self) -> Result<MessageId, &'static str> {
+    pub(super) fn id(&mut self) -> Result<MessageId, &'static str> {
         self.u64().map(MessageId::from_u64)
     }
 
@@ -293,7 +305,7 @@ impl Input {
         self.u64().map(Time::from_nanos)
     }
 
-    fn text(&mut self) -> Result<Bytes, &'static str> {
+    pub(super) fn text(&mut self) -> Result<Bytes, &'static str> {
         let length = usize::from(self.u8()?);
         Ok(Bytes::copy_from_slice(&self.take(length)?))
     }

@@ -49,6 +49,8 @@ pub(super) struct Room {
     epoch: Instant,
     /// So many bytes that nobody needs make it worth while to look at the journal's length.
     idle_bytes_min: u64,
+    /// So many bytes in the journal make a checkpoint worth while.
+    checkpoint_bytes_min: u64,
     /// One new name at a time.
     declaring: tokio::sync::Mutex<()>,
     state: Mutex<State>,
@@ -86,8 +88,16 @@ impl Room {
             failure: None,
         };
         let declaring = tokio::sync::Mutex::new(());
-        let idle_bytes_min = journal.stats().segment_bytes / 4;
-        Self { journal, wall, epoch: Instant::now(), idle_bytes_min, declaring, state: Mutex::new(state) }
+        let segment_bytes = journal.stats().segment_bytes;
+        Self {
+            journal,
+            wall,
+            epoch: Instant::now(),
+            idle_bytes_min: segment_bytes / 4,
+            checkpoint_bytes_min: CHECKPOINT_SEGMENTS * segment_bytes,
+            declaring,
+            state: Mutex::new(state),
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -263,6 +273,10 @@ impl Room {
     }
 
     fn tidy(self: &Arc<Self>, state: &mut State) {
+        if let Some((place, blob)) = state.books.checkpoint_if_due(self.checkpoint_bytes_min) {
+            // It only saves time when these queues are opened again. A failure shows in the next append.
+            let _ = self.journal.save_snapshot_soon(CHECKPOINT, Position::from_u64(place), blob);
+        }
         if state.books.idle_bytes < self.idle_bytes_min {
             return;
         }
@@ -297,11 +311,16 @@ impl Room {
         self.bury(&mut state, queue.number, now);
         let mut deliveries = Vec::new();
         let mut records = Vec::new();
-        while deliveries.len() < most
-            && let Some((taken, step)) = state.books.take(now, queue.number)
-        {
+        while deliveries.len() < most {
+            match state.books.bring_near(now, queue.number) {
+                Err(error) if deliveries.is_empty() => return Err(QueueError::Read(Arc::new(error))),
+                Err(_) => break,
+                Ok(()) => {}
+            }
+            let Some((taken, step)) = state.books.take(now, queue.number) else { break };
             records.extend(step.map(|step| step.encode()));
             deliveries.extend(Delivery::new(queue.clone(), &taken, &state.books));
+            state.books.handed_out(queue.number, taken.id);
         }
         if !records.is_empty() {
             // Only counts: a crash that forgets a delivery forgets its lease, too. Not worth a sync or waiting for, and
@@ -396,13 +415,20 @@ impl State {
             match effect {
                 Effect::Ready(queue) => self.bells(queue).arrivals.notify_one(),
                 Effect::Room(queue) => self.bells(queue).room.notify_one(),
-                Effect::Left(id, how) => {
-                    for watcher in self.watched.remove(&id).unwrap_or_default() {
-                        // Whoever waited may have gone.
-                        let _ = watcher.send(how);
-                    }
+                Effect::Left(id, how) => self.tell(id, how),
+                Effect::Swept(below, how) => {
+                    let old = self.watched.range(..below).map(|(id, _)| *id);
+                    let gone: Vec<_> = old.filter(|id| !self.books.has_message(*id)).collect();
+                    gone.into_iter().for_each(|id| self.tell(id, how));
                 }
             }
+        }
+    }
+
+    fn tell(&mut self, id: MessageId, how: Settled) {
+        for watcher in self.watched.remove(&id).unwrap_or_default() {
+            // Whoever waited may have gone.
+            let _ = watcher.send(how);
         }
     }
 
@@ -414,7 +440,7 @@ impl State {
     ) -> Option<oneshot::Receiver<Settled>> {
         let (queue, id, is_repeated) = (puts.first()?.0, planned.first()?.id, planned.first()?.is_repeated);
         let (send, receive) = oneshot::channel();
-        if is_repeated && !self.books.desk(queue).shelf.messages().contains_key(&id) {
+        if is_repeated && !self.books.desk(queue).has(id) {
             let _ = send.send(Settled::Unknown);
         } else {
             self.watched.entry(id).or_default().push(send);
@@ -434,6 +460,8 @@ impl State {
         if self.failure.is_none() {
             self.failure = Some(error);
             self.watched.clear();
+            // Or the directory stays locked for as long as a handle lives.
+            self.books.bodies.close();
             for bells in self.bells.values() {
                 bells.arrivals.notify_waiters();
                 bells.room.notify_waiters();
@@ -471,6 +499,10 @@ pub(super) fn moment_of(time: Time) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_nanos(time.as_nanos())
 }
 
+/// The snapshot with the books.
+pub(super) const CHECKPOINT: &str = "books";
+/// Opening reads so many segments beside the checkpoint; fewer would cost the syncs of a checkpoint more often.
+const CHECKPOINT_SEGMENTS: u64 = 4;
 /// The snapshot with the queues' names, and the queues' directory in a node's.
 pub(super) const NAMES: &str = "queues";
 /// Each new name writes all of them again; beyond this many a service should shard.

@@ -25,6 +25,11 @@ impl Seen {
         self.by_id.get(&id).map(|(name, _)| name)
     }
 
+    /// Those that the log tells of, the oldest first, with the place.
+    pub(super) fn stored(&self) -> impl Iterator<Item = (MessageId, u64, &Bytes)> {
+        self.by_id.iter().filter_map(|(id, (name, place))| Some((*id, (*place)?, name)))
+    }
+
     /// Whether the log tells of it.
     #[cfg(test)]
     pub(super) fn is_stored(&self, id: MessageId) -> bool {

@@ -123,6 +123,11 @@ impl Shelf {
         self.ready.len()
     }
 
+    /// Of what would be given next, its rank (the smaller the sooner) and its id.
+    pub(super) fn first_ready(&self) -> Option<(u8, MessageId)> {
+        self.ready.first().copied()
+    }
+
     pub(super) fn kept(&self) -> &BTreeMap<MessageId, Slip> {
         &self.kept
     }

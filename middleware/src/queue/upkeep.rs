@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_protocols::Time;
 
 use super::books::{Books, Need, RECORDS_BYTES, Unit};
-use super::message::MessageId;
+use super::message::{Label, MessageId};
 use super::planted::Bug;
 use super::record::{Put, Step};
 use super::shelf::Stand;
@@ -35,15 +35,18 @@ impl Books {
         self.idle_bytes = 0;
         // Not the log's end: what is stored there may not have been done here yet.
         let done = if self.has(Bug::CutsWhatIsNotDone) { u64::MAX } else { self.done };
-        let oldest = self.needed.first().map_or(done, |(place, _)| *place);
+        let near = self.needed.first().map(|(place, _)| *place);
+        let far = self.desks.values().filter_map(|desk| desk.distance.place_min());
+        let far = far.filter(|_| !self.has(Bug::CutsWhatIsFar));
+        let oldest = far.chain(near).min().unwrap_or(done);
         if log.first < oldest {
             // What tells which ids were given out may go with the cut.
             upkeep.floor = Some(Unit::of(vec![Step::Floor { next: self.next }]));
             upkeep.cut = Some(oldest);
         }
-        let shelves = || self.desks.values().map(|desk| &desk.shelf);
-        let payloads: usize = shelves().map(|shelf| shelf.bytes() + shelf.kept_bytes()).sum();
-        let needed = (payloads + self.cell_bytes) as u64 + self.needed.len() as u64 * RECORDS_BYTES;
+        let payloads: usize = self.desks.values().map(|desk| desk.bytes() + desk.shelf.kept_bytes()).sum();
+        let far: usize = self.desks.values().map(|desk| desk.distance.len()).sum();
+        let needed = (payloads + self.cell_bytes) as u64 + (self.needed.len() + far) as u64 * RECORDS_BYTES;
         let segments = SEGMENTS_MIN + SEGMENTS_PER_NEEDED * needed / log.segment_bytes;
         if !self.is_moving && log.segments > segments {
             // Half of what went: so moving never writes more than the users do, and is done after a bounded time.
@@ -57,26 +60,26 @@ impl Books {
         let mut steps = Vec::new();
         let mut names: BTreeMap<u32, Vec<_>> = BTreeMap::new();
         let mut moved = BTreeSet::new();
-        for (_, need) in &self.needed {
+        for need in self.oldest_needs() {
             let size = match need {
                 Need::Message(queue, id) => {
-                    if !moved.insert((*queue, *id)) {
+                    if !moved.insert((queue, id)) {
                         continue;
                     }
-                    let Some(put) = self.again(*queue, *id) else { continue };
+                    let Some(put) = self.again(queue, id) else { continue };
                     let size = put.payload.len();
                     steps.push(Step::Put(put));
                     size
                 }
                 Need::Name(queue, id) => {
-                    let name = self.desks.get(queue).and_then(|desk| desk.seen.name(*id)).cloned();
+                    let name = self.desks.get(&queue).and_then(|desk| desk.seen.name(id)).cloned();
                     let Some(name) = name else { continue };
                     let size = name.len();
-                    names.entry(*queue).or_default().push((*id, name));
+                    names.entry(queue).or_default().push((id, name));
                     size
                 }
                 Need::Cell(key) => {
-                    let Some(cell) = self.cells.get(key).filter(|_| !self.coming_cells.contains_key(key))
+                    let Some(cell) = self.cells.get(&key).filter(|_| !self.coming_cells.contains_key(&key))
                     else {
                         continue;
                     };
@@ -108,7 +111,11 @@ impl Books {
         if desk.sweeping > 0 && !self.has(Bug::MovesWhatIsBeingPurged) {
             return None;
         }
-        let slip = desk.shelf.slip(id)?;
+        let Some(slip) = desk.shelf.slip(id) else {
+            let put = self.bodies.read(desk.distance.get(id)?.place).ok()?;
+            let again = Some(desk.distance.deliveries(id).or(put.again).unwrap_or(0));
+            return Some(Put { label: Label { name: None, ..put.label }, again, ..put });
+        };
         let is_kept = desk.shelf.kept().contains_key(&id);
         if !is_kept && slip.stand() == Stand::Settling && !self.has(Bug::MovesWhatIsBeingAcknowledged) {
             return None;
@@ -124,8 +131,21 @@ impl Books {
             again: Some(slip.deliveries),
             is_kept,
             class: slip.class,
-            payload: self.bodies.get(id),
+            payload: self.bodies.get(queue, id, slip.place).ok()?,
         })
+    }
+
+    /// What the first places of the log that are needed tell, in their order, as far as it is worth while.
+    fn oldest_needs(&self) -> Vec<Need> {
+        let near = self.needed.iter().take(MOVED_MAX).cloned();
+        let far = self.desks.iter().flat_map(|(queue, desk)| {
+            let spots = desk.distance.first_places(MOVED_MAX);
+            spots.map(|spot| (spot.place, Need::Message(*queue, spot.id)))
+        });
+        let mut needs: Vec<_> = near.chain(far).collect();
+        needs.sort();
+        needs.truncate(MOVED_MAX);
+        needs.into_iter().map(|(_, need)| need).collect()
     }
 
     /// Drops what was kept long enough or is too much, when it is worth a record.
@@ -166,5 +186,7 @@ const SEGMENTS_MIN: u64 = 4;
 const SEGMENTS_PER_NEEDED: u64 = 3;
 /// Written again at a time: more would delay the puts behind them.
 const MOVED_BYTES_MAX: u64 = 1 << 20;
+/// And so many: with the least payloads these are about as much.
+const MOVED_MAX: usize = 8192;
 /// Kept messages may be an eighth more than asked for, so that trimming them costs few records.
 const TRIM_SLACK: usize = 8;

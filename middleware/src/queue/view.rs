@@ -1,17 +1,20 @@
 //! Looking into a queue without taking anything, and changing all of it at once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use quorate_journal::Position;
+use quorate_journal::{Position, ReadError};
 
+use super::books::Books;
 use super::error::{QueueError, QueuesOpenError};
 use super::face::{Queue, Queues};
+use super::far::Spot;
 use super::message::MessageId;
 use super::record::{Put, Step, Why};
 use super::room::{moment_of, time_of};
-use super::shelf::{Shelf, Slip, Stand};
+use super::shelf::{Slip, Stand};
 
 /// A message as it stands in its queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +61,7 @@ pub enum Start {
     First,
     /// The message of this number, or the next one that is there.
     At(MessageId),
-    /// The first message that was put at this moment of the machine's clock or later. Looks at every message before.
+    /// The first message that was put at this moment of the machine's clock or later. Looks at every message before, on the disk if it is not in memory.
     Since(SystemTime),
     /// Behind the last one.
     End,
@@ -66,40 +69,58 @@ pub enum Start {
 
 impl Queue {
     /// Messages as they stand now, from `start` on in the order of their puts, at most `most` of them; kept ones included.
-    /// Nothing is taken. To go on, start behind the last one that was given.
+    /// Nothing is taken. What is not in memory is read from the disk, and all queues wait meanwhile: ask for few at a time.
+    /// To go on, start behind the last one that was given.
     ///
     /// # Errors
-    /// [`QueueError::Closed`], [`QueueError::Journal`] after the journal failed.
+    /// [`QueueError::Closed`], [`QueueError::Journal`] after the journal failed, [`QueueError::Read`].
     pub fn browse(&self, start: Start, most: usize) -> Result<Vec<View>, QueueError> {
         let state = self.room.lock();
         state.check_open()?;
         let books = &state.books;
         let Some(desk) = books.desks.get(&self.number) else { return Ok(Vec::new()) };
-        let from = find(&desk.shelf, start, books.next);
-        let view = |(id, slip): (&MessageId, &Slip), standing: Standing| View {
-            id: *id,
-            payload: books.bodies.get(*id),
-            key: slip.label.key.clone(),
-            priority: slip.label.priority,
-            put_at: moment_of(slip.label.put_at),
-            expires_at: slip.label.expires.map(moment_of),
-            deliveries: slip.deliveries,
-            standing,
-        };
-        let here = desk.shelf.messages().range(from..).take(most).map(|entry| {
-            let standing = match entry.1.stand() {
+        let from = find(books, self.number, start);
+        let here = desk.shelf.messages().range(from..).take(most).map(|(id, slip)| {
+            let standing = match slip.stand() {
                 Stand::Ready => Standing::Ready,
                 Stand::Delayed(_) => Standing::Delayed,
                 Stand::Leased(_) => Standing::Delivered,
                 Stand::Retry(_) | Stand::Settling => Standing::Leaving,
             };
-            view(entry, standing)
+            (*id, Some(slip), slip.place, standing)
         });
-        let kept = desk.shelf.kept().range(from..).take(most).map(|entry| view(entry, Standing::Kept));
-        let mut found: Vec<_> = here.chain(kept).collect();
-        found.sort_by_key(|view| view.id);
+        let kept = desk.shelf.kept().range(from..).take(most);
+        let kept = kept.map(|(id, slip)| (*id, Some(slip), slip.place, Standing::Kept));
+        let far = desk.distance.ranges(from).flat_map(|range| range.take(most));
+        let far = far.map(|spot| (spot.id, None, Some(spot.place), Standing::Ready));
+        let mut found: Vec<_> = here.chain(kept).chain(far).collect();
+        found.sort_by_key(|(id, ..)| *id);
         found.truncate(most);
-        Ok(found)
+        let views = found.into_iter().map(|(id, slip, place, standing)| {
+            let (label, deliveries, payload) = match (slip, place) {
+                (Some(slip), _) => {
+                    let payload = books.bodies.get(self.number, id, place)?;
+                    (slip.label.clone(), slip.deliveries, payload)
+                }
+                // What is far is known by its record only.
+                (None, place) => {
+                    let put = books.bodies.read(place.unwrap_or_default())?;
+                    (put.label, desk.distance.deliveries(id).or(put.again).unwrap_or(0), put.payload)
+                }
+            };
+            Ok(View {
+                id,
+                payload,
+                key: label.key,
+                priority: label.priority,
+                put_at: moment_of(label.put_at),
+                expires_at: label.expires.map(moment_of),
+                deliveries,
+                standing,
+            })
+        });
+        let views: Result<Vec<View>, ReadError> = views.collect();
+        views.map_err(|error| QueueError::Read(Arc::new(error)))
     }
 
     /// Removes everything that was put before, delivered and kept messages included; returns when that is durable. Who has
@@ -124,8 +145,7 @@ impl Queue {
     /// Dropping the future after its first poll leaves the change under way.
     pub async fn seek(&self, start: Start) -> Result<(), QueueError> {
         let sought = self.room.sweep(|books| {
-            let next = books.next;
-            let to = find(&books.desk(self.number).shelf, start, next);
+            let to = find(books, self.number, start);
             books.plan_seek(self.number, to)
         })?;
         sought.await.unwrap_or(Err(QueueError::Closed))
@@ -188,17 +208,22 @@ impl Queues {
 }
 
 /// The id from which on a place begins.
-fn find(shelf: &Shelf, start: Start, next: MessageId) -> MessageId {
+fn find(books: &Books, queue: u32, start: Start) -> MessageId {
     match start {
         Start::First => MessageId::from_u64(0),
         Start::At(id) => id,
-        Start::End => next,
+        Start::End => books.next,
         Start::Since(moment) => {
             let time = time_of(moment);
             let first = |slips: &BTreeMap<MessageId, Slip>| {
                 slips.iter().find(|(_, slip)| slip.label.put_at >= time).map(|(id, _)| *id)
             };
-            [first(shelf.messages()), first(shelf.kept())].into_iter().flatten().min().unwrap_or(next)
+            let Some(desk) = books.desks.get(&queue) else { return books.next };
+            let is_later = |spot: &Spot| books.put_at(*spot).is_some_and(|put_at| put_at >= time);
+            let ranges = desk.distance.ranges(MessageId::from_u64(0));
+            let far = ranges.filter_map(|mut range| range.find(is_later).map(|spot| spot.id));
+            let near = [first(desk.shelf.messages()), first(desk.shelf.kept())].into_iter().flatten();
+            near.chain(far).min().unwrap_or(books.next)
         }
     }
 }

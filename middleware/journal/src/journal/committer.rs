@@ -64,7 +64,10 @@ impl Committer {
                         }
                     }
                     Chore::Snapshot { name, position, blob, ticket } => {
-                        ticket.complete(log.save_snapshot(&name, position, &blob));
+                        let outcome = log.save_snapshot(&name, position, &blob);
+                        if let Some(ticket) = ticket {
+                            ticket.complete(outcome);
+                        }
                     }
                 }
             }

@@ -95,16 +95,24 @@ impl Completion {
 }
 
 pub(super) enum Chore {
-    Truncate { position: Position, ticket: Option<Arc<Ticket<Result<Position, AppendError>>>> },
-    Snapshot { name: String, position: Position, blob: Bytes, ticket: Arc<Ticket<Result<(), AppendError>>> },
+    Truncate {
+        position: Position,
+        ticket: Option<Arc<Ticket<Result<Position, AppendError>>>>,
+    },
+    Snapshot {
+        name: String,
+        position: Position,
+        blob: Bytes,
+        ticket: Option<Arc<Ticket<Result<(), AppendError>>>>,
+    },
 }
 
 impl Chore {
     pub(super) fn refuse(self, error: AppendError) {
         match self {
             Self::Truncate { ticket: Some(ticket), .. } => ticket.complete(Err(error)),
-            Self::Truncate { ticket: None, .. } => {}
-            Self::Snapshot { ticket, .. } => ticket.complete(Err(error)),
+            Self::Snapshot { ticket: Some(ticket), .. } => ticket.complete(Err(error)),
+            Self::Truncate { ticket: None, .. } | Self::Snapshot { ticket: None, .. } => {}
         }
     }
 }

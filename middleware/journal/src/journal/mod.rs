@@ -269,10 +269,38 @@ impl Journal {
         blob: impl Into<Bytes>,
     ) -> Result<(), AppendError> {
         let ticket = Ticket::new();
-        let chore =
-            Chore::Snapshot { name: name.to_owned(), position, blob: blob.into(), ticket: ticket.clone() };
+        let (name, blob) = (name.to_owned(), blob.into());
+        let chore = Chore::Snapshot { name, position, blob, ticket: Some(ticket.clone()) };
         self.handle.shared.chore(chore)?;
         Waiter { ticket, leaves: None }.await
+    }
+
+    /// As [`save_snapshot`](Self::save_snapshot), blocking the calling thread. Not for async code.
+    ///
+    /// # Errors
+    /// As [`save_snapshot`](Self::save_snapshot).
+    pub fn save_snapshot_blocking(
+        &self,
+        name: &str,
+        position: Position,
+        blob: impl Into<Bytes>,
+    ) -> Result<(), AppendError> {
+        block_on(self.save_snapshot(name, position, blob))
+    }
+
+    /// Begins to [replace a snapshot](Self::save_snapshot) and returns at once. On a full disk the old one stays; any other
+    /// failure shows in later appends.
+    ///
+    /// # Errors
+    /// [`AppendError::Poisoned`], [`AppendError::Closed`].
+    pub fn save_snapshot_soon(
+        &self,
+        name: &str,
+        position: Position,
+        blob: impl Into<Bytes>,
+    ) -> Result<(), AppendError> {
+        let (name, blob) = (name.to_owned(), blob.into());
+        self.handle.shared.chore(Chore::Snapshot { name, position, blob, ticket: None })
     }
 
     /// The snapshot called `name`; `None` when there is none. Blocks on the disk.

@@ -9,11 +9,14 @@ use rand_core::{RngCore, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::super::books::{Books, Desk, Unit};
+use super::super::checkpoint::begin;
 use super::super::config::QueueConfig;
 use super::super::message::{Durability, Message, MessageId};
+use super::super::near::NEAR_MAX;
 use super::super::plan::{Refusal, Wish};
 use super::super::planted::Bug;
 use super::super::record::{Step, Why};
+use super::super::room::CHECKPOINT;
 use super::super::shelf::Lease;
 use super::super::upkeep::LogSize;
 use super::noted;
@@ -32,7 +35,16 @@ pub(super) fn run(seed: u64, crash_at: u64, bug: Option<Bug>) -> Result<bool, Br
     };
     let disk = FaultyStorage::with_faults(seed, faults);
     disk.crash_at(crash_at);
-    let mut world = World { chance, disk, bug, now: Time::from_nanos(1 << 60), model: Model::default() };
+    let mut world = World {
+        chance,
+        disk,
+        bug,
+        near_max: if seed % 2 == 1 { 2 } else { NEAR_MAX },
+        audits: 0,
+        checkpoint_bytes_min: if seed % 4 < 2 { 4 << 10 } else { 3 * SEGMENT_BYTES },
+        now: Time::from_nanos(1 << 60),
+        model: Model::default(),
+    };
     world.live(if crash_at == u64::MAX { 600 } else { 150 })?;
     let is_cut = world.disk.is_crashed();
     world.disk = world.disk.crash();
@@ -47,6 +59,10 @@ struct World {
     chance: Xoshiro256PlusPlus,
     disk: FaultyStorage,
     bug: Option<Bug>,
+    /// So many ready messages of a queue are in memory, the log has the others.
+    near_max: usize,
+    checkpoint_bytes_min: u64,
+    audits: u64,
     now: Time,
     model: Model,
 }
@@ -118,13 +134,9 @@ impl World {
         let Ok((log, recovered)) = Log::open(self.disk.clone(), config()) else {
             return self.is_dark("opening failed");
         };
-        let mut books = self.books();
-        for entry in log.read(recovered.first) {
-            let Ok(entry) = entry else { return self.is_dark("reading failed") };
-            let step = Step::decode(&entry).map_err(|error| format!("rule 5: {error}"))?;
-            books.replay(self.now, entry.position.as_u64(), step)?;
-        }
-        self.open_desks(&mut books);
+        let Some(books) = self.read_back(&log, recovered.first, true)? else {
+            return self.is_dark("reading failed");
+        };
         let mut life =
             Life { log, first: recovered.first, books, under_way: VecDeque::new(), held: Vec::new() };
         self.take_stock(&life.books)?;
@@ -143,10 +155,30 @@ impl World {
         if self.disk.is_crashed() { Ok(()) } else { Err(format!("{what} without a crash")) }
     }
 
-    fn books(&self) -> Books {
+    /// What a restart makes of the log, with or without its checkpoint. `None` when it cannot be read.
+    fn read_back(&self, log: &Log, first: Position, is_abridged: bool) -> Result<Option<Books>, Broken> {
+        let newest = if is_abridged { log.load_snapshot(CHECKPOINT) } else { Ok(None) };
+        let Ok((mut books, from, is_wrong)) = begin(|| self.books(log), self.now, first, newest) else {
+            return Ok(None);
+        };
+        if is_wrong {
+            return Err("rule 5: the checkpoint cannot be used".to_owned());
+        }
+        for entry in log.read(from) {
+            let Ok(entry) = entry else { return Ok(None) };
+            let step = Step::decode(&entry).map_err(|error| format!("rule 5: {error}"))?;
+            books.replay(self.now, entry.position.as_u64(), step)?;
+        }
+        self.open_desks(&mut books);
+        Ok(Some(books))
+    }
+
+    fn books(&self, log: &Log) -> Books {
         let names = ["work", "work.dead", "out"].into_iter().map(str::to_owned);
         let mut books = Books::new((0..).zip(names).collect());
         books.planted = self.bug;
+        books.near_max = self.near_max;
+        books.bodies.read_from(log.read(Position::ZERO));
         books
     }
 
@@ -334,13 +366,17 @@ impl World {
         if self.bury(life, queue)?.is_none() {
             return Ok(None);
         }
+        if life.books.bring_near(self.now, queue).is_err() {
+            return Ok(None);
+        }
         let Some((taken, step)) = life.books.take(self.now, queue) else { return Ok(Some(())) };
         if let Some(step) = step
             && life.log.append(&[step.encode()]).is_err()
         {
             return Ok(None);
         }
-        let serial = serial_of(&life.books.bodies.get(taken.id));
+        let serial = serial_of(&bytes_of(&life.books, queue, taken.id));
+        life.books.handed_out(queue, taken.id);
         let fate = self.fate(serial).clone();
         if fate.is_there != Known::Yes && !fate.is_swept || fate.is_ending {
             return Err(format!("rule 1: {serial} is given: {fate:?}"));
@@ -369,7 +405,7 @@ impl World {
             for step in &unit.steps {
                 match step {
                     Step::Gone { id, why, .. } => {
-                        let serial = serial_of(&life.books.bodies.get(*id));
+                        let serial = serial_of(&bytes_of(&life.books, queue, *id));
                         self.fate(serial).is_ending = true;
                         if *why == Why::Expired {
                             told.ended.push(serial);
@@ -459,6 +495,12 @@ impl World {
     }
 
     fn tidy(&mut self, life: &mut Life) -> Result<Option<()>, Broken> {
+        if let Some((place, blob)) = life.books.checkpoint_if_due(self.checkpoint_bytes_min) {
+            let place = Position::from_u64(place.min(life.log.next().as_u64()));
+            if life.log.save_snapshot(CHECKPOINT, place, &blob).is_err() {
+                return Ok(None);
+            }
+        }
         if life.books.idle_bytes < SEGMENT_BYTES / 4 {
             return Ok(Some(()));
         }
@@ -529,13 +571,13 @@ impl World {
         let mut found: BTreeMap<u64, (u32, MessageId)> = BTreeMap::new();
         for queue in QUEUES {
             let Some(desk) = books.desks.get(&queue) else { continue };
-            for id in desk.shelf.messages().keys() {
-                let payload = books.bodies.get(*id);
+            for id in here(desk) {
+                let payload = bytes_of(books, queue, id);
                 let serial = serial_of(&payload);
                 if payload[8..].iter().any(|byte| *byte != serial as u8) {
                     return Err(format!("rule 1: {serial} has other bytes"));
                 }
-                if let Some(other) = found.insert(serial, (queue, *id)) {
+                if let Some(other) = found.insert(serial, (queue, id)) {
                     return Err(format!("rule 1: {serial} is in queue {queue} and as {other:?}"));
                 }
             }
@@ -604,13 +646,12 @@ impl World {
         if !life.under_way.is_empty() {
             return Ok(());
         }
-        let mut again = self.books();
-        for entry in life.log.read(life.first) {
-            let Ok(entry) = entry else { return self.is_dark("reading failed") };
-            let step = Step::decode(&entry).map_err(|error| format!("rule 5: {error}"))?;
-            again.replay(self.now, entry.position.as_u64(), step)?;
-        }
-        self.open_desks(&mut again);
+        // One of the two readings at a time: each does the whole log.
+        self.audits += 1;
+        let is_abridged = self.audits.is_multiple_of(2);
+        let Some(again) = self.read_back(&life.log, life.first, is_abridged)? else {
+            return self.is_dark("reading failed");
+        };
         for queue in QUEUES {
             let (is, says) = (content(&life.books, queue), content(&again, queue));
             // The window of names may hold more after a restart: those that were only in memory are not in it.
@@ -638,13 +679,12 @@ type Content = (Vec<(MessageId, u64, bool)>, Vec<Option<MessageId>>);
 /// What of a queue must survive.
 fn content(books: &Books, queue: u32) -> Content {
     let desk = &books.desks[&queue];
-    let here = desk.shelf.messages().iter().map(|entry| (entry, false));
-    let kept = desk.shelf.kept().iter().map(|entry| (entry, true));
-    let messages = here
-        .chain(kept)
-        .filter(|((_, slip), _)| slip.class > Durability::Memory)
-        .map(|((id, _), is_kept)| (*id, serial_of(&books.bodies.get(*id)), is_kept))
-        .collect();
+    let is_stored = |id: &MessageId| desk.shelf.slip(*id).is_none_or(|slip| slip.class > Durability::Memory);
+    let kept = desk.shelf.kept().keys().map(|id| (*id, true));
+    let messages: BTreeSet<_> = here(desk).into_iter().map(|id| (id, false)).chain(kept).collect();
+    let messages = messages.into_iter().filter(|(id, _)| is_stored(id));
+    let messages =
+        messages.map(|(id, is_kept)| (id, serial_of(&bytes_of(books, queue, id)), is_kept)).collect();
     let names = (0..6_u8)
         .map(|name| desk.seen.find(&vec![name].into()).filter(|id| desk.seen.is_stored(*id)))
         .collect();
@@ -652,7 +692,22 @@ fn content(books: &Books, queue: u32) -> Content {
 }
 
 fn serials(books: &Books, queue: u32) -> BTreeSet<u64> {
-    books.desks[&queue].shelf.messages().keys().map(|id| serial_of(&books.bodies.get(*id))).collect()
+    here(&books.desks[&queue]).into_iter().map(|id| serial_of(&bytes_of(books, queue, id))).collect()
+}
+
+/// Those that have not left.
+fn here(desk: &Desk) -> Vec<MessageId> {
+    let far = desk.distance.ranges(MessageId::from_u64(0)).flatten().map(|spot| spot.id);
+    desk.shelf.messages().keys().copied().chain(far).collect()
+}
+
+/// The bytes of a message, none if they cannot be read.
+fn bytes_of(books: &Books, queue: u32, id: MessageId) -> Vec<u8> {
+    let desk = &books.desks[&queue];
+    let near = desk.shelf.slip(id).map(|slip| slip.place);
+    let far = || desk.distance.get(id).map(|spot| spot.place);
+    let payload = books.bodies.get(queue, id, near.unwrap_or_else(far));
+    payload.map(Vec::from).unwrap_or_else(|_| vec![255; 8])
 }
 
 fn serial_of(payload: &[u8]) -> u64 {
