@@ -271,7 +271,13 @@ impl Shared {
     }
 
     fn push(&self, event: Event) {
+        self.put(event, false);
+    }
+
+    /// Whoever finds no event after the last one finds the end, and not before it: both change under one lock.
+    fn put(&self, event: Event, is_last: bool) {
         let mut state = self.lock();
+        state.is_over |= is_last;
         match &event {
             Event::Message { from, payload } => {
                 state.totals.delivered += 1;
@@ -301,9 +307,7 @@ impl Shared {
         self.ended.send_replace(Some(why));
         self.window.close();
         self.byte_window.close();
-        // Before the event that wakes the reader, who then finds it at the end.
-        self.lock().is_over = true;
-        self.push(Event::Ended(why));
+        self.put(Event::Ended(why), true);
     }
 }
 
@@ -430,5 +434,35 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
         let why = self.over.map(|why| if is_too_slow && why == Ended::Left { Ended::TooSlow } else { why });
         tracing::info!(me = %self.shared.me, ?why, "membership ended");
         self.shared.end(why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn a_reader_that_looks_while_a_membership_ends_finds_why() {
+        for _ in 0..2_000 {
+            let me = ProcessId { node: 1, incarnation: 1 };
+            let shared = Arc::new(Shared::new(me, Arc::default(), &Limits::default()));
+            let mut events = Events::new(Arc::clone(&shared));
+            let start = Arc::new(Barrier::new(2));
+            let begins = Arc::clone(&start);
+            let reader = std::thread::spawn(move || {
+                begins.wait();
+                loop {
+                    if let Poll::Ready(event) = events.poll_event(&mut Context::from_waker(Waker::noop())) {
+                        return event;
+                    }
+                }
+            });
+            start.wait();
+            shared.end(Some(Ended::Expelled));
+            let last = reader.join().unwrap();
+            assert!(matches!(last, Some(Event::Ended(Some(Ended::Expelled)))), "{last:?}");
+        }
     }
 }

@@ -1,6 +1,12 @@
 //! Members tell each other where the others can be dialled, so that a joiner needs the address of only one.
 //!
+//! Trust       only the word of a member of the view is taken, and only about members: as hearsay, which a node tries last
+//!             and forgets first.
+//! Method      a joiner hears of the others before it is in a view itself: what cannot be judged yet waits for the next view.
 //! Format      count u16, then for each: node u64, length u16, address as text; little-endian.
+//! Limits      [`INTRODUCED_MAX`] addresses in one introduction, [`EARLY_MAX`] introductions that wait.
+
+use std::collections::VecDeque;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quorate_protocols::ProcessId;
@@ -15,15 +21,19 @@ pub(super) struct Introducer {
     node: Node,
     channel: Channel,
     me: ProcessId,
+    book: Book,
 }
 
 impl Introducer {
     pub(super) fn new(node: Node, channel: Channel, me: ProcessId) -> Self {
-        Self { node, channel, me }
+        Self { node, channel, me, book: Book::default() }
     }
 
     /// Tells every other member of a new view where the members are, as far as this one knows.
-    pub(super) fn introduce(&self, view: &View) {
+    pub(super) fn introduce(&mut self, view: &View) {
+        let members = view.members.iter().map(|member| NodeId(member.node)).collect();
+        // What waited for this view may be what this member has to tell.
+        self.note(|book| book.begin(members));
         let mut known: Vec<(NodeId, Address)> = Vec::new();
         for member in view.members.iter() {
             let node = NodeId(member.node);
@@ -38,14 +48,53 @@ impl Introducer {
     }
 
     /// Notes what another member told. Bad bytes are dropped: an introduction is a help, not a promise.
-    pub(super) fn hear(&self, from: NodeId, frame: Bytes) {
+    pub(super) fn hear(&mut self, from: NodeId, frame: Bytes) {
         match decode(frame) {
-            Some(known) => {
-                let others = known.into_iter().filter(|(node, _)| node.0 != self.me.node);
-                others.for_each(|(node, address)| self.node.add_address(node, address));
-            }
+            Some(known) => self.note(|book| book.hear(from, known)),
             None => tracing::debug!(%from, "malformed introduction dropped"),
         }
+    }
+
+    fn note(&mut self, read: impl FnOnce(&mut Book) -> Vec<(NodeId, Address)>) {
+        let known = read(&mut self.book).into_iter().filter(|(node, _)| node.0 != self.me.node);
+        known.for_each(|(node, address)| self.node.hear_address(node, address));
+    }
+}
+
+/// Whose word is taken, about whom.
+#[derive(Default)]
+struct Book {
+    /// Of the present view.
+    members: Vec<NodeId>,
+    /// What was told by those who may be members of the next view, or about those; the last of each.
+    early: VecDeque<(NodeId, Vec<(NodeId, Address)>)>,
+}
+
+impl Book {
+    /// A view begins: gives what can be believed now.
+    fn begin(&mut self, members: Vec<NodeId>) -> Vec<(NodeId, Address)> {
+        self.members = members;
+        let early = std::mem::take(&mut self.early);
+        early.into_iter().flat_map(|(from, told)| self.believe(from, &told)).collect()
+    }
+
+    /// Gives what can be believed now, and keeps what may be later.
+    fn hear(&mut self, from: NodeId, told: Vec<(NodeId, Address)>) -> Vec<(NodeId, Address)> {
+        let believed = self.believe(from, &told);
+        if believed.len() < told.len() {
+            self.early.retain(|(earlier, _)| *earlier != from);
+            self.early.push_back((from, told));
+            if self.early.len() > EARLY_MAX {
+                self.early.pop_front();
+            }
+        }
+        believed
+    }
+
+    fn believe(&self, from: NodeId, told: &[(NodeId, Address)]) -> Vec<(NodeId, Address)> {
+        let is_member = |node: &NodeId| self.members.contains(node);
+        let told = told.iter().filter(|(node, _)| is_member(&from) && is_member(node));
+        told.cloned().collect()
     }
 }
 
@@ -54,14 +103,16 @@ fn encode(known: &[(NodeId, Address)]) -> Bytes {
     let known = &known[..known.len().min(INTRODUCED_MAX)];
     out.put_u16_le(known.len() as u16);
     for (node, address) in known {
-        let text = address.to_string();
+        let text = address.as_str();
         out.put_u64_le(node.0);
-        out.put_u16_le(text.len().min(ADDRESS_BYTES_MAX) as u16);
-        out.put_slice(&text.as_bytes()[..text.len().min(ADDRESS_BYTES_MAX)]);
+        // At most `Address::BYTES_MAX`, which fits.
+        out.put_u16_le(text.len() as u16);
+        out.put_slice(text.as_bytes());
     }
     out.freeze()
 }
 
+/// What can be read of it: another build may have transports that this one does not know.
 fn decode(mut frame: Bytes) -> Option<Vec<(NodeId, Address)>> {
     let count = usize::from(frame.try_get_u16_le().ok()?);
     if count > INTRODUCED_MAX {
@@ -71,11 +122,12 @@ fn decode(mut frame: Bytes) -> Option<Vec<(NodeId, Address)>> {
     for _ in 0..count {
         let node = NodeId(frame.try_get_u64_le().ok()?);
         let length = usize::from(frame.try_get_u16_le().ok()?);
-        if length > frame.len() || length > ADDRESS_BYTES_MAX {
+        if length > frame.len() || length > Address::BYTES_MAX {
             return None;
         }
         let text = frame.split_to(length);
-        known.push((node, std::str::from_utf8(&text).ok()?.parse().ok()?));
+        let address = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
+        known.extend(address.map(|address| (node, address)));
     }
     frame.is_empty().then_some(known)
 }
@@ -83,8 +135,8 @@ fn decode(mut frame: Bytes) -> Option<Vec<(NodeId, Address)>> {
 /// Addresses in one introduction: far more than members of a group.
 const INTRODUCED_MAX: usize = 1024;
 
-/// Bytes of one address.
-const ADDRESS_BYTES_MAX: usize = 512;
+/// Introductions that wait for the next view: each of them tells of all members.
+const EARLY_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -100,5 +152,35 @@ mod tests {
         for length in 0..frame.len() {
             assert_eq!(decode(frame.slice(..length)), None, "cut after {length} bytes");
         }
+    }
+    #[test]
+    fn what_cannot_be_read_of_an_introduction_costs_only_itself() {
+        let known = [(NodeId(1), "tcp://127.0.0.1:7".parse().unwrap())];
+        let mut frame = BytesMut::from(&encode(&known)[..]);
+        frame[0] = 2;
+        frame.put_u64_le(3);
+        frame.put_u16_le(3);
+        frame.put_slice(b"\xff??");
+        assert_eq!(decode(frame.freeze()), Some(known.to_vec()));
+    }
+
+    #[test]
+    fn only_members_are_believed_and_only_about_members() {
+        let at = |node: u64| (NodeId(node), format!("mem://{node}").parse::<Address>().unwrap());
+        let nodes = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect::<Vec<_>>();
+        let mut book = Book::default();
+        // Before the first view nobody is, and a stranger's word is never taken.
+        assert_eq!(book.hear(NodeId(1), vec![at(1), at(2), at(9)]), []);
+        assert_eq!(book.hear(NodeId(7), (0..1_000).map(at).collect()), []);
+        assert_eq!(book.begin(nodes(&[1, 2, 3])), [at(1), at(2)]);
+        assert_eq!(book.hear(NodeId(8), vec![at(2), at(3)]), []);
+        // A member that is ahead tells of whom this one does not know yet.
+        assert_eq!(book.hear(NodeId(2), vec![at(3), at(4)]), [at(3)]);
+        assert_eq!(book.begin(nodes(&[1, 2, 3, 4])), [at(3), at(4)]);
+        assert_eq!(book.begin(nodes(&[1, 2, 3, 4, 7, 8])), []);
+        for stranger in 100..200 {
+            book.hear(NodeId(stranger), vec![at(1)]);
+        }
+        assert_eq!(book.early.len(), EARLY_MAX);
     }
 }

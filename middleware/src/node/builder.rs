@@ -165,7 +165,8 @@ pub struct Limits {
     /// The longest pause between attempts. Default 2 s. Each pause is shortened by up to a half at random, so that
     /// many nodes do not come back at once.
     pub backoff_max: Duration,
-    /// Peers that the node knows at the same time, connected or not. Default 1024.
+    /// Peers that the node knows at the same time, connected or not. Default 1024. For a newcomer one is forgotten that
+    /// is not connected and that the user did not name; first those that nobody but others has told of.
     pub peers_max: usize,
     /// Handshakes of incoming connections at the same time. Default 64. Beyond it the oldest one of the address that
     /// has most of them is given up.

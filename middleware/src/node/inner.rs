@@ -1,7 +1,8 @@
 //! What all clones of a node and its tasks share.
 //!
-//! Locks       a peer's state may be held while taking `running`, `tasks` or a connection's own lock, never the other
-//!             way; `up` is held while handlers are told, and nothing is held while taking it.
+//! Locks       the table of peers may be held while taking a peer's state; that may be held while taking `running`,
+//!             `tasks` or a connection's own lock, never the other way; `up` is held while handlers are told, and nothing
+//!             is held while taking it.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -29,7 +30,7 @@ use super::builder::{Admit, Limits};
 use super::channel::{CHANNEL_BYTES, Channel, ChannelGuard, ChannelHandler, Channels, PeerEvent};
 use super::directory::Directory;
 use super::error::{ChannelTaken, ConnectError, SendError};
-use super::peer::{Peer, PeerState};
+use super::peer::{Peer, PeerState, Worth};
 
 pub(super) struct Inner {
     pub(super) identity: Identity,
@@ -230,9 +231,17 @@ impl Inner {
 
     pub(super) fn add_address(self: &Arc<Self>, node: NodeId, address: Address) {
         if node != self.identity.node
-            && let Ok(peer) = self.peer_or_insert(node)
+            && let Ok(peer) = self.enter(node, Worth::Attempt, |state| state.give_address(address))
         {
-            peer.state().give_address(address);
+            peer.changed.notify_waiters();
+        }
+    }
+
+    pub(super) fn hear_address(&self, node: NodeId, address: Address) {
+        // Without room for it, it is as if it had not been said.
+        if node != self.identity.node
+            && let Ok(peer) = self.enter(node, Worth::Hearsay, |state| state.hear_address(address))
+        {
             peer.changed.notify_waiters();
         }
     }
@@ -246,10 +255,7 @@ impl Inner {
         let peer = self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(&node);
         if let Some(peer) = peer {
             let mut state = peer.state();
-            state.is_kept = false;
-            state.given.clear();
-            state.told.clear();
-            let dropped = state.backlog.clear();
+            let dropped = state.clear();
             self.counters.expired.fetch_add(dropped as u64, Ordering::Relaxed);
             let active = state.active.iter().map(|active| (active.serial, active.connection.clone()));
             let beside = state.active.iter().flat_map(|active| &active.spares).chain(&state.lingering);
@@ -503,16 +509,37 @@ impl Inner {
     }
 
     pub(super) fn peer_or_insert(&self, node: NodeId) -> Result<Arc<Peer>, ConnectError> {
+        self.enter(node, Worth::Attempt, |_| {})
+    }
+
+    /// The peer's entry, and what is noted in it. For a new one in a full table the one of the least worth goes, up to
+    /// `at_most`.
+    fn enter(
+        &self,
+        node: NodeId,
+        at_most: Worth,
+        note: impl FnOnce(&mut PeerState),
+    ) -> Result<Arc<Peer>, ConnectError> {
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(peer) = peers.get(&node) {
+            note(&mut peer.state());
             return Ok(peer.clone());
         }
         let limit = self.limits.peers_max;
         if peers.len() >= limit {
-            let stale = peers.iter().find(|(_, peer)| peer.state().is_forgettable()).map(|(node, _)| *node);
-            peers.remove(&stale.ok_or(ConnectError::TooManyPeers { limit })?);
+            let worths = peers.iter().filter_map(|(node, peer)| Some((peer.state().worth()?, *node)));
+            let least = worths.min().filter(|(worth, _)| *worth <= at_most);
+            let (_, least) = least.ok_or(ConnectError::TooManyPeers { limit })?;
+            if let Some(peer) = peers.remove(&least) {
+                // Whoever dials it finds that there is no reason to any more.
+                let dropped = peer.state().clear();
+                self.counters.expired.fetch_add(dropped as u64, Ordering::Relaxed);
+                peer.changed.notify_waiters();
+            }
         }
         let peer = Arc::new(Peer::new(node));
+        // Before somebody else takes the entry for one of no worth.
+        note(&mut peer.state());
         peers.insert(node, peer.clone());
         Ok(peer)
     }

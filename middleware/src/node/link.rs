@@ -100,9 +100,9 @@ impl Inner {
                     Ok(_) => break,
                     Err(ConnectError::Handshake(error)) => {
                         is_turned_away |= matches!(error, HandshakeError::Duplicate { .. });
-                        // What the peer once said of this address no longer holds.
+                        // What was once said of this address does not hold.
                         if let HandshakeError::Mismatch { source: Mismatch::Node { .. }, .. } = error {
-                            peer.state().told.retain(|told| *told != address);
+                            peer.state().unlearn(&address);
                         }
                     }
                     Err(_) => {}
@@ -559,6 +559,42 @@ mod tests {
         peer.state().postponed = Some((life(2), 3));
         Inner::announce_running(&inner, &peer, life(2), 3);
         assert_eq!(inner.announced(), [life(2)]);
+    }
+
+    fn crowded(peers_max: usize) -> Arc<Inner> {
+        let limits = Limits { peers_max, ..Limits::default() };
+        let settings = Settings { codec: CodecId::default(), limits, admit: None, seed: 0 };
+        let me = Identity::new(NodeId(1), Incarnation(1));
+        Arc::new(Inner::new(me, vec![], None, Registry::new(), settings))
+    }
+
+    #[tokio::test]
+    async fn hearsay_displaces_nobody_but_hearsay_and_makes_room_for_whoever_comes() {
+        let place = |number: u64| format!("mem://{number}").parse::<Address>().unwrap();
+        let inner = crowded(4);
+        inner.add_address(NodeId(2), place(2));
+        let once_connected = inner.peer_or_insert(NodeId(3)).unwrap();
+        once_connected.state().connections = 1;
+        for invented in 100..1_000 {
+            inner.hear_address(NodeId(invented), place(invented));
+            inner.hear_address(NodeId(2), place(invented));
+        }
+        let known: Vec<u64> = inner.peers().keys().map(|node| node.0).collect();
+        assert!(known.starts_with(&[2, 3]) && known.len() == 4, "{known:?}");
+        // The user's word is the first that is tried, whatever others say.
+        let addresses = inner.addresses_of(NodeId(2));
+        assert_eq!((&addresses[0], addresses.len()), (&place(2), 9));
+        // Something is sent to what is left of the hearsay, so that it is dialled; still it makes room.
+        let doubtful = inner.peers().values().filter(|peer| peer.node.0 >= 100).cloned().collect::<Vec<_>>();
+        doubtful.iter().for_each(|peer| peer.state().is_dialling = true);
+        inner.hear_address(NodeId(5_000), place(5));
+        assert!(inner.addresses_of(NodeId(5_000)).is_empty(), "hearsay does not end an attempt");
+        for newcomer in [10, 11, 12] {
+            inner.peer_or_insert(NodeId(newcomer)).unwrap().state().accepting = 1;
+        }
+        assert!(doubtful.iter().all(|peer| !peer.state().is_dialable()), "nobody goes on dialling it");
+        assert!(matches!(inner.peer_or_insert(NodeId(13)), Err(ConnectError::TooManyPeers { limit: 4 })));
+        assert!(inner.peers().contains_key(&NodeId(2)), "whom the user named is not forgotten");
     }
 
     #[test]

@@ -110,7 +110,13 @@ impl Node {
         self.inner.add_address(node, address);
     }
 
-    /// Where a node can be dialled, as far as this one was told, by its user or by the node itself.
+    /// Notes what somebody else says of where a node can be dialled. It is tried last, and what is known of a node by
+    /// hearsay only is the first to be forgotten when there are too many peers.
+    pub(crate) fn hear_address(&self, node: NodeId, address: Address) {
+        self.inner.hear_address(node, address);
+    }
+
+    /// Where a node can be dialled, as far as this one was told: by its user, by the node itself, by others.
     pub fn addresses_of(&self, node: NodeId) -> Vec<Address> {
         self.inner.addresses_of(node)
     }

@@ -39,6 +39,8 @@ pub(super) struct PeerState {
     pub(super) given: VecDeque<Address>,
     /// Addresses that the peer itself told last.
     pub(super) told: Vec<Address>,
+    /// Addresses that others told of it: nobody answers for them.
+    pub(super) heard: VecDeque<Address>,
     /// The user wants it connected.
     pub(super) is_kept: bool,
     /// A task dials it, or pauses before it does.
@@ -59,14 +61,22 @@ pub(super) struct PeerState {
 }
 
 impl PeerState {
-    /// Where to dial, the user's word first.
+    /// Where to dial: the user's word first, hearsay last.
     pub(super) fn addresses(&self) -> Vec<Address> {
         let told = self.told.iter().filter(|address| !self.given.contains(address));
-        self.given.iter().chain(told).cloned().collect()
+        let known = |address: &&Address| self.given.contains(address) || self.told.contains(address);
+        let heard = self.heard.iter().filter(|address| !known(address));
+        self.given.iter().chain(told).chain(heard).cloned().collect()
     }
 
     pub(super) fn is_dialable(&self) -> bool {
-        !self.given.is_empty() || !self.told.is_empty()
+        !self.given.is_empty() || !self.told.is_empty() || !self.heard.is_empty()
+    }
+
+    /// Somebody else is there.
+    pub(super) fn unlearn(&mut self, address: &Address) {
+        self.told.retain(|told| told != address);
+        self.heard.retain(|heard| heard != address);
     }
 
     /// There is a reason to dial, and a way.
@@ -80,22 +90,54 @@ impl PeerState {
     }
 
     pub(super) fn give_address(&mut self, address: Address) {
-        self.given.retain(|known| *known != address);
-        self.given.push_back(address);
-        if self.given.len() > ADDRESSES_MAX {
-            self.given.pop_front();
+        note(&mut self.given, address);
+    }
+
+    pub(super) fn hear_address(&mut self, address: Address) {
+        note(&mut self.heard, address);
+    }
+
+    /// What is lost when the node forgets it to make room; `None` when it must not.
+    pub(super) fn worth(&self) -> Option<Worth> {
+        let is_connected = self.active.is_some() || self.accepting > 0 || !self.lingering.is_empty();
+        if is_connected || !self.given.is_empty() || self.is_kept {
+            return None;
+        }
+        match (self.is_dialling || !self.backlog.messages.is_empty(), self.connections > 0) {
+            (false, false) => Some(Worth::Hearsay),
+            (false, true) => Some(Worth::Acquaintance),
+            (true, false) => Some(Worth::Attempt),
+            (true, true) => None,
         }
     }
 
-    /// Nothing would be lost if the node forgot it.
-    pub(super) fn is_forgettable(&self) -> bool {
-        self.active.is_none()
-            && self.given.is_empty()
-            && !self.is_kept
-            && !self.is_dialling
-            && self.accepting == 0
-            && self.lingering.is_empty()
-            && self.backlog.messages.is_empty()
+    /// Forgets where it is and what waits for it; gives the number of messages.
+    pub(super) fn clear(&mut self) -> usize {
+        self.is_kept = false;
+        self.given.clear();
+        self.told.clear();
+        self.heard.clear();
+        self.backlog.clear()
+    }
+}
+
+/// What a peer that the user did not name, and that is not connected, is to the node; the least goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Worth {
+    /// Others have told of it. It may not even be.
+    Hearsay,
+    /// It was connected once.
+    Acquaintance,
+    /// Hearsay that something waits for: whoever comes in person goes before it.
+    Attempt,
+}
+
+/// The last of a few.
+fn note(known: &mut VecDeque<Address>, address: Address) {
+    known.retain(|known| *known != address);
+    known.push_back(address);
+    if known.len() > ADDRESSES_MAX {
+        known.pop_front();
     }
 }
 
@@ -252,7 +294,7 @@ impl Backlog {
     }
 }
 
-/// Addresses kept per peer.
+/// Addresses kept per peer, of those that the user gave and of those that others told.
 const ADDRESSES_MAX: usize = 8;
 
 #[cfg(test)]

@@ -18,9 +18,13 @@ pub(super) struct Owner {
     pub(super) held: BTreeMap<u64, Held>,
     /// Until then the owner keeps what is registered.
     lease_until: Time,
-    /// When it is given up for good unless it says something.
+    /// When it is given up unless it gets on.
     given_up_at: Time,
-    is_ended: bool,
+    word: OwnersWord,
+    /// It has answered, in whichever session.
+    is_heard: bool,
+    /// The node that brought the first of its references.
+    brought_by: u64,
     /// The number after the last change that it was told.
     told: u64,
     /// When it is told again.
@@ -29,14 +33,26 @@ pub(super) struct Owner {
     pause: Duration,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OwnersWord {
+    /// It is told what is held, and expected to answer.
+    Expected,
+    /// It did not for so long that it is told nothing any more. When there is a sign of it, it is told anew.
+    GivenUp,
+    /// Its life is over.
+    Ended,
+}
+
 /// A reference that is held.
 #[derive(Debug)]
 pub(super) struct Held {
     uses: u64,
     pins: u64,
     state: State,
-    /// Who is to be told when it is registered.
-    senders: Vec<(ProcessId, u64)>,
+    /// Until then whoever brought it last is taken to keep it, when the owner does not do so yet.
+    brought_until: Time,
+    /// Who is to be told when it is registered: of each the last pin, which is the one that lasts longest.
+    senders: BTreeMap<ProcessId, u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +67,7 @@ enum State {
 impl Owner {
     /// The owner is told no more: there is nothing to say, or nobody to say it to.
     fn is_silent(&self) -> bool {
-        self.is_ended || (self.held.is_empty() && self.unconfirmed.is_empty())
+        self.word != OwnersWord::Expected || (self.held.is_empty() && self.unconfirmed.is_empty())
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
@@ -63,6 +79,25 @@ impl Owner {
         self.unconfirmed.push_back(Change { number, is_held });
         self.tell_at = self.tell_at.min(now);
         self.first + self.unconfirmed.len() as u64 - 1
+    }
+
+    /// Everything that is held is claimed anew, in a session of its own.
+    fn begin_session(&mut self, now: Time, epoch: u64) {
+        self.word = OwnersWord::Expected;
+        self.epoch = epoch;
+        self.first = 1;
+        self.unconfirmed.clear();
+        self.told = 1;
+        // Nothing is known to be kept until it is confirmed.
+        self.lease_until = Time::ZERO;
+        for (number, held) in &mut self.held {
+            if matches!(held.state, State::Registered | State::Registering(_)) {
+                self.unconfirmed.push_back(Change { number: *number, is_held: true });
+                held.state = State::Registering(self.unconfirmed.len() as u64);
+            }
+        }
+        self.tell_at = now;
+        self.pause = RETRY_MIN;
     }
 
     pub(super) fn check(&self, id: ProcessId, pinned: &impl Fn(Reference) -> u64) -> Result<(), Violation> {
@@ -86,9 +121,10 @@ impl Objects {
         match held.state {
             State::Gone => Standing::ObjectGone,
             State::Refused => Standing::Refused,
-            _ if owner.is_ended => Standing::OwnerEnded,
+            _ if owner.word == OwnersWord::Ended => Standing::OwnerEnded,
+            _ if owner.word == OwnersWord::GivenUp => Standing::OwnerSilent,
             State::Registered if now < owner.lease_until => Standing::Held,
-            State::Registering(_) if now < owner.lease_until => Standing::Arriving,
+            State::Registering(_) if now < owner.lease_until.max(held.brought_until) => Standing::Arriving,
             State::Registered | State::Registering(_) => Standing::OwnerSilent,
         }
     }
@@ -96,6 +132,24 @@ impl Objects {
     /// Until when the owner is known to keep what is registered with it; for the simulator.
     pub fn lease_until(&self, owner: ProcessId) -> Option<Time> {
         self.owners.get(&owner).map(|owner| owner.lease_until)
+    }
+
+    /// True when one reference more may be taken from a process: within the limits, and those of its owner get on.
+    pub fn may_take(&self, reference: Reference, from: ProcessId) -> bool {
+        if reference.owner == self.me {
+            return true;
+        }
+        let Some(owner) = self.owners.get(&reference.owner) else {
+            let is_unheard_of_his = |owner: &&Owner| !owner.is_heard && owner.brought_by == from.node;
+            let limit = self.config.owners_max;
+            return self.held < self.config.held_max
+                && self.owners.len() < limit
+                // Whoever invents owners leaves room for those whom others bring.
+                && self.owners.values().filter(is_unheard_of_his).count() < limit.div_ceil(OWNERS_SHARE);
+        };
+        owner.held.contains_key(&reference.number)
+            || (self.held < self.config.held_max
+                && owner.unconfirmed.len() <= owner.held.len() + UNCONFIRMED_BEYOND_HELD)
     }
 
     fn held_mut(&mut self, reference: Reference) -> Option<&mut Held> {
@@ -136,12 +190,17 @@ impl Objects {
         }
         let state = held.state;
         let senders = owner.held.remove(&reference.number).map(|held| held.senders).unwrap_or_default();
-        if owner.is_ended {
-            if owner.held.is_empty() {
+        self.held -= 1;
+        if owner.word == OwnersWord::Expected && state != State::Gone {
+            owner.push(now, reference.number, false);
+        }
+        if owner.held.is_empty() {
+            // After a lease without a word the owner keeps nothing of what it has not heard by then.
+            owner.given_up_at = owner.given_up_at.min(now + self.config.lease);
+            // One that was told nothing, or is told nothing any more, has nothing to forget.
+            if owner.is_silent() || (owner.first, owner.told) == (1, 1) {
                 self.owners.remove(&reference.owner);
             }
-        } else if state != State::Gone {
-            owner.push(now, reference.number, false);
         }
         // What is not used any more need not be kept on its way here.
         for (sender, pin) in senders {
@@ -157,7 +216,9 @@ impl Objects {
         pin: u64,
         out: &mut Outputs<Self>,
     ) {
-        let epochs = &mut self.epochs;
+        // Whoever brings it has it from its owner.
+        self.on_sign(now, reference.owner);
+        let (epochs, lease) = (&mut self.epochs, holders_lease(&self.config));
         let owner = self.owners.entry(reference.owner).or_insert_with(|| {
             *epochs += 1;
             Owner {
@@ -166,27 +227,39 @@ impl Objects {
                 unconfirmed: VecDeque::new(),
                 held: BTreeMap::new(),
                 // What is not registered relies on its sender; this is when its silence is told.
-                lease_until: now + holders_lease(&self.config),
-                given_up_at: now + self.config.lease * GIVEN_UP_LEASES,
-                is_ended: false,
+                lease_until: now + lease,
+                given_up_at: Time::ZERO,
+                word: OwnersWord::Expected,
+                is_heard: false,
+                brought_by: from.node,
                 told: 1,
                 tell_at: now,
                 pause: RETRY_MIN,
             }
         });
+        if owner.held.is_empty() {
+            owner.given_up_at = now + self.config.lease * GIVEN_UP_LEASES;
+        }
         if !owner.held.contains_key(&reference.number) {
-            let change = owner.push(now, reference.number, true);
-            let state = State::Registering(change);
-            owner.held.insert(reference.number, Held { uses: 0, pins: 0, state, senders: Vec::new() });
+            let state = match owner.word {
+                OwnersWord::Ended => State::Registered,
+                _ => State::Registering(owner.push(now, reference.number, true)),
+            };
+            let fresh = Held { uses: 0, pins: 0, state, brought_until: now, senders: BTreeMap::new() };
+            owner.held.insert(reference.number, fresh);
+            self.held += 1;
         }
         let Some(held) = owner.held.get_mut(&reference.number) else { return };
         held.uses += 1;
+        held.brought_until = now + lease;
         match held.state {
-            _ if owner.is_ended => out.event(ObjectsEvent::Dangling(reference)),
+            _ if owner.word == OwnersWord::Ended => out.event(ObjectsEvent::Dangling(reference)),
             State::Registered if now < owner.lease_until => {}
             // Until the owner has confirmed it, or that the lease still runs, the sender keeps it.
             State::Registering(_) | State::Registered => {
-                held.senders.push((from, pin));
+                if let Some(earlier) = held.senders.insert(from, pin) {
+                    self.say_arrived(now, from, vec![earlier], out);
+                }
                 return;
             }
             State::Gone | State::Refused => out.event(ObjectsEvent::Dangling(reference)),
@@ -206,7 +279,7 @@ impl Objects {
         out: &mut Outputs<Self>,
     ) {
         let Some(owner) = self.owners.get_mut(&from) else { return };
-        if owner.epoch != epoch || owner.is_ended {
+        if owner.epoch != epoch || owner.word != OwnersWord::Expected {
             return;
         }
         let end = owner.first + owner.unconfirmed.len() as u64;
@@ -219,7 +292,11 @@ impl Objects {
             false => Time::from_nanos(stamp).min(now),
         };
         owner.lease_until = owner.lease_until.max(counts_from + holders_lease(&self.config));
-        owner.given_up_at = now + self.config.lease * GIVEN_UP_LEASES;
+        owner.is_heard = true;
+        // One that answers and confirms nothing does not get on.
+        if next > owner.first || owner.unconfirmed.is_empty() {
+            owner.given_up_at = now + self.config.lease * GIVEN_UP_LEASES;
+        }
         let mut senders: BTreeMap<ProcessId, Vec<u64>> = BTreeMap::new();
         if next > owner.first {
             let confirmed = owner.unconfirmed.drain(..(next - owner.first) as usize);
@@ -252,7 +329,7 @@ impl Objects {
                 State::Gone | State::Refused => false,
             };
             if !waits {
-                for (sender, pin) in held.senders.drain(..) {
+                for (sender, pin) in std::mem::take(&mut held.senders) {
                     senders.entry(sender).or_default().push(pin);
                 }
             }
@@ -273,46 +350,49 @@ impl Objects {
 
     /// The owner has forgotten the session: it ended without our knowing. Everything is claimed again.
     pub(super) fn on_unknown(&mut self, now: Time, from: ProcessId, epoch: u64) {
-        let Some(owner) = self.owners.get_mut(&from).filter(|owner| owner.epoch == epoch) else { return };
-        if owner.is_ended {
+        let Some(owner) = self.owners.get_mut(&from) else { return };
+        if owner.epoch != epoch || owner.word != OwnersWord::Expected {
             return;
         }
+        owner.is_heard = true;
         self.epochs += 1;
-        owner.epoch = self.epochs;
-        owner.first = 1;
-        owner.unconfirmed.clear();
-        owner.told = 1;
-        // Nothing is known to be kept until it is confirmed.
-        owner.lease_until = Time::ZERO;
-        for (number, held) in &mut owner.held {
-            if matches!(held.state, State::Registered | State::Registering(_)) {
-                owner.unconfirmed.push_back(Change { number: *number, is_held: true });
-                held.state = State::Registering(owner.unconfirmed.len() as u64);
-            }
-        }
-        owner.tell_at = now;
-        owner.pause = RETRY_MIN;
+        // It does not get on by that: it may say so again and again.
+        owner.begin_session(now, self.epochs);
         if owner.is_silent() {
             self.owners.remove(&from);
         }
     }
 
+    /// There is a sign that this life of an owner goes on: one that was given up is told what is held of it.
+    pub(super) fn on_sign(&mut self, now: Time, id: ProcessId) {
+        let given_up = |owner: &&mut Owner| owner.word == OwnersWord::GivenUp;
+        if let Some(owner) = self.owners.get_mut(&id).filter(given_up) {
+            self.epochs += 1;
+            owner.begin_session(now, self.epochs);
+            owner.given_up_at = now + self.config.lease * GIVEN_UP_LEASES;
+        }
+    }
+
     /// That life of the owner is over: what is held of it will never be there again.
     pub(super) fn owner_ended(&mut self, now: Time, id: ProcessId, out: &mut Outputs<Self>) {
-        let Some(owner) = self.owners.get_mut(&id) else { return };
-        if owner.is_ended {
-            return;
-        }
-        owner.is_ended = true;
-        owner.unconfirmed.clear();
-        let mut senders = Vec::new();
-        for (number, held) in &mut owner.held {
-            senders.append(&mut held.senders);
-            if matches!(held.state, State::Registered | State::Registering(_)) {
-                self.stats.dangling += 1;
-                out.event(ObjectsEvent::Dangling(Reference { owner: id, number: *number }));
+        if let Some(owner) = self.owners.get(&id).filter(|owner| owner.word != OwnersWord::Ended) {
+            for (number, held) in &owner.held {
+                if matches!(held.state, State::Registered | State::Registering(_)) {
+                    self.stats.dangling += 1;
+                    out.event(ObjectsEvent::Dangling(Reference { owner: id, number: *number }));
+                }
             }
+            self.silence(now, id, OwnersWord::Ended, out);
         }
+    }
+
+    /// The owner is told nothing any more.
+    fn silence(&mut self, now: Time, id: ProcessId, word: OwnersWord, out: &mut Outputs<Self>) {
+        let Some(owner) = self.owners.get_mut(&id) else { return };
+        owner.word = word;
+        owner.unconfirmed.clear();
+        let held = owner.held.values_mut();
+        let senders: Vec<_> = held.flat_map(|held| std::mem::take(&mut held.senders)).collect();
         if owner.held.is_empty() {
             self.owners.remove(&id);
         }
@@ -323,7 +403,7 @@ impl Objects {
 
     /// Tells every owner, once, that nothing is held any more. Whom it does not reach, the lease tells.
     pub(super) fn say_goodbye(&mut self, now: Time, out: &mut Outputs<Self>) {
-        for owner in self.owners.values_mut().filter(|owner| !owner.is_ended) {
+        for owner in self.owners.values_mut().filter(|owner| owner.word == OwnersWord::Expected) {
             let numbers: Vec<u64> = owner.held.keys().copied().collect();
             for number in numbers {
                 owner.push(now, number, false);
@@ -343,7 +423,7 @@ impl Objects {
         for id in due {
             let Some(owner) = self.owners.get_mut(&id) else { continue };
             if now >= owner.given_up_at {
-                self.owner_ended(now, id, out);
+                self.silence(now, id, OwnersWord::GivenUp, out);
                 continue;
             }
             let changes: Vec<Change> = owner.unconfirmed.iter().take(CHANGES_PER_MESSAGE).copied().collect();
@@ -375,5 +455,11 @@ fn renewal(config: &ObjectsConfig) -> Duration {
 const RETRY_MIN: Duration = Duration::from_millis(200);
 /// Changes in one message: 9 KiB.
 const CHANGES_PER_MESSAGE: usize = 1024;
-/// An owner that says nothing for so many leases is told nothing any more, and counts as ended.
+/// An owner that confirms nothing for so many leases is told nothing any more until there is a sign of it; one of which
+/// nothing is held, after a single lease.
 const GIVEN_UP_LEASES: u32 = 10;
+/// What part of all owners one node may bring of which none has answered yet.
+const OWNERS_SHARE: usize = 4;
+/// Changes that an owner has not confirmed, beyond those that say what is held now: further references of it are refused.
+/// Eight full messages; an owner that answers within a second confirms as many in it.
+const UNCONFIRMED_BEYOND_HELD: usize = 8 * CHANGES_PER_MESSAGE;

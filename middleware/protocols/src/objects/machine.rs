@@ -19,9 +19,13 @@ pub struct Objects {
     pub(super) owners: BTreeMap<ProcessId, Owner>,
     /// The number of the last session with any owner.
     pub(super) epochs: u64,
+    /// References held of all owners.
+    pub(super) held: usize,
     pins: BTreeMap<u64, Pin>,
     /// The same, in the order in which they end.
     ends: BTreeSet<(Time, u64)>,
+    /// The same for each node that they go to.
+    ends_of: BTreeMap<u64, BTreeSet<(Time, u64)>>,
     pub(super) stats: ObjectsStats,
 }
 
@@ -44,8 +48,10 @@ impl Objects {
             holders: BTreeMap::new(),
             owners: BTreeMap::new(),
             epochs: first,
+            held: 0,
             pins: BTreeMap::new(),
             ends: BTreeSet::new(),
+            ends_of: BTreeMap::new(),
             stats: ObjectsStats::default(),
         }
     }
@@ -72,7 +78,7 @@ impl Objects {
 
     /// References held now.
     pub fn held(&self) -> usize {
-        self.owners.values().map(|owner| owner.held.len()).sum()
+        self.held
     }
 
     /// References on their way now.
@@ -83,7 +89,17 @@ impl Objects {
     /// True when a process may be given one object of ours more, as far as is known.
     pub fn may_give(&self, to: ProcessId) -> bool {
         let held: usize = self.holders_of(to.node).map(|holder| holder.held.len()).sum();
-        held < self.config.holder_max && self.pins.len() < self.config.pins_max
+        held < self.config.holder_max && self.pinned_for(to.node) < self.pins_share()
+    }
+
+    /// References that are on their way to a node.
+    fn pinned_for(&self, node: u64) -> usize {
+        self.ends_of.get(&node).map_or(0, BTreeSet::len)
+    }
+
+    /// How many may be on their way to one node: whoever asks for many and confirms none takes nobody else's.
+    fn pins_share(&self) -> usize {
+        self.config.pins_max.div_ceil(PINS_SHARE)
     }
 
     /// What is known of a reference at this moment.
@@ -120,21 +136,35 @@ impl Objects {
         if !is_pinned || self.pins.contains_key(&pin) {
             return;
         }
-        if self.pins.len() >= self.config.pins_max
-            && let Some((_, oldest)) = self.ends.first().copied()
-        {
+        // For whoever has too many on the way, or else for whoever has most, the oldest is given up.
+        let crowded = match self.pinned_for(to.node) >= self.pins_share() {
+            true => Some(to.node),
+            false if self.pins.len() >= self.config.pins_max => {
+                self.ends_of.iter().max_by_key(|(_, ends)| ends.len()).map(|(node, _)| *node)
+            }
+            false => None,
+        };
+        let oldest = crowded.and_then(|node| self.ends_of.get(&node)?.first());
+        if let Some((_, oldest)) = oldest.copied() {
             self.stats.lost_in_transit += 1;
             self.unpin(now, oldest, out);
         }
         let until = now + self.config.transit;
         self.pins.insert(pin, Pin { reference, to, until });
         self.ends.insert((until, pin));
+        self.ends_of.entry(to.node).or_default().insert((until, pin));
     }
 
     /// A reference is on its way no more.
     pub(super) fn unpin(&mut self, now: Time, pin: u64, out: &mut Outputs<Self>) {
-        let Some(Pin { reference, until, .. }) = self.pins.remove(&pin) else { return };
+        let Some(Pin { reference, to, until }) = self.pins.remove(&pin) else { return };
         self.ends.remove(&(until, pin));
+        if let Some(ends) = self.ends_of.get_mut(&to.node) {
+            ends.remove(&(until, pin));
+            if ends.is_empty() {
+                self.ends_of.remove(&to.node);
+            }
+        }
         if reference.owner != self.me {
             self.unpin_held(now, reference, out);
         } else if let Some(object) = self.exported.get_mut(&reference.number) {
@@ -211,6 +241,7 @@ impl Objects {
             ObjectsCommand::Arrive { reference, from, pin } => {
                 self.arrive_held(now, reference, from, pin, out);
             }
+            ObjectsCommand::Want(reference) => self.on_sign(now, reference.owner),
             ObjectsCommand::Ended(life) => {
                 self.ended_before(now, life.node, life.incarnation.saturating_add(1), out);
             }
@@ -235,18 +266,24 @@ impl Machine for Objects {
         match input {
             Input::Command(command) => self.command(now, command, out),
             Input::Received { from, .. } if from == self.me => {}
-            Input::Received { from, message } => match message {
-                ObjectsMessage::Claims { epoch, stamp, first, changes } => {
-                    self.on_claims(now, from, epoch, stamp, first, &changes, out);
+            Input::Received { from, message } => {
+                self.on_sign(now, from);
+                match message {
+                    ObjectsMessage::Claims { epoch, stamp, first, changes } => {
+                        self.on_claims(now, from, epoch, stamp, first, &changes, out);
+                    }
+                    ObjectsMessage::Known { epoch, stamp, next, gone, refused } => {
+                        self.on_known(now, from, epoch, stamp, next, (&gone, &refused), out);
+                    }
+                    ObjectsMessage::Unknown { epoch } => self.on_unknown(now, from, epoch),
+                    ObjectsMessage::Arrived { pins } => self.on_arrived(now, from, &pins, out),
                 }
-                ObjectsMessage::Known { epoch, stamp, next, gone, refused } => {
-                    self.on_known(now, from, epoch, stamp, next, (&gone, &refused), out);
-                }
-                ObjectsMessage::Unknown { epoch } => self.on_unknown(now, from, epoch),
-                ObjectsMessage::Arrived { pins } => self.on_arrived(now, from, &pins, out),
-            },
-            // A new life of a node is the end of the one before.
-            Input::Reachable(peer) => self.ended_before(now, peer.node, peer.incarnation, out),
+            }
+            Input::Reachable(peer) => {
+                // A new life of a node is the end of the one before.
+                self.ended_before(now, peer.node, peer.incarnation, out);
+                self.on_sign(now, peer);
+            }
             Input::Unreachable(_) => {}
             Input::Tick => {
                 while let Some((_, pin)) = self.ends.first().copied().filter(|(until, _)| *until <= now) {
@@ -268,7 +305,11 @@ impl Machine for Objects {
 
     fn check(&self) -> Result<(), Violation> {
         let broken = |what: &str, reference: Reference| Err(Violation(format!("{what}: {reference}")));
-        if self.pins.len() != self.ends.len() {
+        if self.held != self.owners.values().map(|owner| owner.held.len()).sum::<usize>() {
+            return Err(Violation("what is held is miscounted".to_owned()));
+        }
+        let by_node: usize = self.ends_of.values().map(BTreeSet::len).sum();
+        if self.pins.len() != self.ends.len() || self.pins.len() != by_node {
             return Err(Violation("pins and their ends differ".to_owned()));
         }
         let pinned =
@@ -289,3 +330,6 @@ impl Machine for Objects {
         Ok(())
     }
 }
+
+/// What part of all references on their way may go to one node.
+const PINS_SHARE: usize = 4;

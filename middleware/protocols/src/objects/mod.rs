@@ -66,7 +66,12 @@ pub struct ObjectsConfig {
     pub holder_max: usize,
     /// References that this process may hold at once. Default 65,536.
     pub held_max: usize,
-    /// References of this process that may be on their way at once. Default 65,536.
+    /// Processes of which references may be held, or are still to be told that nothing is. Default 4,096. Of a quarter of
+    /// these one process may bring references before any of them has answered.
+    pub owners_max: usize,
+    /// References that this process may have on their way at once. Default 65,536; to one node at most a quarter of them.
+    /// Beyond it no object of this process is passed on to that node; of others' objects the one that has been longest on
+    /// its way, to that node or else to the node with the most of them, is kept for it no longer.
     pub pins_max: usize,
     /// Which known bug to plant.
     pub plant: Plant,
@@ -80,6 +85,7 @@ impl Default for ObjectsConfig {
             exported_max: 65_536,
             holder_max: 16_384,
             held_max: 65_536,
+            owners_max: 4_096,
             pins_max: 65_536,
             plant: Plant::NONE,
         }
@@ -124,6 +130,8 @@ pub enum ObjectsCommand {
         /// The pin that travelled with it.
         pin: u64,
     },
+    /// Somebody would use a reference whose owner is silent: one that was given up is told again what is held of it.
+    Want(Reference),
     /// A life of a node is known to be over.
     Ended(ProcessId),
     /// This process stops: every owner is told that nothing of it is held any more, and no object can be called.

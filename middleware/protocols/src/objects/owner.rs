@@ -31,8 +31,6 @@ pub(super) struct Holder {
     /// The number of its next change.
     next: u64,
     pub(super) held: BTreeSet<u64>,
-    /// What it wanted beyond its limit.
-    refused: BTreeSet<u64>,
     pub(super) expires: Time,
 }
 
@@ -74,13 +72,7 @@ impl Objects {
                 out.send(from, Lane::Control, ObjectsMessage::Unknown { epoch });
                 return;
             }
-            let fresh = Holder {
-                epoch,
-                next: 1,
-                held: BTreeSet::new(),
-                refused: BTreeSet::new(),
-                expires: now + self.config.lease,
-            };
+            let fresh = Holder { epoch, next: 1, held: BTreeSet::new(), expires: now + self.config.lease };
             if let Some(old) = self.holders.insert(from, fresh) {
                 before = old.held;
             }
@@ -99,29 +91,31 @@ impl Objects {
             holder.next = holder.next.max(number.saturating_add(1));
             let object = change.number;
             if !change.is_held {
-                holder.refused.remove(&object);
                 if holder.held.remove(&object)
                     && let Some(exported) = self.exported.get_mut(&object)
                 {
                     exported.holders -= 1;
                     touched.insert(object);
                 }
-            } else if let Some(exported) = self.exported.get_mut(&object) {
-                if holder.held.len() >= self.config.holder_max && !holder.held.contains(&object) {
-                    holder.refused.insert(object);
-                } else if holder.held.insert(object) {
-                    exported.holders += 1;
-                }
+            } else if let Some(exported) = self.exported.get_mut(&object)
+                && (holder.held.len() < self.config.holder_max || holder.held.contains(&object))
+                && holder.held.insert(object)
+            {
+                exported.holders += 1;
             }
         }
         let claimed = || changes.iter().filter(|change| change.is_held).map(|change| change.number);
+        // What was claimed, is there, and is not held in spite of it; one that was given back since is of no interest.
+        let applied = (first..holder.next).zip(changes).filter(|(_, change)| change.is_held);
+        let refused = applied.map(|(_, change)| change.number);
+        let is_refused = |object: &u64| self.exported.contains_key(object) && !holder.held.contains(object);
         let answer = ObjectsMessage::Known {
             epoch,
             stamp,
             // No further than this message says what it claims: the lists are about nothing else.
             next: holder.next.min(first + changes.len() as u64),
             gone: claimed().filter(|number| !self.exported.contains_key(number)).collect(),
-            refused: claimed().filter(|number| holder.refused.contains(number)).collect(),
+            refused: refused.filter(is_refused).collect(),
         };
         out.send(from, Lane::Control, answer);
         // What the session before held goes only now: the new one may hold the same.

@@ -130,6 +130,157 @@ fn a_holder_that_was_forgotten_claims_again_what_is_still_there() {
 }
 
 #[test]
+fn an_owner_that_was_silent_for_ever_so_long_is_as_good_as_before_when_it_is_heard_again() {
+    let config = ObjectsConfig::default();
+    let sign_of_life: [fn(&mut Pair); 4] = [
+        |pair| pair.step(HOLDER, Input::Reachable(OWNER), true),
+        |pair| pair.tell(HOLDER, ObjectsCommand::Want(OBJECT)),
+        |pair| {
+            let message = ObjectsMessage::Arrived { pins: vec![] };
+            pair.step(HOLDER, Input::Received { from: OWNER, message }, true);
+        },
+        // A reference comes that the owner has given out meanwhile.
+        |pair| {
+            let fresh = Reference { number: 8, ..OBJECT };
+            pair.tell(OWNER, ObjectsCommand::Export { number: fresh.number });
+            pair.tell(HOLDER, ObjectsCommand::Arrive { reference: fresh, from: OWNER, pin: 10 });
+            assert_eq!(pair.holder.standing(pair.now, fresh), Standing::Arriving, "it can be called at once");
+            pair.tick(Duration::ZERO, true);
+            assert_eq!(pair.holder.standing(pair.now, fresh), Standing::Held);
+        },
+    ];
+    for sign in sign_of_life {
+        let mut pair = Pair::new(&config);
+        pair.hand_over();
+        // The owner keeps it for a use of its own.
+        pair.tell(HOLDER, ObjectsCommand::Depart { reference: OBJECT, to: OWNER, pin: 11 });
+        pair.tell(OWNER, ObjectsCommand::Arrive { reference: OBJECT, from: HOLDER, pin: 11 });
+        for _ in 0..100 {
+            pair.tick(config.lease / 4, false);
+        }
+        assert_eq!(pair.holder.deadline(), None, "it is told no more");
+        assert_eq!(pair.holder.standing(pair.now, OBJECT), Standing::OwnerSilent);
+        assert_eq!(pair.events, []);
+        sign(&mut pair);
+        pair.tick(Duration::ZERO, true);
+        assert_eq!(pair.holder.standing(pair.now, OBJECT), Standing::Held);
+        pair.tell(OWNER, ObjectsCommand::Release(OBJECT));
+        assert!(pair.owner.is_exported(OBJECT.number), "the holder has it");
+    }
+}
+
+const STRANGER: ProcessId = ProcessId { node: 3, incarnation: 1 };
+
+fn invented(number: u64) -> Reference {
+    Reference { owner: ProcessId { node: 1_000 + number, incarnation: 1 }, number: 1 }
+}
+
+#[test]
+fn owners_that_were_invented_leave_room_for_the_others_and_are_forgotten_when_nothing_of_them_is_held() {
+    let config = ObjectsConfig { owners_max: 40, ..ObjectsConfig::default() };
+    let mut pair = Pair::new(&config);
+    let mut taken = 0;
+    for number in 0..1_000 {
+        let reference = invented(number);
+        if pair.holder.may_take(reference, STRANGER) {
+            pair.tell(HOLDER, ObjectsCommand::Arrive { reference, from: STRANGER, pin: number });
+            pair.tick(Duration::ZERO, false);
+            pair.tell(HOLDER, ObjectsCommand::Release(reference));
+            taken += 1;
+        }
+    }
+    assert_eq!((taken, pair.holder.stats().owners), (10, 10));
+    assert!(pair.holder.may_take(invented(5_000), OWNER), "others bring theirs");
+    pair.hand_over();
+    for _ in 0..10 {
+        pair.tick(config.lease / 4, true);
+    }
+    assert_eq!(pair.holder.stats().owners, 1, "whoever keeps nothing for long need not be told so for long");
+    assert!(pair.holder.may_take(invented(5_000), STRANGER));
+}
+
+#[test]
+fn what_was_never_told_need_not_be_taken_back() {
+    let mut pair = Pair::new(&ObjectsConfig::default());
+    for number in 0..1_000 {
+        let reference = invented(number);
+        pair.tell(HOLDER, ObjectsCommand::Arrive { reference, from: STRANGER, pin: number });
+        pair.tell(HOLDER, ObjectsCommand::Release(reference));
+    }
+    assert_eq!((pair.holder.stats().owners, pair.holder.deadline()), (0, None));
+}
+
+#[test]
+fn an_owner_that_answers_and_confirms_nothing_costs_bounded_memory_and_is_given_up() {
+    let config = ObjectsConfig::default();
+    let mut pair = Pair::new(&config);
+    let object = |number| Reference { number, ..OBJECT };
+    pair.tell(HOLDER, ObjectsCommand::Arrive { reference: object(1), from: OWNER, pin: 1 });
+    let mut taken = 0;
+    while pair.holder.may_take(object(taken + 2), OWNER) {
+        let reference = object(taken + 2);
+        pair.tell(HOLDER, ObjectsCommand::Arrive { reference, from: OWNER, pin: taken });
+        pair.tell(HOLDER, ObjectsCommand::Release(reference));
+        taken += 1;
+        assert!(taken < 10_000);
+    }
+    assert!(pair.holder.may_take(object(1), OWNER), "what is held already needs no room");
+    for _ in 0..100 {
+        pair.tick(config.lease / 4, false);
+        let stamp = pair.now.as_nanos();
+        let message = ObjectsMessage::Known { epoch: 1, stamp, next: 1, gone: vec![], refused: vec![] };
+        pair.step(HOLDER, Input::Received { from: OWNER, message }, false);
+    }
+    // Told anew since then, and only what is held.
+    assert!(pair.holder.may_take(object(2), OWNER));
+}
+
+#[test]
+fn a_copy_of_a_reference_that_comes_again_and_again_releases_the_one_before() {
+    let mut pair = Pair::new(&ObjectsConfig::default());
+    for pin in 0..100 {
+        let mut out = Outputs::new();
+        let arrive = ObjectsCommand::Arrive { reference: OBJECT, from: STRANGER, pin };
+        pair.holder.handle(pair.now, Input::Command(arrive), &mut out);
+        let told: Vec<_> = out
+            .drain()
+            .filter_map(|output| match output {
+                Output::Send { message: ObjectsMessage::Arrived { pins }, .. } => Some(pins),
+                _ => None,
+            })
+            .collect();
+        let earlier: Vec<_> = pin.checked_sub(1).map(|earlier| vec![earlier]).into_iter().collect();
+        assert_eq!(told, earlier, "the last one is what its sender still keeps");
+    }
+}
+
+#[test]
+fn whoever_confirms_no_reference_takes_nobody_elses_place_on_the_way() {
+    let config = ObjectsConfig { pins_max: 40, ..ObjectsConfig::default() };
+    let mut pair = Pair::new(&config);
+    pair.tell(OWNER, ObjectsCommand::Export { number: OBJECT.number });
+    let mut pin = 0;
+    while pair.owner.may_give(STRANGER) {
+        pin += 1;
+        pair.tell(OWNER, ObjectsCommand::Depart { reference: OBJECT, to: STRANGER, pin });
+    }
+    assert_eq!((pin, pair.owner.in_transit()), (10, 10));
+    assert!(pair.owner.may_give(HOLDER));
+    // What belongs to others is passed on even so, at the cost of what went to the same one before.
+    let mut pair = Pair::new(&config);
+    pair.hand_over();
+    pair.tell(HOLDER, ObjectsCommand::Depart { reference: OBJECT, to: OWNER, pin: 1 });
+    for pin in 2..1_000 {
+        pair.tell(HOLDER, ObjectsCommand::Depart { reference: OBJECT, to: STRANGER, pin });
+    }
+    assert_eq!(pair.holder.in_transit(), 11);
+    let lost = pair.holder.stats().lost_in_transit;
+    pair.tell(OWNER, ObjectsCommand::Arrive { reference: OBJECT, from: HOLDER, pin: 1 });
+    assert_eq!(pair.holder.in_transit(), 10, "the honest one's was still on its way");
+    assert_eq!(pair.holder.stats().lost_in_transit, lost);
+}
+
+#[test]
 fn a_new_life_ends_what_the_one_before_held_and_offered() {
     let config = ObjectsConfig::default();
     let mut pair = Pair::new(&config);

@@ -47,7 +47,7 @@ impl Service for Counter {
 /// A request for what another one makes, or has made.
 fn ahead(home: &Arc<Home>, asked: Asked) -> Dispatched {
     let Some((_, from)) = port::references() else { return Dispatched::Refused(Refusal::Malformed) };
-    let Some(pledge) = home.pledges.open((from, asked.number), home.options.transit) else {
+    let Some(pledge) = home.pledges.open((from, asked.number)) else {
         return Dispatched::Refused(Refusal::Overloaded);
     };
     if let Some(made) = pledge.made() {

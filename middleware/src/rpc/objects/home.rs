@@ -89,6 +89,7 @@ impl Home {
         // Whoever opened them before in this life of the node has used smaller numbers.
         let first = node.next_machine() << NUMBER_BITS;
         let words = Arc::new(Words(OnceLock::new()));
+        let wanted = Arc::<Notify>::default();
         let home = Arc::new(Self {
             node: node.clone(),
             options,
@@ -98,11 +99,11 @@ impl Home {
                 outputs: Outputs::new(),
             }),
             exports: Mutex::default(),
-            pledges: Pledges::default(),
+            pledges: Pledges::new(Arc::clone(&wanted)),
             cores: Mutex::default(),
             numbers: AtomicU64::new(first + 1),
             is_closed: AtomicBool::new(false),
-            wanted: Arc::new(Notify::new()),
+            wanted,
             task: OnceLock::new(),
             guard: Mutex::default(),
         });
@@ -148,6 +149,11 @@ impl Home {
     pub(super) fn standing(&self, reference: Reference) -> Standing {
         let now = post::time_since(self.epoch);
         self.lock().machine.standing(now, reference)
+    }
+
+    /// Somebody would use a reference whose owner is silent.
+    pub(super) fn want(&self, reference: Reference) {
+        self.step(Input::Command(ObjectsCommand::Want(reference)));
     }
 
     pub(super) fn export(&self, service: Box<dyn Service>) -> Result<Reference, ExportError> {
@@ -210,8 +216,7 @@ impl Home {
     /// Takes a reference that has come; a use of it begins. False when too many are held.
     pub(super) fn arrive(&self, reference: Reference, from: ProcessId, pin: u64) -> bool {
         let me = self.me();
-        if self.is_closed() || (reference.owner != me && self.lock().machine.held() >= self.options.held_max)
-        {
+        if self.is_closed() || !self.lock().machine.may_take(reference, from) {
             return false;
         }
         self.step(Input::Command(ObjectsCommand::Arrive { reference, from, pin }));

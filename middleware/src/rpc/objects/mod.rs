@@ -9,7 +9,10 @@
 //! Method      every node has one table of its objects, called over one binding for each pair of nodes, and one machine
 //!             ([`quorate_protocols::objects`]) that keeps who holds what: reference listing with leases, batched for each
 //!             peer.
-//! Trust       a reference that has come makes its receiver dial the addresses in it, unless it knows the owner already.
+//! Trust       a reference that has come makes its receiver dial the addresses in it, after those that it knows of the owner; a
+//!             node that nobody but such a reference has told of is forgotten first when there are too many. A reference is
+//!             no capability: objects are numbered in their order, and whoever reaches the node can call any of them. Let an
+//!             object that not all may call look at its [`caller`](super::caller), or admit only peers that may.
 //! Limits      [`ObjectsOptions`]. Cycles of references over several processes are not found; the references within an
 //!             object are dropped with it.
 //!
@@ -125,9 +128,10 @@ pub struct ObjectsOptions {
     pub transit: Duration,
     /// Objects exported at once, at most. Default 65,536.
     pub exported_max: usize,
-    /// Objects of this node that one peer may hold at once, at most. Default 16,384.
+    /// Objects of this node that one peer may hold at once, at most. Default 16,384. Beside them, 16,384 references may
+    /// be on their way to it.
     pub peer_max: usize,
-    /// References to objects of other nodes held at once, at most. Default 65,536.
+    /// References to objects of other nodes held at once, at most. Default 65,536, of at most 4,096 nodes.
     pub held_max: usize,
     /// How the calls of references behave.
     pub calls: ClientOptions,
@@ -191,7 +195,8 @@ pub enum Dangling {
     #[error("the object is gone")]
     ObjectGone,
     /// Its node has not been heard for longer than the lease. When it is heard again and still has the object, the
-    /// reference is as good as before.
+    /// reference is as good as before. After ten leases this node asks it no more by itself: a call, or another reference
+    /// of that node, makes it ask again.
     #[error("the node of the object is gone")]
     NodeGone,
     /// Its node has begun another life; objects do not outlive theirs.

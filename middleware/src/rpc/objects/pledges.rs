@@ -1,19 +1,21 @@
 //! What was promised to callers: objects under the numbers that their callers gave them before they were made.
 //!
 //! Method      whoever comes first, the call that makes the object or one that was made ahead, opens the entry. The object
-//!             lives as long as it. The caller says when it has no more use for it; else it goes after a time.
-//! Limits      `PLEDGES_MAX` entries; [`ObjectsOptions::transit`](super::ObjectsOptions::transit) after they were opened or
-//!             kept, unless somebody waits.
+//!             lives as long as it. The caller says when it has no more use for it; else it goes after a time. What is kept
+//!             for nobody, because the entry has gone meanwhile, is not kept.
+//! Limits      [`PLEDGES_MAX`] entries, [`CALLERS_MAX`] of one caller;
+//!             [`ObjectsOptions::transit`](super::ObjectsOptions::transit) after the object was made, [`EMPTY_FOR`] without
+//!             one, unless somebody waits or makes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use quorate_protocols::ProcessId;
-use quorate_protocols::rpc::Verdict;
+use quorate_protocols::rpc::{Refusal, Verdict};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -25,8 +27,25 @@ use crate::node::Node;
 /// Whose it is, and the number that he gave it.
 type Key = (ProcessId, u64);
 
+pub(super) struct Pledges {
+    all: Mutex<All>,
+    /// Told when something ends earlier than before.
+    wanted: Arc<Notify>,
+}
+
 #[derive(Default)]
-pub(super) struct Pledges(Mutex<BTreeMap<Key, (Arc<Pledge>, Instant)>>);
+struct All {
+    entries: BTreeMap<ProcessId, BTreeMap<u64, Entry>>,
+    /// All of them, in the order in which they end.
+    ends: BTreeSet<(Instant, Key)>,
+    /// When the next tick comes by itself.
+    wakes: Option<Instant>,
+}
+
+struct Entry {
+    pledge: Arc<Pledge>,
+    until: Instant,
+}
 
 /// One object that is to be made.
 #[derive(Default)]
@@ -54,42 +73,52 @@ impl Pledge {
 }
 
 impl Pledges {
-    /// The entry, opened if need be; `None` when there are too many.
-    pub(super) fn open(&self, key: Key, for_at_most: Duration) -> Option<Arc<Pledge>> {
-        let until = Instant::now() + for_at_most;
-        let (pledge, swept) = {
+    pub(super) fn new(wanted: Arc<Notify>) -> Self {
+        Self { all: Mutex::default(), wanted }
+    }
+
+    /// The entry, opened if need be; `None` when there are too many. It stays as long as the pledge is held.
+    pub(super) fn open(&self, key: Key) -> Option<Arc<Pledge>> {
+        let now = Instant::now();
+        let (pledge, swept, is_sooner) = {
             let mut all = self.lock();
-            if let Some((pledge, _)) = all.get(&key) {
-                return Some(Arc::clone(pledge));
+            if let Some(entry) = all.get(key) {
+                return Some(Arc::clone(&entry.pledge));
             }
-            let swept = if all.len() >= PLEDGES_MAX { sweep(&mut all) } else { Vec::new() };
-            if all.len() >= PLEDGES_MAX {
-                (None, swept)
-            } else {
-                let pledge = Arc::<Pledge>::default();
-                all.insert(key, (Arc::clone(&pledge), until));
-                (Some(pledge), swept)
-            }
+            let swept = if all.is_full(key.0) { all.sweep(now) } else { Vec::new() };
+            let pledge = (!all.is_full(key.0)).then(|| all.insert(key, now + EMPTY_FOR));
+            (pledge, swept, all.wakes_sooner())
         };
+        if is_sooner {
+            self.wanted.notify_one();
+        }
         // Without the lock: objects of others are let go of.
         drop(swept);
         pledge
     }
 
-    /// It was made, or not.
-    fn keep(&self, key: Key, made: Option<Arc<Target>>, for_at_most: Duration) {
-        let Some(pledge) = self.open(key, for_at_most) else { return };
-        if let Some((_, until)) = self.lock().get_mut(&key) {
-            *until = Instant::now() + for_at_most;
+    /// It was made, or not. Nothing is kept when its caller has said meanwhile that he has no use for it.
+    fn keep(&self, key: Key, pledge: &Pledge, made: Option<Arc<Target>>, for_at_most: Duration) {
+        let for_at_most = if made.is_some() { for_at_most } else { for_at_most.min(EMPTY_FOR) };
+        let until = Instant::now() + for_at_most;
+        let is_sooner = {
+            let mut all = self.lock();
+            if all.get(key).is_some_and(|entry| std::ptr::eq(&*entry.pledge, pledge)) {
+                all.put_off(key, until);
+            }
+            all.wakes_sooner()
+        };
+        if is_sooner {
+            self.wanted.notify_one();
         }
-        // Once.
+        // Once. Whoever waits is told even so.
         let _ = pledge.made.set(made);
         pledge.told.notify_waiters();
     }
 
     /// Its caller has no more use for it.
     pub(super) fn forget(&self, key: Key) {
-        let gone = self.lock().remove(&key);
+        let gone = self.lock().remove(key);
         drop(gone);
     }
 
@@ -102,33 +131,81 @@ impl Pledges {
     pub(super) fn tick(&self) -> Option<Instant> {
         let (swept, next) = {
             let mut all = self.lock();
-            let swept = sweep(&mut all);
-            (swept, all.values().map(|(_, until)| *until).min())
+            let swept = all.sweep(Instant::now());
+            all.wakes = all.ends.first().map(|(until, _)| *until);
+            (swept, all.wakes)
         };
         drop(swept);
         next
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Key, (Arc<Pledge>, Instant)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, All> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn sweep(all: &mut BTreeMap<Key, (Arc<Pledge>, Instant)>) -> Vec<Arc<Pledge>> {
-    let now = Instant::now();
-    let mut swept = Vec::new();
-    all.retain(|_, (pledge, until)| {
-        if *until <= now && pledge.made.get().is_none() && Arc::strong_count(pledge) > 1 {
-            // Somebody waits: at the latest until his deadline.
-            *until = now + AGAIN;
+impl All {
+    fn get(&self, (caller, number): Key) -> Option<&Entry> {
+        self.entries.get(&caller)?.get(&number)
+    }
+
+    /// Neither he nor anybody gets more than his part.
+    fn is_full(&self, caller: ProcessId) -> bool {
+        self.ends.len() >= PLEDGES_MAX
+            || self.entries.get(&caller).is_some_and(|entries| entries.len() >= CALLERS_MAX)
+    }
+
+    /// True when something ends before the next tick, which must come then.
+    fn wakes_sooner(&mut self) -> bool {
+        let Some((first, _)) = self.ends.first().copied() else { return false };
+        let is_sooner = self.wakes.is_none_or(|wakes| first < wakes);
+        if is_sooner {
+            self.wakes = Some(first);
         }
-        if *until > now {
-            return true;
+        is_sooner
+    }
+
+    fn insert(&mut self, key: Key, until: Instant) -> Arc<Pledge> {
+        let pledge = Arc::<Pledge>::default();
+        let entry = Entry { pledge: Arc::clone(&pledge), until };
+        self.entries.entry(key.0).or_default().insert(key.1, entry);
+        self.ends.insert((until, key));
+        pledge
+    }
+
+    fn put_off(&mut self, key: Key, until: Instant) {
+        if let Some(entry) = self.entries.get_mut(&key.0).and_then(|entries| entries.get_mut(&key.1)) {
+            self.ends.remove(&(entry.until, key));
+            entry.until = until;
+            self.ends.insert((until, key));
         }
-        swept.push(Arc::clone(pledge));
-        false
-    });
-    swept
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Arc<Pledge>> {
+        let entries = self.entries.get_mut(&key.0)?;
+        let Entry { pledge, until } = entries.remove(&key.1)?;
+        if entries.is_empty() {
+            self.entries.remove(&key.0);
+        }
+        self.ends.remove(&(until, key));
+        Some(pledge)
+    }
+
+    fn sweep(&mut self, now: Instant) -> Vec<Arc<Pledge>> {
+        let mut swept = Vec::new();
+        while let Some((_, key)) = self.ends.first().copied().filter(|(until, _)| *until <= now) {
+            let is_awaited = self.get(key).is_some_and(|Entry { pledge, .. }| {
+                pledge.made.get().is_none() && Arc::strong_count(pledge) > 1
+            });
+            if is_awaited {
+                // At the latest until the deadline of whoever waits for it or makes it.
+                self.put_off(key, now + AGAIN);
+            } else {
+                swept.extend(self.remove(key));
+            }
+        }
+        swept
+    }
 }
 
 /// Runs a handler whose result was promised under this number to who asked, if it was.
@@ -138,23 +215,26 @@ pub(in crate::rpc) fn keeping(
     number: Option<u64>,
     handler: Boxed<Verdict>,
 ) -> Boxed<Verdict> {
-    let pledge = number.and_then(|number| Some((Home::of(node)?, (from, number))));
-    match pledge {
-        Some(pledge) => Box::pin(Keeping { handler, pledge: Some(pledge) }),
-        None => handler,
+    let Some((home, key)) = number.and_then(|number| Some((Home::of(node)?, (from, number)))) else {
+        return handler;
+    };
+    match home.pledges.open(key) {
+        Some(pledge) => Box::pin(Keeping { handler, pledge: Some((home, key, pledge)) }),
+        // What is called ahead of it could not be answered.
+        None => Box::pin(std::future::ready(Verdict::Refused(Refusal::Overloaded))),
     }
 }
 
 struct Keeping {
     handler: Boxed<Verdict>,
     /// Taken when it is kept, or broken.
-    pledge: Option<(Arc<Home>, Key)>,
+    pledge: Option<(Arc<Home>, Key, Arc<Pledge>)>,
 }
 
 impl Keeping {
     fn keep(&mut self, made: Option<Arc<Target>>) {
-        if let Some((home, key)) = self.pledge.take() {
-            home.pledges.keep(key, made, home.options.transit);
+        if let Some((home, key, pledge)) = self.pledge.take() {
+            home.pledges.keep(key, &pledge, made, home.options.transit);
         }
     }
 }
@@ -180,5 +260,67 @@ impl Drop for Keeping {
 
 /// When an entry that somebody waits for is looked at again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long an entry without an object is kept for calls that were made ahead and are still on their way: those overtake
+/// or are overtaken by no more than a full lane.
+const EMPTY_FOR: Duration = Duration::from_secs(10);
 /// Entries of all callers: as many as calls may be executing at a service, several times over.
 const PLEDGES_MAX: usize = 16_384;
+/// Of one caller: several must conspire to leave no room for the others.
+const CALLERS_MAX: usize = PLEDGES_MAX / 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANN: ProcessId = ProcessId { node: 1, incarnation: 1 };
+    const BOB: ProcessId = ProcessId { node: 2, incarnation: 1 };
+    const TRANSIT: Duration = Duration::from_secs(60);
+
+    fn pledges() -> Pledges {
+        Pledges::new(Arc::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_forgotten_before_it_was_made_is_not_kept() {
+        let pledges = pledges();
+        for number in 0..3 * PLEDGES_MAX as u64 {
+            let pledge = pledges.open((ANN, number)).expect("what is cancelled leaves nothing");
+            pledges.forget((ANN, number));
+            pledges.keep((ANN, number), &pledge, None, TRANSIT);
+            assert!(pledge.made().is_some(), "whoever waits is told");
+        }
+        assert_eq!(pledges.tick(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_who_asks_ahead_of_nothing_costs_the_others_nothing() {
+        let pledges = pledges();
+        let waiting: Vec<_> = (0..).map_while(|number| pledges.open((ANN, number))).collect();
+        assert_eq!(waiting.len(), CALLERS_MAX);
+        assert!(pledges.open((BOB, 1)).is_some());
+        assert!(pledges.open((ANN, 7)).is_some(), "an entry that is there is no further one");
+        // As long as somebody waits they stay, and then not for long.
+        tokio::time::sleep(EMPTY_FOR * 2).await;
+        assert!(pledges.tick().is_some());
+        assert!(pledges.open((ANN, u64::MAX)).is_none());
+        drop(waiting);
+        tokio::time::sleep(AGAIN).await;
+        assert!(pledges.open((ANN, u64::MAX)).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_what_failed_is_told_and_comes_soon() {
+        let pledges = pledges();
+        let left = |pledges: &Pledges| pledges.tick().map(|until| until - Instant::now());
+        let pledge = pledges.open((ANN, 1)).unwrap();
+        tokio::time::timeout(TRANSIT, pledges.wanted.notified()).await.expect("it is told");
+        assert_eq!(left(&pledges), Some(EMPTY_FOR));
+        tokio::time::sleep(EMPTY_FOR / 2).await;
+        pledges.keep((ANN, 1), &pledge, None, TRANSIT);
+        assert_eq!(left(&pledges), Some(EMPTY_FOR));
+        // A call that was made ahead and comes late is told.
+        assert!(pledges.open((ANN, 1)).and_then(|late| late.made()).is_some());
+        tokio::time::sleep(EMPTY_FOR).await;
+        assert_eq!(pledges.tick(), None);
+    }
+}

@@ -192,9 +192,13 @@ impl<'de, K: Stub> Deserialize<'de> for Remote<K> {
             return Err(D::Error::custom(TOO_MANY));
         }
         let owner = identity_of(reference.owner);
-        if node != home.me().node && home.node.addresses_of(owner.node).is_empty() {
-            for address in addresses.iter().take(ADDRESSES_MAX).filter_map(|text| text.parse().ok()) {
-                home.node.add_address(owner.node, address);
+        if node != home.me().node {
+            // Beside what is known: whoever was told something wrong first can still be told better.
+            let known = home.node.addresses_of(owner.node);
+            let is_news = |text: &&String| known.iter().all(|known| known.as_str() != text.as_str());
+            let news = addresses.iter().take(ADDRESSES_MAX).filter(is_news);
+            for address in news.filter_map(|text| text.parse().ok()) {
+                home.node.hear_address(owner.node, address);
             }
         }
         Self::of_use(&home, reference).ok_or_else(|| D::Error::custom("the node is shut down"))

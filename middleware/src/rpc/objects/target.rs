@@ -36,7 +36,11 @@ impl Use {
             Standing::Held | Standing::Arriving => Ok(()),
             Standing::ObjectGone | Standing::Unknown => Err(CallError::NotExecuted(Refusal::ObjectGone)),
             Standing::Refused => Err(CallError::NotSent(NotSent::TooManyReferences)),
-            Standing::OwnerSilent => Err(CallError::NotSent(NotSent::ObjectsNodeGone)),
+            Standing::OwnerSilent => {
+                // A later call may find it.
+                self.home.want(self.reference);
+                Err(CallError::NotSent(NotSent::ObjectsNodeGone))
+            }
             Standing::OwnerEnded => Err(CallError::NotExecuted(Refusal::OtherLife)),
         }
     }
