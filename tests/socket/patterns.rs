@@ -1,6 +1,7 @@
 //! What each pattern does when nothing goes wrong.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -404,4 +405,70 @@ async fn join_all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
     })
     .await;
     futures.into_iter().filter_map(|(_, result)| result).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn s03_small_messages_of_many_senders_arrive_once_in_the_order_of_each() {
+    const SENDERS: u64 = 3;
+    const COUNT: u64 = 2_000;
+    for net in nets() {
+        let (here, there) = (net.node(1).await, net.node(2).await);
+        let mut pull = Pull::bind(&here, "work", Options::default()).unwrap();
+        let push = Push::connect(&there, "work", &here.addresses()[0], Options::default()).await.unwrap();
+        let push = Arc::new(push);
+        let senders: Vec<_> = (0..SENDERS)
+            .map(|sender| {
+                let push = push.clone();
+                tokio::spawn(async move {
+                    for n in 0..COUNT {
+                        // Among small ones some that take other ways.
+                        let size = if n % 53 == 52 {
+                            9_000
+                        } else if n % 31 == 30 {
+                            300
+                        } else {
+                            n % 40
+                        };
+                        let mut body = [sender.to_le_bytes(), n.to_le_bytes()].concat();
+                        body.resize(16 + size as usize, n as u8);
+                        match n % 3 {
+                            0 => push.send(Bytes::from(body)).await.unwrap(),
+                            1 => push.send(&body).await.unwrap(),
+                            _ => push.send_many([&body]).await.unwrap(),
+                        }
+                        if n % 97 == 96 {
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut next = [0; SENDERS as usize];
+        within(async {
+            for _ in 0..SENDERS * COUNT {
+                let body = pull.receive().await.unwrap().body;
+                let next = &mut next[number(&body) as usize];
+                let n = number(&body[8..]);
+                assert_eq!(n, *next);
+                assert!(body[16..].iter().all(|byte| *byte == n as u8));
+                *next += 1;
+            }
+        })
+        .await;
+        for sender in senders {
+            within(sender).await.unwrap();
+        }
+        assert_eq!((push.stats().sent, push.links()[0].sent), (SENDERS * COUNT, SENDERS * COUNT));
+        assert_eq!((pull.stats().lost, next), (0, [COUNT; SENDERS as usize]));
+        // What was sent just before the end is there, too.
+        for n in 0..100_u64 {
+            push.send(&n.to_le_bytes()).await.unwrap();
+        }
+        let push = Arc::into_inner(push).expect("its senders are done");
+        let closing = tokio::spawn(async move { push.close(LONG).await });
+        for n in 0..100 {
+            assert_eq!(number(&within(pull.receive()).await.unwrap().body), n);
+        }
+        assert!(within(closing).await.unwrap().is_nothing());
+    }
 }

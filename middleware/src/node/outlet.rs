@@ -4,10 +4,10 @@
 //! Limits      ends with its connection; another one may then stand: ask the node again.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use quorate_transports::connection::{Batch, Connection, Lane};
+use quorate_transports::connection::{Batch, Connection, Lane, Source};
 use quorate_transports::{Identity, NodeId};
 
 use super::channel::{CHANNEL_BYTES, Channel};
@@ -81,6 +81,22 @@ impl Outlet {
         }
     }
 
+    /// Begins to hand over what was held back under `stamp`; see [`Connection::batch_held`].
+    ///
+    /// # Errors
+    /// [`SendError::Unreachable`]: it is lost with its connection.
+    pub(crate) fn batch_held(
+        &self,
+        lane: Lane,
+        channel: Channel,
+        stamp: u64,
+    ) -> Result<OutletBatch<'_>, SendError> {
+        match self.connection.batch_held(lane, stamp) {
+            Ok(batch) => Ok(OutletBatch { batch, to: self.to.node, channel: channel.0.to_le_bytes() }),
+            Err(error) => Err(translate(error, self.to.node)),
+        }
+    }
+
     /// True while so much waits that whoever sends on should let the connection's task run first. See
     /// [`Connection::is_crowded`].
     #[inline]
@@ -135,6 +151,17 @@ impl OutletBatch<'_> {
         let channel = self.channel;
         let pushed = behind(&channel, parts, |parts| self.batch.push_joinable(stamp, parts));
         pushed.map_err(|error| translate(error, self.to))
+    }
+
+    /// Asks to hold items back that would be joined; see [`Batch::hold_back`].
+    #[inline]
+    pub(crate) fn hold_back(&mut self, stamp: u64, source: &Weak<dyn Source>) -> Option<usize> {
+        self.batch.hold_back(stamp, source)
+    }
+
+    /// Queues what was held back, behind `head` unless it can be joined.
+    pub(crate) fn push_held(&mut self, stamp: u64, head: &[u8], items: &[u8]) {
+        self.batch.push_held(stamp, &[&self.channel, head], items);
     }
 }
 

@@ -1,9 +1,11 @@
 //! What a socket knows of one of its links. Pure but for the outlet it holds.
 
 use std::collections::VecDeque;
+use std::sync::Weak;
 use std::task::Waker;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
+use quorate_transports::connection::Source;
 use tokio::time::Instant;
 
 use super::body::Body;
@@ -26,6 +28,8 @@ pub(super) struct Link {
     /// This side said hello.
     pub(super) is_dialled: bool,
     pub(super) outlet: Option<Outlet>,
+    /// Ordinary messages that its connection will ask for.
+    held: Option<Held>,
     pub(super) out: [Outflow; 2],
     pub(super) into: [Inflow; 2],
     /// Messages without their length that wait for credit.
@@ -95,6 +99,7 @@ impl Link {
             stage: Stage::Connecting,
             is_dialled: true,
             outlet,
+            held: None,
             out: Default::default(),
             into: windows.map(Inflow::new),
             queue: VecDeque::new(),
@@ -135,7 +140,8 @@ impl Link {
         sent.iter().enumerate().all(|(class, sent)| came(class) >= *sent)
     }
 
-    /// Encodes a message straight into the connection's lane.
+    /// Encodes a message straight into the connection's lane; or, when others wait there already and the connection agrees
+    /// to ask `source` for them, into what is held back.
     #[inline]
     pub(super) fn push(
         &mut self,
@@ -143,10 +149,36 @@ impl Link {
         lane: Lane,
         head: &[u8],
         body: &Body<'_>,
+        source: Option<&Weak<dyn Source>>,
     ) -> Result<(), Refused> {
-        match self.begin(class, lane).and_then(|mut run| run.push(head, body)) {
-            Ok(()) => Ok(()),
-            Err(stop) => Err(self.refused(stop)),
+        if let Some(held) = &mut self.held
+            && class == Class::Ordinary
+        {
+            let flow = &mut self.out[class as usize];
+            if !flow.may_send() {
+                return Err(Refused::Credit);
+            }
+            if held.push(head, body) {
+                flow.on_sent(ITEM_OVERHEAD + head.len() + body.len());
+                return Ok(());
+            }
+        }
+        let pushed = self.begin(class, lane).and_then(|mut run| {
+            if run.push(head, body)?
+                && let Some(source) = source
+            {
+                run.hold_back(source);
+            }
+            Ok(())
+        });
+        pushed.map_err(|stop| self.refused(stop))
+    }
+
+    /// Queues what is held back.
+    pub(super) fn hand_over(&mut self) {
+        if let (Some(held), Some(outlet)) = (self.held.take(), &self.outlet) {
+            // What finds the connection over is lost with it, like all that waited there.
+            let _ = held.hand_over(outlet, self.channel, self.theirs, stamp(self.number, Class::Ordinary));
         }
     }
 
@@ -180,8 +212,13 @@ impl Link {
             return Err(Stop::Credit);
         }
         let Some(outlet) = &self.outlet else { return Err(Stop::Broken) };
-        let batch = outlet.batch(lane, self.channel).map_err(Stop::Node)?;
-        Ok(Run { batch, flow, class, to: self.theirs, stamp: u64::from(self.number) << 1 | class as u64 })
+        let stamp = stamp(self.number, class);
+        let held = if class == Class::Ordinary { self.held.take() } else { None };
+        let (batch, spare) = match held {
+            None => (outlet.batch(lane, self.channel).map_err(Stop::Node)?, BytesMut::new()),
+            Some(held) => held.hand_over(outlet, self.channel, self.theirs, stamp).map_err(Stop::Node)?,
+        };
+        Ok(Run { batch, flow, held: &mut self.held, spare, lane, class, to: self.theirs, stamp })
     }
 
     #[cold]
@@ -191,6 +228,8 @@ impl Link {
             (Stop::Node(NodeSendError::Full { .. }), Some(outlet)) => Refused::Lane(outlet.clone()),
             (Stop::Node(NodeSendError::TooLarge { size, limit }), _) => Refused::TooLarge { size, limit },
             (Stop::Broken | Stop::Node(_), _) => {
+                // One that only closes takes what was sent before.
+                self.hand_over();
                 self.outlet = None;
                 Refused::Broken
             }
@@ -198,7 +237,8 @@ impl Link {
     }
 
     /// Tells how far this side is, in a frame without messages: the answer is a grant.
-    pub(super) fn probe(&self, class: Class, lane: Lane) {
+    pub(super) fn probe(&mut self, class: Class, lane: Lane) {
+        self.hand_over();
         if let Some(outlet) = &self.outlet {
             let head = DataHead { class, to: self.theirs, at: self.out[class as usize].sent }.encode();
             // Asked again when no answer comes.
@@ -210,7 +250,7 @@ impl Link {
     pub(super) fn flush(&mut self, lane: Lane) -> Result<(), Refused> {
         while let Some(item) = self.queue.pop_front() {
             let body = Body::Owned(item);
-            let pushed = self.push(Class::Ordinary, lane, &[], &body);
+            let pushed = self.push(Class::Ordinary, lane, &[], &body, None);
             match (pushed, body) {
                 (Ok(()), body) => self.queue_bytes -= body.len(),
                 (Err(Refused::TooLarge { .. }), body) => {
@@ -262,10 +302,74 @@ impl Link {
     }
 }
 
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
+}
+
+/// Small messages that were sent and wait for the connection to ask for them.
+struct Held {
+    lane: Lane,
+    /// Where the first one is in the link's row.
+    at: Amount,
+    /// With their lengths.
+    items: BytesMut,
+    bytes_max: usize,
+}
+
+impl Held {
+    /// False when the message is too large to be held back, or what is held back would be.
+    #[inline]
+    fn push(&mut self, head: &[u8], body: &Body<'_>) -> bool {
+        let (length, body) = (head.len() + body.len(), body.as_slice());
+        if length > HELD_ITEM_BYTES_MAX || self.items.len() + ITEM_OVERHEAD + length > self.bytes_max {
+            return false;
+        }
+        self.items.put_u32_le(length as u32);
+        if !head.is_empty() {
+            self.items.put_slice(head);
+        }
+        self.items.put_slice(body);
+        true
+    }
+
+    /// Queues them, and gives the batch for what follows and the emptied buffer.
+    fn hand_over(
+        mut self,
+        outlet: &Outlet,
+        channel: Channel,
+        to: u32,
+        stamp: u64,
+    ) -> Result<(OutletBatch<'_>, BytesMut), NodeSendError> {
+        let mut batch = outlet.batch_held(self.lane, channel, stamp)?;
+        if !self.items.is_empty() {
+            let head = DataHead { class: Class::Ordinary, to, at: self.at }.encode();
+            batch.push_held(stamp, &head, &self.items);
+            self.items.clear();
+        }
+        Ok((batch, self.items))
+    }
+}
+
+/// What messages of one class on one link are joined under.
+fn stamp(link: u32, class: Class) -> u64 {
+    u64::from(link) << 1 | class as u64
+}
+
+/// The link of a stamp.
+pub(super) fn link_of(stamp: u64) -> u32 {
+    (stamp >> 1) as u32
+}
+
 /// Messages of one link that are queued under one lock of its connection.
 struct Run<'a> {
     batch: OutletBatch<'a>,
     flow: &'a mut Outflow,
+    held: &'a mut Option<Held>,
+    /// For what is to be held back.
+    spare: BytesMut,
+    lane: Lane,
     class: Class,
     to: u32,
     stamp: u64,
@@ -279,8 +383,9 @@ enum Stop {
 }
 
 impl Run<'_> {
+    /// True when it was joined to others.
     #[inline]
-    fn push(&mut self, head: &[u8], body: &Body<'_>) -> Result<(), Stop> {
+    fn push(&mut self, head: &[u8], body: &Body<'_>) -> Result<bool, Stop> {
         if !self.flow.may_send() {
             return Err(Stop::Credit);
         }
@@ -290,7 +395,8 @@ impl Run<'_> {
         };
         let length_field = length_field.to_le_bytes();
         let is_kept = matches!(body, Body::Owned(bytes) if bytes.len() >= UNCOPIED_BYTES_MIN);
-        if is_kept || !self.batch.join(self.stamp, &[&length_field, head, body.as_slice()]) {
+        let is_joined = !is_kept && self.batch.join(self.stamp, &[&length_field, head, body.as_slice()]);
+        if !is_joined {
             let data = DataHead { class: self.class, to: self.to, at: self.flow.sent }.encode();
             let begun = match body {
                 Body::Owned(bytes) if is_kept => {
@@ -301,11 +407,22 @@ impl Run<'_> {
             begun.map_err(Stop::Node)?;
         }
         self.flow.on_sent(ITEM_OVERHEAD + length);
-        Ok(())
+        Ok(is_joined)
+    }
+
+    /// Holds the next ones back if the connection agrees.
+    fn hold_back(&mut self, source: &Weak<dyn Source>) {
+        if let Some(bytes_max) = self.batch.hold_back(self.stamp, source) {
+            let mut items = std::mem::take(&mut self.spare);
+            items.reserve(bytes_max);
+            *self.held = Some(Held { lane: self.lane, at: self.flow.sent, items, bytes_max });
+        }
     }
 }
 
 /// Messages that are queued under one lock.
 const RUN_MAX: u64 = 64;
+/// Larger messages are not held back: to copy them twice costs more than a lock.
+const HELD_ITEM_BYTES_MAX: usize = 256;
 /// Bodies from here on are not copied into the lane.
 const UNCOPIED_BYTES_MIN: usize = 8 * 1024;

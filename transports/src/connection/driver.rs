@@ -274,17 +274,18 @@ impl<D: Deliver> Driver<D> {
     /// Fills what is empty and can be written.
     fn fill(&mut self) {
         let (relieved, is_last) = {
-            let mut state = self.shared.state();
+            let mut state = self.shared.collected();
             self.has_more = false;
             for out in self.outgoing.iter_mut().filter(|out| out.is_idle()) {
                 out.messages = state.queues.pop_of(out.lanes.clone(), &mut out.current).unwrap_or(0);
                 self.has_more |= !state.queues.is_empty_of(out.lanes.clone());
             }
+            self.has_more |= !state.sources.is_empty();
             state.in_hand = in_hand(&self.outgoing);
             // Nothing can be queued behind the goodbye: sends look at the phase under this lock.
             let is_closing = state.phase == Phase::Closing && self.writing == Half::Open;
-            let is_last =
-                is_closing && state.queues.is_empty() && self.outgoing.iter().all(Outgoing::is_idle);
+            let is_empty = state.queues.is_empty() && state.sources.is_empty();
+            let is_last = is_closing && is_empty && self.outgoing.iter().all(Outgoing::is_idle);
             (state.queues.take_relieved(), is_last)
         };
         for (room, relieved) in self.shared.room.iter().zip(relieved) {
@@ -405,6 +406,14 @@ impl<D: Deliver> Driver<D> {
         let mut state = self.publish();
         if state.is_aborted {
             return Err(End::Aborted);
+        }
+        if !state.sources.is_empty() {
+            drop(state);
+            self.shared.collect();
+            state = self.publish();
+            if !state.sources.is_empty() {
+                return Ok(false);
+            }
         }
         let is_closing = state.phase == Phase::Closing && self.writing == Half::Open;
         let has_pong = self.pong.is_some() && self.writing == Half::Open;

@@ -1,18 +1,19 @@
 //! The handle that users of a connection send with.
 //!
 //! Guarantee   a send never waits, and encodes into its lane under the lock that handle and driver share; the driver is
-//!             woken only when it is parked.
+//!             woken only when it is parked. Who has a lock anyway may hold small messages back under it and save this one;
+//!             the driver asks for them before it sleeps, so they wait no longer than in the lane.
 //! Limits      the lanes' own: [`SendError::Full`].
 
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, MutexGuard, Weak};
 
 use bytes::Bytes;
 
 use super::lanes::{Lane, SendError};
-use super::shared::{ConnectionStats, Left, Phase, Shared, State, wake};
+use super::shared::{ConnectionStats, Left, Phase, Shared, Source, State, wake};
 use crate::identity::Identity;
 
 /// The sending handle of a connection. Cheap to clone; dropping it does not close.
@@ -39,6 +40,21 @@ impl Connection {
     pub fn batch(&self, lane: Lane) -> Result<Batch<'_>, SendError> {
         let state = self.shared.state();
         if state.phase != Phase::Open {
+            return Err(SendError::Closed);
+        }
+        Ok(Batch { shared: &self.shared, state: Some(state), lane })
+    }
+
+    /// Begins to hand over what was held back under `stamp`, which is over with that. It holds the connection's lock until it
+    /// is dropped: be quick.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`]: the connection has ended, and what was held back is lost with it.
+    pub fn batch_held(&self, lane: Lane, stamp: u64) -> Result<Batch<'_>, SendError> {
+        let mut state = self.shared.state();
+        state.release(stamp);
+        // While it closes, what was taken before still leaves.
+        if state.phase == Phase::Ended {
             return Err(SendError::Closed);
         }
         Ok(Batch { shared: &self.shared, state: Some(state), lane })
@@ -160,6 +176,22 @@ impl Batch<'_> {
     pub fn push_joinable(&mut self, stamp: u64, parts: &[&[u8]]) -> Result<(), SendError> {
         let state = self.state.as_mut().ok_or(SendError::Closed)?;
         state.queues.push_joinable(self.lane, stamp, parts)
+    }
+
+    /// Asks to hold items of the lane back that would be joined under `stamp`, and how many bytes of them, until `source` is
+    /// told to hand them over; `None` when they had better be queued one by one. It is granted only while the connection's
+    /// task is about to write, which then asks: so nothing waits longer for it. What is held back is in no figure
+    /// of the connection until that moment.
+    #[inline]
+    pub fn hold_back(&mut self, stamp: u64, source: &Weak<dyn Source>) -> Option<usize> {
+        self.state.as_mut()?.hold_back(self.lane, stamp, source)
+    }
+
+    /// Queues items that were held back. See `LaneQueues::push_held`.
+    pub fn push_held(&mut self, stamp: u64, head: &[&[u8]], items: &[u8]) {
+        if let Some(state) = &mut self.state {
+            state.queues.push_held(self.lane, stamp, head, items);
+        }
     }
 }
 

@@ -4,8 +4,8 @@
 //!             over [`PASSED_OVER_MAX`] times in a row gets one turn, so that nothing starves.
 //! Method      a lane is a queue of encoded segments of at most one chunk; a turn hands over a whole segment without
 //!             copying it, so the cost per message is the copy into the segment.
-//! Limits      `lane_bytes_max` per lane, exceeded by at most one message; never more than one chunk per turn, so
-//!             that a message of an earlier lane waits for no more than that.
+//! Limits      `lane_bytes_max` per lane, exceeded by at most one message and what was held back; never more than one
+//!             chunk per turn, so that a message of an earlier lane waits for no more than that.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -118,26 +118,33 @@ impl LaneQueues {
     /// # Errors
     /// [`SendError::TooLarge`], [`SendError::Full`]; nothing was queued.
     pub fn push(&mut self, lane: Lane, parts: &[&[u8]], body: Bytes) -> Result<(), SendError> {
-        let head: usize = parts.iter().map(|part| part.len()).sum();
-        let size = head + body.len();
+        let size = parts.iter().map(|part| part.len()).sum::<usize>() + body.len();
         if size > self.message_bytes_max {
             return Err(SendError::TooLarge { size, limit: self.message_bytes_max });
         }
         let queue = &mut self.lanes[lane as usize];
-        let cost = size + (size.div_ceil(CHUNK_BYTES)).max(1) * FRAME_OVERHEAD;
-        if queue.bytes + cost > queue.bytes_max && !queue.has_room() {
+        if queue.bytes + cost(size) > queue.bytes_max && !queue.has_room() {
             queue.is_refusing = true;
             queue.messages_refused += 1;
             return Err(SendError::Full { lane, limit: queue.bytes_max });
         }
+        self.put(lane, parts, body, size);
+        Ok(())
+    }
+
+    /// Queues a message of `size` bytes, whatever waits already.
+    fn put(&mut self, lane: Lane, parts: &[&[u8]], body: Bytes, size: usize) {
+        let queue = &mut self.lanes[lane as usize];
+        let cost = cost(size);
         queue.bytes += cost;
         queue.messages += 1;
         queue.messages_queued += 1;
         queue.bytes_queued += cost as u64;
         if size <= CHUNK_BYTES {
             queue.push_frame(&mut self.spare, tag(lane, false), parts, body, true);
-            return Ok(());
+            return;
         }
+        let head = size - body.len();
         // Header parts are small; should they fill a chunk, joining everything first is plain and rare.
         let (parts, mut body) = if head < CHUNK_BYTES {
             (parts, body)
@@ -155,7 +162,6 @@ impl LaneQueues {
             queue.push_frame(&mut self.spare, tag(lane, true), &[], next, false);
         }
         queue.push_frame(&mut self.spare, tag(lane, false), &[], body, true);
-        Ok(())
     }
 
     /// Appends `item` to the lane's last message when that was begun by [`push_joinable`](Self::push_joinable) under the
@@ -166,12 +172,20 @@ impl LaneQueues {
     /// receiver must be able to tell items apart.
     #[inline]
     pub fn join(&mut self, lane: Lane, stamp: u64, item: &[&[u8]]) -> bool {
+        self.join_within(lane, stamp, item, self.lanes[lane as usize].bytes_max)
+    }
+
+    #[inline]
+    fn join_within(&mut self, lane: Lane, stamp: u64, item: &[&[u8]], bytes_max: usize) -> bool {
         let queue = &mut self.lanes[lane as usize];
         let size: usize = item.iter().map(|part| part.len()).sum();
         let Some(open) = &mut queue.open else { return false };
         // The tag is part of a frame and not of the message.
         let length_max = JOINED_BYTES_MAX.min(1 + self.message_bytes_max);
-        if open.stamp != stamp || open.length + size > length_max || queue.bytes + size > queue.bytes_max {
+        if open.stamp != stamp
+            || open.length + size > length_max
+            || queue.bytes.saturating_add(size) > bytes_max
+        {
             return false;
         }
         let Some(segment) = queue.segments.back_mut() else { return false };
@@ -191,11 +205,36 @@ impl LaneQueues {
     /// As [`push`](Self::push).
     pub fn push_joinable(&mut self, lane: Lane, stamp: u64, parts: &[&[u8]]) -> Result<(), SendError> {
         self.push(lane, parts, Bytes::new())?;
+        self.open(lane, stamp, parts);
+        Ok(())
+    }
+
+    fn open(&mut self, lane: Lane, stamp: u64, parts: &[&[u8]]) {
         let length = 1 + parts.iter().map(|part| part.len()).sum::<usize>();
         if length <= JOINED_BYTES_MAX {
             self.lanes[lane as usize].open = Some(OpenFrame { stamp, length });
         }
-        Ok(())
+    }
+
+    /// How many bytes of items may be held back for a lane, to be queued together later; `None` when it is too full, or a
+    /// message too small for that to be of use.
+    pub fn may_hold(&self, lane: Lane) -> Option<usize> {
+        let queue = &self.lanes[lane as usize];
+        let bytes_max = HELD_BYTES_MAX.min(self.message_bytes_max / 2);
+        (queue.bytes + HELD_BYTES_MAX <= queue.bytes_max).then_some(bytes_max)
+    }
+
+    /// Queues items that were held back, joined to the last message or as one of their own behind `head`. They were taken
+    /// when there was room, so nothing refuses them now.
+    pub fn push_held(&mut self, lane: Lane, stamp: u64, head: &[&[u8]], items: &[u8]) {
+        if !self.join_within(lane, stamp, &[items], usize::MAX) {
+            let mut parts: Vec<&[u8]> = head.to_vec();
+            parts.push(items);
+            let size = parts.iter().map(|part| part.len()).sum();
+            debug_assert!(size <= self.message_bytes_max, "as much as may be held");
+            self.put(lane, &parts, Bytes::new(), size);
+            self.open(lane, stamp, &parts);
+        }
     }
 
     /// Moves what goes next of all lanes into `current`: see [`pop_of`](Self::pop_of).
@@ -383,11 +422,18 @@ pub enum SendError {
     Closed,
 }
 
+/// What a message takes in a lane: its bytes and its frames' overhead.
+fn cost(size: usize) -> usize {
+    size + size.div_ceil(CHUNK_BYTES).max(1) * FRAME_OVERHEAD
+}
+
 /// Length prefix and tag.
 const FRAME_OVERHEAD: usize = HEADER_BYTES + 1;
 /// The largest message that items are joined to, in bytes. Twice as much gained nothing, and a reader copies the part of
 /// a message that came with one read to where the rest comes with the next.
 pub const JOINED_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of items that one source may hold back. Two such and what they were joined to make one message.
+const HELD_BYTES_MAX: usize = JOINED_BYTES_MAX / 2 - 256;
 /// A little less than a segment: whoever has queued so much and then waits leaves no rest that would be a write of its
 /// own.
 const CROWD_BYTES: usize = 60 * 1024;
@@ -496,6 +542,25 @@ mod tests {
         assert_eq!(joined, [false, true, false, true]);
         let lengths: Vec<_> = messages(&mut queues).iter().map(Bytes::len).collect();
         assert_eq!(lengths, [1_100, 3]);
+    }
+
+    #[test]
+    fn t08_what_was_held_back_is_queued_whatever_waits() {
+        let mut queues = LaneQueues::new(LIMIT, [2 * HELD_BYTES_MAX; 4]);
+        let held = vec![b'h'; queues.may_hold(Lane::Ordinary).unwrap()];
+        queues.push_joinable(Lane::Ordinary, 1, &[b"<"]).unwrap();
+        queues.push_held(Lane::Ordinary, 1, &[b"<"], &held);
+        assert!(queues.may_hold(Lane::Ordinary).is_none(), "{}", queues.bytes(Lane::Ordinary));
+        queues.push_held(Lane::Ordinary, 1, &[b"<"], &held);
+        queues.push_held(Lane::Ordinary, 1, &[b"<"], &held);
+        queues.push_held(Lane::Ordinary, 2, &[b"<"], &held);
+        assert_eq!(queues.messages(Lane::Ordinary), 3);
+        let mut current = Outbox::new(FRAME_BYTES_MAX);
+        assert_eq!(queues.pop(&mut current), Some(3));
+        let lengths: Vec<_> =
+            std::iter::from_fn(|| current.pop_frame()).map(|frame| frame.len() - 2).collect();
+        assert_eq!(lengths, [2 * held.len(), held.len(), held.len()]);
+        assert_eq!((queues.bytes(Lane::Ordinary), queues.messages(Lane::Ordinary)), (0, 0));
     }
 
     proptest! {

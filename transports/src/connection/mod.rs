@@ -21,6 +21,8 @@ mod lanes;
 mod look;
 mod outgoing;
 mod shared;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -31,7 +33,7 @@ pub use handle::{Batch, Connection};
 pub use handshake::{Established, HandshakeError, answer, dial};
 pub use hello::{Agreement, CodecId, Hello, HelloError, Mismatch, Verdict, agree};
 pub use lanes::{JOINED_BYTES_MAX, Lane, LaneQueues, LaneStats, SendError};
-pub use shared::{ConnectionStats, Left};
+pub use shared::{ConnectionStats, Left, Source};
 
 /// Settings of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]

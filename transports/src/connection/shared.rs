@@ -1,11 +1,11 @@
 //! What the handle of a connection and its driver share, under one short lock.
 //!
 //! Guarantee   no wake-up is lost: whoever queues under the lock finds the driver either awake, and then it looks again
-//!             before it parks, or parked with its waker in the lock.
+//!             before it parks, or parked with its waker in the lock. Nobody holds anything back while the driver is parked.
 //! Limits      the lanes' own.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -50,6 +50,15 @@ pub struct Left {
     pub bytes: usize,
 }
 
+/// Somebody who sends many small messages and holds some of them back for a moment, where that takes no lock of the
+/// connection: see [`Batch::hold_back`](super::Batch::hold_back).
+pub trait Source: Send + Sync {
+    /// Hands over what it holds back under `stamp`, with [`Connection::batch_held`](super::Connection::batch_held), and holds
+    /// nothing back any more unless it asks again. Called by the connection's task whenever it looks for something to write,
+    /// without a lock.
+    fn hand_over(&self, stamp: u64);
+}
+
 /// What handle and driver share.
 pub(super) struct Shared {
     pub(super) peer: Identity,
@@ -74,6 +83,7 @@ impl Shared {
             wants_sends: [false; Lane::COUNT],
             is_woken: true,
             waker: None,
+            sources: Vec::new(),
             in_hand: Left::default(),
             stats: ConnectionStats::default(),
         };
@@ -116,11 +126,37 @@ impl Shared {
         if state.is_aborted {
             return Err(End::Aborted);
         }
-        Ok(state.phase != Phase::Open || !state.queues.is_empty())
+        Ok(state.phase != Phase::Open || !state.queues.is_empty() || !state.sources.is_empty())
+    }
+
+    /// The state, after those who hold something back have handed it over.
+    pub(super) fn collected(&self) -> MutexGuard<'_, State> {
+        let state = self.state();
+        if state.sources.is_empty() {
+            return state;
+        }
+        drop(state);
+        self.collect();
+        self.state()
+    }
+
+    /// Lets those who hold something back hand it over. Some may begin anew meanwhile.
+    pub(super) fn collect(&self) {
+        let count = self.state().sources.len();
+        for _ in 0..count {
+            let Some((stamp, source)) = self.state().sources.first().cloned() else { return };
+            match source.upgrade() {
+                Some(source) => source.hand_over(stamp),
+                None => self.state().release(stamp),
+            }
+        }
     }
 
     /// Refuses further sends and frees what waits.
     pub(super) fn end(&self) -> Left {
+        // From now on nobody begins to hold anything back, and what is held back counts as left.
+        self.state().begin_closing();
+        self.collect();
         let left = {
             let mut state = self.state();
             state.phase = Phase::Ended;
@@ -148,6 +184,8 @@ pub(super) struct State {
     pub(super) is_woken: bool,
     /// Present while the driver is parked.
     pub(super) waker: Option<Waker>,
+    /// Who holds something back, under which stamp; nobody while the driver is parked.
+    pub(super) sources: Vec<(u64, Weak<dyn Source>)>,
     /// What the driver has taken out and not written, as of its last look at the lock.
     pub(super) in_hand: Left,
     pub(super) stats: ConnectionStats,
@@ -169,6 +207,23 @@ impl State {
             *figures = LaneStats { messages_received, bytes_received, ..self.queues.stats(lane) };
         }
         stats
+    }
+
+    /// Whether somebody may hold something back for the lane, and how much: only if the driver will look before it parks.
+    #[inline]
+    pub(super) fn hold_back(&mut self, lane: Lane, stamp: u64, source: &Weak<dyn Source>) -> Option<usize> {
+        let looks = self.waker.is_none() || self.wants_sends[lane as usize] && !self.queues.is_empty();
+        if self.phase != Phase::Open || !looks {
+            return None;
+        }
+        let bytes_max = self.queues.may_hold(lane)?;
+        self.sources.push((stamp, source.clone()));
+        Some(bytes_max)
+    }
+
+    /// Nothing is held back under this stamp any more.
+    pub(super) fn release(&mut self, stamp: u64) {
+        self.sources.retain(|(other, _)| *other != stamp);
     }
 
     pub(super) fn begin_closing(&mut self) {

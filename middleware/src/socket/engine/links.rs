@@ -139,6 +139,7 @@ impl Core {
         if *phase == Phase::Closing && was_up {
             left.add(link.left());
         }
+        link.hand_over();
         link.outlet = None;
         stats.dropped += link.queue.len() as u64;
         link.queue.clear();

@@ -8,6 +8,8 @@
 //!             connection's task puts whole frames of many messages into the link's inbox and wakes the reader, who
 //!             counts and grants. One task per socket, asleep unless something went wrong, repeats hellos, grants and
 //!             questions for credit.
+//!             A socket with one link holds small messages back that follow each other without a pause, until the
+//!             connection's task asks for them: so they take one lock each and not two.
 //! Locks       the socket's lock is held while a connection's own is taken, never the other way.
 //! Limits      [`Options`]; an inbox holds at most a window and one message per link and class. As many links as may
 //!             stand may be over and not read out.
@@ -23,12 +25,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_transports::AddressError;
+use quorate_transports::connection::Source;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -37,7 +40,7 @@ use super::body::Body;
 use super::config::{Options, WhenFull};
 use super::error::{BindError, ConnectError, ReceiveError, SendError, SendManyError};
 use super::flow::{Amount, Take};
-use super::link::{Link, Refused, Stage};
+use super::link::{Link, Refused, Stage, link_of};
 use super::topics::Topics;
 use super::wire::{self, Class, Control, DataHead, Frame, Rejection, Role};
 use super::{Left, LinkStats, Remote, SocketStats};
@@ -55,6 +58,8 @@ pub(in crate::socket) struct Core {
     own_name: Bytes,
     is_bound: bool,
     intake: Option<Arc<dyn Intake>>,
+    /// Itself, for connections to ask.
+    me: Weak<dyn Source>,
     state: Mutex<State>,
     /// Told when a send that was refused may succeed.
     pub(in crate::socket) room: Notify,
@@ -212,7 +217,8 @@ impl Owner {
             stats: SocketStats::default(),
             left: Left::default(),
         };
-        let core = Arc::new(Core {
+        let core = Arc::new_cyclic(|me: &Weak<Core>| Core {
+            me: me.clone(),
             node: make.node.clone(),
             options: make.options,
             role: make.role,
@@ -349,7 +355,22 @@ impl Core {
     }
 }
 
+impl Source for Core {
+    fn hand_over(&self, stamp: u64) {
+        // A link that is gone has handed over what it had.
+        if let Some(link) = self.state().links.get_mut(&link_of(stamp)) {
+            link.hand_over();
+        }
+    }
+}
+
 impl State {
+    /// True when there is one link. With several, whose connections may be driven by several threads, these would meet at
+    /// the socket's lock.
+    fn is_alone(&self) -> bool {
+        self.up.len() == 1
+    }
+
     pub(in crate::socket) fn is_open(&self) -> bool {
         self.phase == Phase::Open
     }

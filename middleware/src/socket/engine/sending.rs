@@ -71,6 +71,7 @@ impl Core {
         head: &[u8],
         body: &Body<'_>,
     ) -> Result<Remote, NotTaken> {
+        let source = state.is_alone().then_some(&self.me);
         let Some(link) = state.links.get_mut(&number).filter(|link| link.is_up()) else {
             return Err(SendError::Gone.into());
         };
@@ -80,7 +81,7 @@ impl Core {
             return Err(SendError::Full.into());
         }
         if !is_queueing || link.queue.is_empty() {
-            match link.push(class, self.lane(class), head, body) {
+            match link.push(class, self.lane(class), head, body, source) {
                 Ok(()) => {
                     state.stats.sent += 1;
                     self.after_push(link, head);
@@ -131,11 +132,12 @@ impl Core {
         }
         let mut state = self.state();
         let Some((state, number, cursor)) = state.turn(target) else { return false };
+        let source = state.is_alone().then_some(&self.me);
         let Some(link) = state.links.get_mut(&number).filter(|link| link.is_up() && link.queue.is_empty())
         else {
             return false;
         };
-        if link.push(class, self.lane(class), head, body).is_err() {
+        if link.push(class, self.lane(class), head, body, source).is_err() {
             return false;
         }
         state.stats.sent += 1;
@@ -289,7 +291,7 @@ impl Core {
         let state = &mut *state;
         let Some(link) = state.links.get_mut(&to.link).filter(|link| link.is_up()) else { return };
         let is_sent = link.queue.is_empty()
-            && link.push(Class::Ordinary, self.lane(Class::Ordinary), head, body).is_ok();
+            && link.push(Class::Ordinary, self.lane(Class::Ordinary), head, body, None).is_ok();
         if is_sent {
             state.stats.sent += 1;
         } else {
@@ -316,7 +318,7 @@ impl Core {
             return Err(SendError::Gone);
         };
         if link.queue.is_empty() {
-            match link.push(Class::Ordinary, self.lane(Class::Ordinary), head, body) {
+            match link.push(Class::Ordinary, self.lane(Class::Ordinary), head, body, None) {
                 Ok(()) => {
                     state.stats.sent += 1;
                     return Ok(link.out[0].sent.messages);
