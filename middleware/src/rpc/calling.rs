@@ -1,8 +1,8 @@
 //! The future of a call of a generated client.
 //!
 //! Guarantee   nothing happens before the first poll; the request leaves at it.
-//! Method      written by hand: nested `async fn`s keep what they were given beside what they make of it, some 700 bytes for
-//!             each call that waits, and a thousand of those do not fit into a core's own memory.
+//! Method      written by hand: nested `async fn`s keep what they were given beside what they make of it, some 300 bytes for
+//!             each call that waits, and a thousand calls should stay in a core's own memory.
 
 use std::future::Future;
 use std::marker::PhantomData;
