@@ -65,7 +65,8 @@ pub enum SlowReader {
     #[default]
     Waits,
     /// It leaves the group once its limits have been reached for so long: the others go on. It ends with
-    /// [`Ended::TooSlow`](super::Ended::TooSlow) and may join again.
+    /// [`Ended::TooSlow`](super::Ended::TooSlow) and may join again. Without a quorum nobody can be let go: then it stays until
+    /// there is one, or until its [`Group`](super::Group) is dropped.
     LeavesAfter(Duration),
 }
 

@@ -78,7 +78,8 @@ impl fmt::Debug for StateRequest {
 /// [`Limits::events_waiting_max`] unread ones.
 ///
 /// Who does not want them any more does not want to be a member: dropping them leaves the group, in good order and in
-/// the background.
+/// the background. That takes a quorum; without one the member stays until there is one, or until its
+/// [`Group`](super::Group) is dropped.
 #[derive(Debug)]
 pub struct Events {
     shared: Arc<Shared>,

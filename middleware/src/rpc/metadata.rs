@@ -3,7 +3,8 @@
 //! Guarantee   what a client says with [`with_metadata`](super::Client::with_metadata) every handler that it calls reads by
 //!             [`caller`](super::caller), over every transport, within one node and with every codec. A value under a
 //!             key that [propagates](Key::propagating) also goes with the calls that such a handler makes, and so on;
-//!             no other does.
+//!             no other does. A call of a handler that says more itself than what came along leaves room for is not
+//!             made: it fails with a [`MetadataError`].
 //! Layout      see docs/wire.md; values are encoded by postcard, whatever the codec of the service is.
 //! Limits      [`METADATA_ENTRIES_MAX`], [`METADATA_BYTES_MAX`], [`METADATA_KEY_BYTES_MAX`]. It is not for bulk: it goes
 //!             with every call. Who calls says it of itself: trust it as far as its [`credentials`](super::Caller::credentials).
@@ -174,7 +175,7 @@ impl Metadata {
         (!kept.is_empty()).then_some(kept)
     }
 
-    /// This, and of `other` what this does not say itself and has room for.
+    /// This, and of `other` what this does not say itself.
     ///
     /// # Errors
     /// [`MetadataError`] when both together are too much.

@@ -6,8 +6,9 @@
 //!             A *stateless* server needs none of this: all that it needs comes with the call; what the client holds for
 //!             it, authenticated, is a cookie (`rpc::cookies`, a feature).
 //! Guarantee   a session that is given is the one that was opened: ids are never used twice, also over restarts, and
-//!             cannot be guessed. What a lost session is answered with is true; when it was lost so long ago that the
-//!             reason is not kept any more, the answer is [`SessionLost::Forgotten`].
+//!             cannot be guessed. What a lost session of this table is answered with is true; when it was lost so long ago
+//!             that the reason is not kept any more, the answer is [`SessionLost::Forgotten`]. Ids of other tables cannot
+//!             be told apart from those of the table's own earlier life: [`SessionLost::ServerRestarted`].
 //! Limits      [`SessionsOptions`]: sessions, bytes, and what to do without room; the reasons of four times as many lost
 //!             sessions as may be open are kept. What has run out is dropped when the table is used next.
 //! Source      van Steen & Tanenbaum, stateless and stateful servers, soft state; leases: Gray & Cheriton 1989.
@@ -107,7 +108,8 @@ pub enum SessionLost {
         /// The lease.
         lease: Duration,
     },
-    /// The server has started anew since.
+    /// The id is not of this life of the table. As a rule the server has started anew since; an id of another table, and one
+    /// that somebody made up, may say so, too.
     #[error("the server restarted, and its sessions are lost")]
     ServerRestarted,
     /// The server needed the room for others, or it had grown too large.
@@ -119,7 +121,7 @@ pub enum SessionLost {
     /// It is gone for so long that the reason is not kept any more.
     #[error("the session is gone, and the server does not know any more why")]
     Forgotten,
-    /// The server never gave such an id.
+    /// It claims to be of this life of the table, which never gave such an id.
     #[error("there never was such a session")]
     Unknown,
 }

@@ -1,12 +1,13 @@
 //! Failure detector in the manner of SWIM: members probe each other in turn, ask others to probe who does not answer, and
 //! doubt before they suspect.
 //!
-//! Guarantee   as the heartbeat's: a crashed member is suspected by every live one within [`Config::timeout`], while
-//!             messages arrive; a suspicion is never a proof. A lost message or a bad path alone makes no suspect, because
-//!             others are asked.
+//! Guarantee   a member that crashes is suspected by every live one within [`Config::timeout`], while messages arrive and
+//!             the others probe in step; when its prober dies with it, or members slept, a period or two later. A suspicion
+//!             is never a proof. A lost message or a bad path alone makes no suspect, because others are asked.
 //!             [`Config::timeout`]: super::heartbeat::Config::timeout
 //! Method      in each period of two intervals a member pings the next one; members begin at different places, so that
-//!             each one is probed once in a period. Without an answer within one interval so many helpers are asked to
+//!             each one is probed once in a period as long as they are in step. Without an answer within one interval so many
+//!             helpers are asked to
 //!             ping it, too; without one from them either it is *doubted*. A doubt is told to all, who ask for themselves;
 //!             who is doubted says to all that it lives. Who says nothing is suspected.
 //!             Otherwise than in SWIM, doubts go to all at once and not by gossip: a view change wants to know soon, and

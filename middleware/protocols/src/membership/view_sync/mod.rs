@@ -15,6 +15,8 @@
 //!             Who leads and who is left out follows from who hears whom, which members tell all others.
 //! Source      single-decree consensus: Lamport 1998; views and flush: Birman & Joseph 1987; the joint choice of
 //!             members and cut follows virtually synchronous Paxos, Birman, Malkhi & van Renesse 2010.
+//! Needs       processes that crash, and do not lie: whoever reaches the group says who it is, and is believed when it tells of
+//!             a later view. Also a joiner may be the only one left that can, so membership is no test of it.
 //! Limits      one joiner is admitted for each member that has the state, so that the ones with the state are never
 //!             outvoted by more joiners at once; the last one with the state leaves only when another has it. A member
 //!             two views behind cannot catch up and is expelled.
