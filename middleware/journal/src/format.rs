@@ -6,17 +6,18 @@
 //! ```text
 //! header  0 magic "QRTE-LOG"   8 format version u32   12 crc32c u32 (of these 64 bytes with this field zero)
 //!        16 owner u64         24 segment number u64   32 epoch u64 (openings so far)   40 first position u64
-//!        48 zeros to 4096
+//!        48 mark u64 (random)     56 zeros to 4088          4088 the mark again
 //! record  0 crc32c u32 (of all that follows up to the payload's end)   4 payload bytes u32   8 position u64
-//!        16 segment number u64   24 unsynced u32   28 kind u16   30 flags u8   31 record version u8
+//!        16 mark of the segment u64   24 unsynced u32   28 kind u16   30 flags u8   31 record version u8
 //!        32 payload, then zeros to a multiple of 8
 //! footer  places: records after the segment's first u32, offset in the file u32; ascending; then 64 bytes:
 //!         0 magic "QRTE-END"   8 format version u32   12 crc32c u32 (of the 64 bytes with this field zero, then the
 //!         places)   16 owner u64   24 segment number u64   32 first position u64   40 position after the last u64
 //!        48 offset behind the last record u64   56 places u32   60 zeros
 //! ```
-//! The segment number in each record keeps a record of a file's earlier life from being taken for a new one: files are
-//! used again, numbers are not. `unsynced` is how many records lie between this one and the last one known durable
+//! The mark in each record keeps what is no record of this segment from being taken for one: a record of a file's earlier
+//! life (files are used again), and bytes of a payload that look like a record, by chance or because whoever sent them
+//! wanted it so: nobody outside knows the mark. `unsynced` is how many records lie between this one and the last one known durable
 //! when it was written: a valid record is therefore a proof that everything before `position - unsynced` had reached
 //! the disk, which tells a torn tail from corruption. Flag 1 marks the last record of an append. A footer only saves
 //! time: without it the segment is read from its beginning.
@@ -31,7 +32,9 @@
 //!        16 owner u64         24 position u64         32 blob bytes u64   40 zeros to 64, then the blob
 //! ```
 
+use std::collections::hash_map::RandomState;
 use std::fmt;
+use std::hash::BuildHasher;
 
 use bytes::Bytes;
 
@@ -74,6 +77,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) number: u64,
     pub(crate) epoch: u64,
     pub(crate) first: Position,
+    /// What its records carry.
+    pub(crate) mark: u64,
 }
 
 /// Why a header was not taken.
@@ -93,6 +98,8 @@ impl SegmentHeader {
         page[24..32].copy_from_slice(&self.number.to_le_bytes());
         page[32..40].copy_from_slice(&self.epoch.to_le_bytes());
         page[40..48].copy_from_slice(&self.first.0.to_le_bytes());
+        page[48..56].copy_from_slice(&self.mark.to_le_bytes());
+        page[MARK_COPY_AT as usize..].copy_from_slice(&self.mark.to_le_bytes());
         let crc = crc32c::crc32c(&page[..FIXED_BYTES]);
         page[12..16].copy_from_slice(&crc.to_le_bytes());
         page
@@ -105,8 +112,15 @@ impl SegmentHeader {
             number: u64_at(fixed, 24),
             epoch: u64_at(fixed, 32),
             first: Position(u64_at(fixed, 40)),
+            mark: u64_at(fixed, 48),
         })
     }
+}
+
+/// A mark for a new segment, which nobody can guess.
+pub(crate) fn new_mark() -> u64 {
+    // The standard library's own source of chance: keyed anew by the system for each process, and different each time.
+    RandomState::new().hash_one(0_u8)
 }
 
 /// What a snapshot says of itself.
@@ -211,7 +225,7 @@ pub(crate) const fn footer_bytes(places: usize) -> usize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RecordHeader {
     pub(crate) position: Position,
-    pub(crate) segment: u64,
+    pub(crate) mark: u64,
     pub(crate) unsynced: u32,
     pub(crate) kind: u16,
     pub(crate) is_last: bool,
@@ -224,7 +238,7 @@ impl RecordHeader {
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
         out.extend_from_slice(&self.position.0.to_le_bytes());
-        out.extend_from_slice(&self.segment.to_le_bytes());
+        out.extend_from_slice(&self.mark.to_le_bytes());
         out.extend_from_slice(&self.unsynced.to_le_bytes());
         out.extend_from_slice(&self.kind.to_le_bytes());
         out.push(if self.is_last { FLAG_LAST } else { 0 });
@@ -261,13 +275,13 @@ pub(crate) fn claimed_payload_bytes(head: &[u8; RECORD_OVERHEAD_BYTES]) -> u64 {
     u64::from(u32_at(head, 4))
 }
 
-/// The segment and the position that a record header claims; nothing is checked yet.
+/// The mark and the position that a record header claims; nothing is checked yet.
 pub(crate) fn claimed_place(head: &[u8]) -> (u64, Position) {
     (u64_at(head, 16), Position(u64_at(head, 8)))
 }
 
 /// Checks one record: `bytes` begins with it and holds at least what its header claims.
-pub(crate) fn decode_record(bytes: &[u8], segment: u64) -> Result<RecordHeader, RecordFault> {
+pub(crate) fn decode_record(bytes: &[u8], mark: u64) -> Result<RecordHeader, RecordFault> {
     if bytes.len() < RECORD_OVERHEAD_BYTES {
         return Err(RecordFault::Length);
     }
@@ -280,7 +294,7 @@ pub(crate) fn decode_record(bytes: &[u8], segment: u64) -> Result<RecordHeader, 
     }
     let header = RecordHeader {
         position: Position(u64_at(bytes, 8)),
-        segment: u64_at(bytes, 16),
+        mark: u64_at(bytes, 16),
         unsynced: u32_at(bytes, 24),
         kind: u16::from_le_bytes([bytes[28], bytes[29]]),
         is_last: bytes[30] & FLAG_LAST != 0,
@@ -288,7 +302,7 @@ pub(crate) fn decode_record(bytes: &[u8], segment: u64) -> Result<RecordHeader, 
     if bytes[31] != RECORD_VERSION || bytes[30] & !FLAG_LAST != 0 {
         return Err(RecordFault::Version);
     }
-    if header.segment != segment && !planted::has(Planted::StaleRecordIsTaken) {
+    if header.mark != mark && !planted::has(Planted::StaleRecordIsTaken) {
         return Err(RecordFault::Segment);
     }
     Ok(header)
@@ -387,11 +401,13 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// The version that this library writes and reads.
-pub(crate) const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 3;
 /// A whole page, so that the header is never rewritten by a record beside it.
 pub(crate) const SEGMENT_HEADER_BYTES: u64 = 4096;
 /// Fixed part of segment and snapshot headers.
 pub(crate) const FIXED_BYTES: usize = 64;
+/// Where the mark is once more, for who reads a segment past the damage of its header.
+pub(crate) const MARK_COPY_AT: u64 = SEGMENT_HEADER_BYTES - 8;
 /// What a record takes on disk beside its payload and up to 7 bytes of padding.
 pub const RECORD_OVERHEAD_BYTES: usize = 32;
 /// Records begin at multiples of this, so that a search for one after a hole may skip.

@@ -17,7 +17,7 @@ proptest! {
         let mut segment = segment;
         if with_magic && segment.len() > 12 {
             segment[..8].copy_from_slice(b"QRTE-LOG");
-            segment[8..12].copy_from_slice(&2_u32.to_le_bytes());
+            segment[8..12].copy_from_slice(&3_u32.to_le_bytes());
         }
         put(&disk, FIRST, &segment);
         if let Some(snapshot) = snapshot {
@@ -65,12 +65,13 @@ proptest! {
         let disk = FaultyStorage::new(1);
         drop(Log::open(disk.clone(), config()).expect("an empty disk"));
         let mut content = disk.content(FIRST).expect("the first segment");
+        let mark = u64::from_le_bytes(*content[48..].first_chunk().expect("a header"));
         for (length, position, segment, unsynced, rest) in heads {
             let length = if sized { length % 100 } else { length };
             let mut record = [0; 4].to_vec();
             record.extend(length.to_le_bytes());
             record.extend(if sized { position % 4 } else { position }.to_le_bytes());
-            record.extend(segment.to_le_bytes());
+            record.extend(if segment == 1 { mark } else { segment }.to_le_bytes());
             record.extend(unsynced.to_le_bytes());
             record.extend(if sized { 0x0101_0000 } else { rest }.to_le_bytes());
             if sized {

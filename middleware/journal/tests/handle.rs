@@ -198,6 +198,25 @@ fn q02_each_append_returns_as_soon_as_it_is_as_safe_as_it_asked_for() -> Outcome
 }
 
 #[test]
+fn q02_a_completion_that_panics_leaves_nobody_waiting() -> Outcome {
+    let (journal, _) = Journal::open(FaultyStorage::new(1), small())?;
+    // Both in one batch: the first completion holds the committer up until the others are in line.
+    let (held, holds) = std::sync::mpsc::channel::<()>();
+    let hold = move |_| {
+        // Until the other end goes.
+        let _ = holds.recv();
+    };
+    journal.append_then(Vec::new(), hold)?;
+    journal.append_then(vec![Record::new(1, "a")], |_| panic!("a bug of whoever waits"))?;
+    let pending = journal.submit(vec![Record::new(1, "b")])?;
+    drop(held);
+    let outcome = pending.wait_blocking();
+    assert!(matches!(outcome, Err(AppendError::Poisoned(_))), "{outcome:?}");
+    journal.close_blocking();
+    Ok(())
+}
+
+#[test]
 fn q02_completions_come_in_the_order_of_the_log_whatever_they_asked_for() -> Outcome {
     let (journal, _) = Journal::open(MemoryStorage::new(), small())?;
     let seen = Arc::new(Mutex::new(Vec::new()));

@@ -197,12 +197,15 @@ impl Committer {
             told = std::mem::take(&mut state.told);
         }
         told.tell();
-        for (waiting, outcome) in self.batch.drain(..).zip(outcomes) {
-            waiting.completion.complete(outcome);
-        }
         if let Some(error) = failure {
-            for waiting in void {
-                waiting.completion.complete(Err(error.clone()));
+            outcomes.extend(void.iter().map(|_| Err(error.clone())));
+            self.batch.extend(void);
+        }
+        // One by one: should a completion panic, the others are still there to be told.
+        self.batch.reverse();
+        for outcome in outcomes {
+            if let Some(waiting) = self.batch.pop() {
+                waiting.completion.complete(outcome);
             }
         }
     }
@@ -252,6 +255,8 @@ impl Committer {
             let State { line, outside, chores, .. } = &mut *state;
             (std::mem::take(line), std::mem::take(outside), std::mem::take(chores))
         };
+        // There is nothing left to be synced, or it would be tried again and again.
+        (self.unsynced_bytes, self.unsynced_since) = (0, None);
         for waiting in self.batch.drain(..).chain(line).chain(outside) {
             waiting.completion.complete(Err(error.clone()));
         }

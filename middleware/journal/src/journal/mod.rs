@@ -111,8 +111,8 @@ impl Journal {
     /// after [`Config::unsynced_bytes_max`] bytes.
     ///
     /// # Errors
-    /// As [`append`](Self::append). A failure that comes after the return shows in later appends; a position that was
-    /// told for what was only in memory is then void.
+    /// As [`append`](Self::append). A failure that comes after the return shows in later appends, but for a full disk: what was
+    /// only in memory is then gone without a word, and others get the position that was told for it.
     /// # Cancel safety
     /// As [`append`](Self::append).
     pub fn append_as(
@@ -234,7 +234,8 @@ impl Journal {
         Reader::new(shared.storage(), shared.catalog.clone(), from, durability)
     }
 
-    /// Drops whole segments whose records all lie before `position`; returns the first position still there.
+    /// Drops whole segments whose records all lie before `position`; returns the first position still there. What was written
+    /// before the call is synced before anything is dropped.
     ///
     /// # Errors
     /// [`AppendError::Poisoned`], [`AppendError::Closed`].

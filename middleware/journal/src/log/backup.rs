@@ -3,8 +3,10 @@
 //! Guarantee   the copy is the log as it was at one moment after the call: all its records up to there, and the
 //!             snapshots; opening it finds just that. Every record is checked while it is copied. A copy that was not
 //!             finished says so, and is refused when it is opened.
-//! Method      no file is dropped meanwhile. Snapshots come first, so that no one is ahead of the copied records.
+//! Method      no file is dropped meanwhile. Snapshots come first, so that no one is ahead of the copied records, and once more
+//!             behind them, as far as they are not: so none is older than what the records need.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::catalog::{Catalog, Places, Segment};
@@ -15,8 +17,8 @@ use super::{load_snapshot, write_whole};
 use crate::config::Config;
 use crate::error::{BackupError, Corruption, ReadError};
 use crate::format::{
-    Footer, INCOMPLETE_NAME, Position, SEGMENT_HEADER_BYTES, SegmentHeader, SnapshotHeader, segment_name,
-    snapshot_file_name, snapshot_name, temporary_name,
+    Footer, INCOMPLETE_NAME, Position, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SnapshotHeader,
+    new_mark, segment_name, snapshot_file_name, snapshot_name, temporary_name,
 };
 use crate::storage::{Storage, write_full};
 
@@ -57,25 +59,8 @@ pub(crate) fn backup(
     target.sync_directory().map_err(write("sync the directory of", INCOMPLETE_NAME))?;
 
     let mut done = Backup { first: Position::ZERO, next: Position::ZERO, snapshots: 0, bytes: 0 };
-    let names = storage.list().map_err(|source| ReadError::Io {
-        operation: "list",
-        file: storage.locate("."),
-        source,
-    })?;
-    for name in names.iter().filter_map(|name| snapshot_name(name)) {
-        // The log was durable up to there before it was written, and what is durable is copied after it.
-        let Some(snapshot) = load_snapshot(storage, &name, Position::from_u64(u64::MAX))? else { continue };
-        let bytes = snapshot.blob.len() as u64;
-        let header = SnapshotHeader { owner: config.owner, position: snapshot.position, bytes };
-        let parts: [&[u8]; 2] = [&header.encode(&snapshot.blob), &snapshot.blob];
-        put(target, &snapshot_file_name(&name), |file| {
-            write_whole(target, file, &parts).map(drop).map_err(|(operation, file, source)| {
-                BackupError::Write { operation, file: target.locate(&file), source }
-            })
-        })?;
-        done.snapshots += 1;
-        done.bytes += bytes;
-    }
+    let mut copied = BTreeMap::new();
+    copy_snapshots(storage, target, config.owner, None, &mut copied)?;
 
     let (segments, durable) = {
         let contents = catalog.lock();
@@ -93,10 +78,45 @@ pub(crate) fn backup(
         done.bytes += copy_segment(storage, target, (config, epoch), *segment, (next, durable))?;
         progress(Progress { bytes: (index as u64 + 1) * config.segment_bytes, total });
     }
+    copy_snapshots(storage, target, config.owner, Some(durable), &mut copied)?;
+    done.snapshots = copied.len();
+    done.bytes += copied.values().sum::<u64>();
     target.sync_directory().map_err(write("sync", "."))?;
     target.remove(INCOMPLETE_NAME).map_err(write("remove", INCOMPLETE_NAME))?;
     target.sync_directory().map_err(write("sync", "."))?;
     Ok(done)
+}
+
+/// Copies the snapshots, but for those ahead of `end`, and notes how large each is.
+fn copy_snapshots(
+    storage: &dyn Storage,
+    target: &dyn Storage,
+    owner: u64,
+    end: Option<Position>,
+    copied: &mut BTreeMap<String, u64>,
+) -> Result<(), BackupError> {
+    let names = storage.list().map_err(|source| ReadError::Io {
+        operation: "list",
+        file: storage.locate("."),
+        source,
+    })?;
+    for name in names.iter().filter_map(|name| snapshot_name(name)) {
+        // The log was durable up to there before it was written: the first time, what is copied after it is not behind it.
+        let Some(snapshot) = load_snapshot(storage, &name, Position::from_u64(u64::MAX))? else { continue };
+        if end.is_some_and(|end| snapshot.position > end) {
+            continue;
+        }
+        let bytes = snapshot.blob.len() as u64;
+        let header = SnapshotHeader { owner, position: snapshot.position, bytes };
+        let parts: [&[u8]; 2] = [&header.encode(&snapshot.blob), &snapshot.blob];
+        put(target, &snapshot_file_name(&name), |file| {
+            write_whole(target, file, &parts).map(drop).map_err(|(operation, file, source)| {
+                BackupError::Write { operation, file: target.locate(&file), source }
+            })
+        })?;
+        copied.insert(name, bytes);
+    }
+    Ok(())
 }
 
 /// Copies a segment up to `next`, where the one after it begins, or else up to `durable`; returns the bytes.
@@ -110,9 +130,10 @@ fn copy_segment(
     let name = segment_name(segment.number, segment.first);
     let read = |operation, source| ReadError::Io { operation, file: storage.locate(&name), source };
     let source = storage.open(&name).map_err(|source| read("open", source))?;
-    let mut scanner = Scanner::at_start(source, name.clone(), segment.number, segment.first);
+    let mut scanner = Scanner::at_start(source, name.clone(), segment.first);
     let end = next.unwrap_or(durable).min(durable);
-    let header = SegmentHeader { owner: config.owner, number: segment.number, epoch, first: segment.first };
+    let (number, first, mark) = (segment.number, segment.first, new_mark());
+    let header = SegmentHeader { owner: config.owner, number, epoch, first, mark };
     let mut written = 0;
     put(target, &name, |temporary| {
         let failed = |operation, source| BackupError::Write {
@@ -134,7 +155,7 @@ fn copy_segment(
                 }
             };
             places.note(segment.first, position, offset, config.place_bytes());
-            record.encode(&payload, &mut buffer);
+            RecordHeader { mark, ..record }.encode(&payload, &mut buffer);
             if buffer.len() >= COPIED_BYTES {
                 write_full(&*file, &buffer, written).map_err(|error| failed("write", error))?;
                 written += buffer.len() as u64;
@@ -143,7 +164,7 @@ fn copy_segment(
         }
         write_full(&*file, &buffer, written).map_err(|error| failed("write", error))?;
         written += buffer.len() as u64;
-        debug_assert_eq!(written, scanner.offset.max(SEGMENT_HEADER_BYTES), "byte for byte");
+        debug_assert_eq!(written, scanner.offset.max(SEGMENT_HEADER_BYTES), "record for record");
         if let Some(next) = next {
             let footer = Footer {
                 owner: config.owner,

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use super::catalog::{Places, Segment};
-use super::read::{Entry, Scanner, read_footer};
+use super::read::{Entry, Scanner, read_footer, read_mark};
 use super::recover::{Found, Tail, find_segments, open_segment, read_fixed, scan};
 use super::{Snapshot, load_snapshot};
 use crate::error::{Corruption, Dropped, OpenError, ReadError};
-use crate::format::{Position, SegmentHeader, segment_name, snapshot_name};
+use crate::format::{INCOMPLETE_NAME, Position, SegmentHeader, segment_name, snapshot_name};
 use crate::storage::Storage;
 
 /// A directory with a journal in it, that nobody has open.
@@ -103,7 +103,8 @@ impl Inspection {
     /// Looks which files there are.
     ///
     /// # Errors
-    /// See [`OpenError`]: no journal at all, another format, a segment missing, a last segment without a header.
+    /// See [`OpenError`]: no journal at all, another format, a segment missing, a last segment without a header, a backup that
+    /// was not finished.
     pub fn new(storage: impl Storage) -> Result<Self, OpenError> {
         let storage: Arc<dyn Storage> = Arc::new(storage);
         Self::look(storage.clone()).map_err(|error| error.located(&*storage))
@@ -112,6 +113,9 @@ impl Inspection {
     fn look(storage: Arc<dyn Storage>) -> Result<Self, OpenError> {
         let io_error = |source| OpenError::Io { operation: "list", file: ".".to_owned(), source };
         let names = storage.list().map_err(io_error)?;
+        if names.iter().any(|name| name == INCOMPLETE_NAME) {
+            return Err(OpenError::IncompleteBackup { file: INCOMPLETE_NAME.to_owned() });
+        }
         let segments: Vec<Segment> = find_segments(&*storage, &names)?.into();
         let Some(last) = segments.last() else {
             return Err(OpenError::NotAJournal { file: ".".to_owned() });
@@ -237,12 +241,13 @@ impl Inspection {
         let Some(segment) = self.segments.get(index) else { return Ok(None) };
         let name = segment_name(segment.number, segment.first);
         let file = self.storage.open(&name).map_err(|source| self.io("open", &name, source))?;
-        let scanner = Scanner::at_start(file.clone(), name.clone(), segment.number, segment.first);
+        let scanner = Scanner::at_start(file.clone(), name.clone(), segment.first);
         let (end, tail) = match self.segments.get(index + 1) {
             Some(next) => (Some(next.first), None),
             None => {
                 let (number, first) = (segment.number, segment.first);
-                let header = SegmentHeader { owner: self.owner, number, epoch: 0, first };
+                let mark = read_mark(&*file).map_err(|source| self.io("read", &name, source))?;
+                let header = SegmentHeader { owner: self.owner, number, epoch: 0, first, mark };
                 match scan(&Found { name, file, header }, u64::MAX) {
                     Ok((Tail { next, dropped, .. }, Places(_))) => (Some(next), dropped),
                     Err(OpenError::Corrupt(_)) => (None, None),

@@ -111,6 +111,8 @@ pub struct Log {
 struct Active {
     file: Arc<dyn StorageFile>,
     number: u64,
+    /// What its records carry.
+    mark: u64,
     first: Position,
     /// Where the next record goes.
     end: u64,
@@ -159,7 +161,7 @@ impl Log {
             contents.places.note(self.active.first, self.next, offset, self.config.place_bytes());
             let header = RecordHeader {
                 position: self.next,
-                segment: self.active.number,
+                mark: self.active.mark,
                 unsynced: (self.next.as_u64() - self.durable.as_u64()) as u32,
                 kind: record.kind,
                 is_last: index + 1 == records.len(),

@@ -9,9 +9,9 @@ use super::Durability;
 use super::catalog::{Catalog, Places, Segment};
 use crate::error::{Corruption, ReadError};
 use crate::format::{
-    FIXED_BYTES, Footer, Position, RECORD_ALIGN, RECORD_OVERHEAD_BYTES, RecordFault, RecordHeader,
-    SEGMENT_HEADER_BYTES, claimed_payload_bytes, claimed_place, decode_record, encoded_bytes, segment_name,
-    slice,
+    FIXED_BYTES, Footer, MARK_COPY_AT, Position, RECORD_ALIGN, RECORD_OVERHEAD_BYTES, RecordFault,
+    RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, claimed_payload_bytes, claimed_place, decode_record,
+    encoded_bytes, segment_name, slice,
 };
 use crate::planted::{self, Planted};
 use crate::storage::{Storage, StorageFile, read_full};
@@ -172,12 +172,8 @@ fn enter(storage: &dyn Storage, catalog: &Catalog, position: Position) -> Result
         }
         ReadError::Io { operation: "open", file: name.clone(), source }
     })?;
-    let mut open = Open {
-        scanner: Scanner::at_start(file, name, segment.number, segment.first),
-        segment,
-        end,
-        sure: NOWHERE,
-    };
+    let mut open =
+        Open { scanner: Scanner::at_start(file, name, segment.first), segment, end, sure: NOWHERE };
     if position > segment.first {
         let places = places(storage, catalog, &open)?;
         open.scanner.skip_to(places.find(segment.first, position));
@@ -240,7 +236,8 @@ pub(super) fn read_footer(file: &dyn StorageFile) -> io::Result<Option<Footer>> 
 pub(super) struct Scanner {
     file: Arc<dyn StorageFile>,
     pub(super) name: String,
-    number: u64,
+    /// What the segment's records carry, once it was read.
+    mark: Option<u64>,
     /// Where the next record should begin, and its position.
     pub(super) offset: u64,
     pub(super) position: Position,
@@ -252,11 +249,11 @@ pub(super) struct Scanner {
 
 impl Scanner {
     /// From a segment's first record.
-    pub(super) fn at_start(file: Arc<dyn StorageFile>, name: String, number: u64, first: Position) -> Self {
+    pub(super) fn at_start(file: Arc<dyn StorageFile>, name: String, first: Position) -> Self {
         Self {
             file,
             name,
-            number,
+            mark: None,
             offset: SEGMENT_HEADER_BYTES,
             position: first,
             window: Bytes::new(),
@@ -281,6 +278,7 @@ impl Scanner {
 
     /// The next record, or why there is none; after a fault the scanner stays where it is.
     pub(super) fn next(&mut self) -> io::Result<Result<(RecordHeader, Bytes), RecordFault>> {
+        let mark = self.mark()?;
         if !self.fill(RECORD_OVERHEAD_BYTES)? {
             return Ok(Err(RecordFault::Length));
         }
@@ -290,7 +288,7 @@ impl Scanner {
         if !self.fill(RECORD_OVERHEAD_BYTES + payload_bytes)? {
             return Ok(Err(RecordFault::Length));
         }
-        let header = match decode_record(&self.window, self.number) {
+        let header = match decode_record(&self.window, mark) {
             Ok(header) if header.position != self.position => return Ok(Err(RecordFault::Position)),
             Ok(header) => header,
             Err(fault) => return Ok(Err(fault)),
@@ -308,7 +306,8 @@ impl Scanner {
     pub(super) fn find_next(&mut self, end: Option<Position>) -> io::Result<bool> {
         let mut found = None;
         let from = self.offset + RECORD_ALIGN as u64;
-        search(&*self.file, from, (self.number, self.position), |offset, _, record| {
+        let mark = self.mark()?;
+        search(&*self.file, from, (mark, self.position), |offset, _, record| {
             let record = record.filter(|record| end.is_none_or(|end| record.position < end));
             found = record.map(|record| (record.position, offset));
             found.is_none()
@@ -316,6 +315,15 @@ impl Scanner {
         let Some((position, offset)) = found else { return Ok(false) };
         (self.position, self.offset, self.window) = (position, offset, Bytes::new());
         Ok(true)
+    }
+
+    fn mark(&mut self) -> io::Result<u64> {
+        let mark = match self.mark {
+            Some(mark) => mark,
+            None => read_mark(&*self.file)?,
+        };
+        self.mark = Some(mark);
+        Ok(mark)
     }
 
     /// Gets `count` bytes at `offset` into the window; false when the file does not have them. Never allocates more
@@ -338,12 +346,24 @@ impl Scanner {
     }
 }
 
-/// Looks from `from` on for what claims to be a record of segment `number` at `first` or behind it; tells of each where it
+/// What a segment's records carry: by its header, and if that is damaged, by what stands at the end of its page.
+pub(super) fn read_mark(file: &dyn StorageFile) -> io::Result<u64> {
+    let mut fixed = [0; FIXED_BYTES];
+    read_full(file, &mut fixed, 0)?;
+    if let Ok(header) = SegmentHeader::decode(&fixed) {
+        return Ok(header.mark);
+    }
+    let mut copy = [0; 8];
+    read_full(file, &mut copy, MARK_COPY_AT)?;
+    Ok(u64::from_le_bytes(copy))
+}
+
+/// Looks from `from` on for what carries `mark` and claims to be a record at `first` or behind it; tells of each where it
 /// begins and ends, and its header if it is whole, until that returns false.
 pub(super) fn search(
     file: &dyn StorageFile,
     from: u64,
-    (number, first): (u64, Position),
+    (mark, first): (u64, Position),
     mut found: impl FnMut(u64, u64, Option<RecordHeader>) -> bool,
 ) -> io::Result<()> {
     let size = file.size()?;
@@ -356,16 +376,16 @@ pub(super) fn search(
         for start in (0..end.min(READ_BYTES_MAX)).step_by(RECORD_ALIGN) {
             let Some(head) = window[start..got].first_chunk::<RECORD_OVERHEAD_BYTES>() else { break };
             // Cheap tests first: the checksum is computed only for what looks like one of our records. What the file
-            // held in an earlier life has another number.
+            // held in an earlier life has another mark, and nobody who sends payloads knows this one.
             let (claimed, position) = claimed_place(head);
             let total = RECORD_OVERHEAD_BYTES as u64 + claimed_payload_bytes(head);
             let place = at + start as u64;
-            if claimed != number || position < first || place + total > size {
+            if claimed != mark || position < first || place + total > size {
                 continue;
             }
             let mut bytes = vec![0; total as usize];
             let read = read_full(file, &mut bytes, place)?;
-            if !found(place, place + total, decode_record(&bytes[..read], number).ok()) {
+            if !found(place, place + total, decode_record(&bytes[..read], mark).ok()) {
                 return Ok(());
             }
         }

@@ -24,8 +24,8 @@ use crate::config::Config;
 use crate::error::{Corruption, DropReason, Dropped, OpenError};
 use crate::format::{
     FIXED_BYTES, FORMAT_VERSION, Footer, HeaderFault, INCOMPLETE_NAME, Position, SEGMENT_HEADER_BYTES,
-    SegmentHeader, is_segment_of_version_1, is_temporary, segment_name, segment_place, snapshot_owner,
-    spare_number, temporary_name,
+    SegmentHeader, is_segment_of_version_1, is_temporary, new_mark, segment_name, segment_place,
+    snapshot_owner, spare_number, temporary_name,
 };
 use crate::planted::{self, Planted};
 use crate::storage::{Storage, StorageFile, read_full, write_full};
@@ -61,7 +61,7 @@ pub(super) fn open(storage: Arc<dyn Storage>, config: Config) -> Result<(Log, Re
             segments.pop_back();
         }
     }
-    let header = SegmentHeader { owner: config.owner, number, epoch, first: next };
+    let header = SegmentHeader { owner: config.owner, number, epoch, first: next, mark: new_mark() };
     let file = create_segment(&*storage, &header)?;
     segments.push_back(Segment { number, first: next });
 
@@ -97,8 +97,8 @@ pub(super) fn open(storage: Arc<dyn Storage>, config: Config) -> Result<(Log, Re
         Some(dropped) => tracing::warn!(%dropped, next = next.as_u64(), "journal opened, torn tail cut"),
         None => tracing::debug!(first = first.as_u64(), next = next.as_u64(), epoch, "journal opened"),
     }
-    let active =
-        Active { file, number, first: next, end: SEGMENT_HEADER_BYTES, filled: SEGMENT_HEADER_BYTES };
+    let (end, mark) = (SEGMENT_HEADER_BYTES, header.mark);
+    let active = Active { file, number, mark, first: next, end, filled: end };
     let log = Log {
         storage,
         config,
@@ -201,7 +201,7 @@ pub(super) fn read_fixed(file: &dyn StorageFile, name: &str) -> Result<[u8; FIXE
 pub(super) fn scan(segment: &Found, apart: u64) -> Result<(Tail, Places), OpenError> {
     let Found { name, file, header } = segment;
     let mut places = Places::default();
-    let mut scanner = Scanner::at_start(file.clone(), name.clone(), header.number, header.first);
+    let mut scanner = Scanner::at_start(file.clone(), name.clone(), header.first);
     let mut whole = (header.first, SEGMENT_HEADER_BYTES);
     let mut unproven = SEGMENT_HEADER_BYTES;
     loop {
@@ -249,7 +249,7 @@ struct Rest {
 fn examine_rest(segment: &Found, from: u64) -> Result<Rest, OpenError> {
     let Found { name, file, header } = segment;
     let mut rest = Rest { end: from, proven: Position::ZERO };
-    let found = search(&**file, from, (header.number, header.first), |_, end, record| {
+    let found = search(&**file, from, (header.mark, header.first), |_, end, record| {
         rest.end = rest.end.max(end);
         if let Some(record) = record {
             rest.proven = rest.proven.max(record.durable_before());

@@ -11,7 +11,7 @@ use super::catalog::{Places, Segment};
 use super::{Active, Log, write_whole};
 use crate::error::AppendError;
 use crate::format::{
-    Footer, Position, SEGMENT_HEADER_BYTES, SegmentHeader, segment_name, spare_name, temporary_name,
+    Footer, Position, SEGMENT_HEADER_BYTES, SegmentHeader, new_mark, segment_name, spare_name, temporary_name,
 };
 use crate::planted::{self, Planted};
 use crate::storage::{Storage, StorageFile, write_full};
@@ -19,13 +19,22 @@ use crate::storage::{Storage, StorageFile, write_full};
 impl Log {
     /// Drops whole segments whose records all lie before `position`; returns the first position still there.
     ///
-    /// The segment that is written to is never dropped. A crash in between leaves some of them for the next time, as
+    /// Commits first, so that no power cut takes what stands for the dropped records. The segment that is written to is never
+    /// dropped. A crash in between leaves some of them for the next time, as
     /// does a backup that is under way. Some of the files are kept, to be used again.
     ///
     /// # Errors
     /// [`AppendError::Poisoned`] when the directory cannot be changed.
     pub fn truncate_before(&mut self, position: Position) -> Result<Position, AppendError> {
         self.check_failure()?;
+        let is_due = {
+            let contents = self.catalog.lock();
+            contents.segments.get(1).is_some_and(|next| next.first <= position) && contents.pins == 0
+        };
+        if is_due {
+            // What stands for the dropped records may be among those that are not synced yet.
+            self.commit()?;
+        }
         loop {
             let gone = {
                 let mut contents = self.catalog.lock();
@@ -82,8 +91,8 @@ impl Log {
 
     /// Begins the next segment; the active one is sealed.
     pub(super) fn begin_segment(&mut self) -> Result<(), AppendError> {
-        let (number, first) = (self.active.number + 1, self.next);
-        let header = SegmentHeader { owner: self.config.owner, number, epoch: self.epoch, first };
+        let (number, first, mark) = (self.active.number + 1, self.next, new_mark());
+        let header = SegmentHeader { owner: self.config.owner, number, epoch: self.epoch, first, mark };
         let name = segment_name(number, first);
         let (file, filled) = match self.spares.pop_front() {
             Some(spare) => self.reuse(spare, &name, &header.encode())?,
@@ -94,7 +103,7 @@ impl Log {
         contents.learn(self.active.number, Arc::new(places));
         contents.push(Segment { number, first });
         drop(contents);
-        self.active = Active { file, number, first, end: SEGMENT_HEADER_BYTES, filled };
+        self.active = Active { file, number, mark, first, end: SEGMENT_HEADER_BYTES, filled };
         Ok(())
     }
 

@@ -149,6 +149,62 @@ fn q02_hole_in_the_last_batch_cuts_there_and_says_so() {
     assert_eq!((recovered.next, recovered.dropped), (Position::from_u64(1), None), "and the cut is final");
 }
 
+/// What a sender of payloads can know of a record: all but the mark of the segment.
+fn forged(position: u64) -> Vec<u8> {
+    let mut record = vec![0; 4];
+    record.extend(8_u32.to_le_bytes());
+    record.extend(position.to_le_bytes());
+    record.extend(1_u64.to_le_bytes());
+    record.extend(0_u32.to_le_bytes());
+    record.extend([9, 0, 1, 1]);
+    record.extend([0xf0; 8]);
+    let crc = crc32c::crc32c(&record[4..]);
+    record[..4].copy_from_slice(&crc.to_le_bytes());
+    record
+}
+
+#[test]
+fn q02_a_payload_that_looks_like_records_neither_hinders_opening_nor_becomes_one() {
+    let disk = FaultyStorage::new(1);
+    let (mut log, _) = open(&disk, 1);
+    log.append(&[Record::new(1, "kept")]).expect("room");
+    log.commit().expect("a disk without faults");
+    // A head that claims much in every place where one may begin, and whole records.
+    let mut payload = Vec::new();
+    for position in 1..20 {
+        payload.extend(forged(position));
+    }
+    log.append(&[Record::new(1, payload)]).expect("room");
+    log.commit().expect("a disk without faults");
+    drop(log);
+    // The last batch was torn: its record's own head is damaged.
+    let name = name_of(1, 0);
+    assert!(disk.flip_bit(&name, 8 * (4096 + 40 + 8)));
+    let inspection = crate::Inspection::new(disk.clone()).expect("a journal");
+    let records = inspection.records(Position::ZERO).expect("a disk that reads");
+    let kinds: Vec<_> = records.filter_map(Result::ok).map(|entry| entry.kind).collect();
+    assert_eq!(kinds, [1], "no invented one");
+    let (log, recovered) = open(&disk, 1);
+    assert_eq!(recovered.next, Position::from_u64(1));
+    assert_eq!(log.read(Position::ZERO).count(), 1);
+}
+
+#[test]
+fn q02_what_stands_for_dropped_records_is_synced_before_they_are_dropped() {
+    let disk = FaultyStorage::new(1);
+    let (mut log, _) = Log::open(disk.clone(), Config::new(1).segment_bytes(8 << 10)).expect("an empty disk");
+    while log.catalog().lock().segments() < 2 {
+        log.append(&[Record::new(1, vec![1; 600])]).expect("room");
+        log.commit().expect("a disk without faults");
+    }
+    let copy = log.append(&[Record::new(2, "stands for all")]).expect("room");
+    log.truncate_before(copy.first).expect("a disk without faults");
+    drop(log);
+    let (log, recovered) = Log::open(disk.crash(), Config::new(1)).expect("a whole log");
+    assert!(recovered.first > Position::ZERO);
+    assert!(log.read(recovered.first).any(|entry| entry.is_ok_and(|entry| entry.kind == 2)));
+}
+
 #[test]
 fn directory_of_another_owner_or_version_is_refused_and_left_untouched() {
     let disk = FaultyStorage::new(1);
@@ -164,7 +220,7 @@ fn directory_of_another_owner_or_version_is_refused_and_left_untouched() {
     let name = name_of(1, 0);
     assert!(disk.flip_bit(&name, 8 * 8));
     match Log::open(disk.clone(), Config::new(1)).map(|_| ()) {
-        Err(OpenError::Version { found: 3, supported: 2, .. }) => {}
+        Err(OpenError::Version { found: 2, supported: 3, .. }) => {}
         other => panic!("{other:?}"),
     }
     assert!(disk.flip_bit(&name, 8 * 8) && disk.flip_bit(&name, 0));
@@ -188,7 +244,7 @@ fn directory_of_the_first_version_of_the_format_is_refused_and_left_untouched() 
     disk.create(&name).and_then(|file| file.write_at(&page, 0)).expect("a disk without faults");
     let operations = disk.operations();
     match Log::open(disk.clone(), Config::new(1)).map(|_| ()) {
-        Err(OpenError::Version { file, found: 1, supported: 2 }) => assert_eq!(file, name),
+        Err(OpenError::Version { file, found: 1, supported: 3 }) => assert_eq!(file, name),
         other => panic!("{other:?}"),
     }
     assert_eq!(disk.operations(), operations, "nothing was changed or synced");

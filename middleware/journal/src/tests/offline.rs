@@ -57,6 +57,8 @@ fn q09_a_backup_of_a_running_journal_is_whole_or_says_that_it_is_not_wherever_it
                 assert!(matches!(error, BackupError::Write { .. }), "{error:?}");
                 let is_marked = there.iter().any(|name| name == "backup.incomplete");
                 if is_marked {
+                    let looked = Inspection::new(left.clone()).map(drop);
+                    assert!(matches!(looked, Err(OpenError::IncompleteBackup { .. })), "{looked:?}");
                     let opened = Journal::open(left, small()).map(drop);
                     assert!(matches!(opened, Err(OpenError::IncompleteBackup { .. })), "{opened:?}");
                 } else if !there.is_empty() {
@@ -90,6 +92,27 @@ fn q09_a_backup_goes_on_while_records_come_and_old_ones_are_cut_off() {
     let cut =
         crate::journal::wait_for(journal.truncate_before(journal.durable())).expect("a disk without faults");
     assert!(cut > first);
+    journal.close_blocking();
+}
+
+#[test]
+fn q09_a_snapshot_that_is_written_while_the_records_are_copied_is_in_the_copy_if_it_is_not_ahead_of_them() {
+    let disk = FaultyStorage::new(1);
+    let journal = journal(&disk);
+    let target = FaultyStorage::new(2);
+    let backup = journal.backup_blocking(target.clone(), |_| {
+        crate::journal::wait_for(async {
+            let save = |name: &'static str, position| journal.save_snapshot(name, position, "new");
+            journal.append(vec![Record::new(1, "meanwhile")]).await.expect("room");
+            save("names", Position::ZERO).await.expect("a disk without faults");
+            save("ahead", journal.durable()).await.expect("a disk without faults");
+        });
+    });
+    assert_eq!(backup.expect("disks without faults").snapshots, 2);
+    let (copy, _) = Journal::open(target, small()).expect("a whole copy");
+    assert_eq!(copy.load_snapshot("names").expect("whole").expect("it is there").blob, "new");
+    assert!(copy.load_snapshot("ahead").expect("nothing is damaged").is_none());
+    copy.close_blocking();
     journal.close_blocking();
 }
 
