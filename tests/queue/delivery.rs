@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use quorate::queue::{DeclareError, QueueConfig, QueueError, Queues, QueuesOpenError};
+use quorate::queue::{DeclareError, Message, QueueConfig, QueueError, Queues, QueuesOpenError};
 use quorate::{Node, NodeId};
 use quorate_journal::{FaultyStorage, FileStorage, MemoryStorage, OpenError};
 use tokio::sync::mpsc;
@@ -240,6 +240,32 @@ async fn q03_a_delivery_costs_no_sync_and_its_acknowledgement_one() -> Outcome {
 }
 
 const MESSAGES: u64 = 200;
+
+#[tokio::test]
+async fn q03_a_message_that_kills_each_consumer_is_given_up_also_when_that_shows_after_a_restart() -> Outcome
+{
+    let storage = MemoryStorage::new();
+    for life in 1..=4 {
+        let queues = open(storage.clone());
+        let queue = queues.queue_with("q", QueueConfig::new().deliveries_max(Some(3))).await?;
+        if life == 1 {
+            queue.put(Message::new("poison").key("k")).await?;
+            queue.put(Message::new("behind it").key("k")).await?;
+        }
+        let delivery = queue.get(60 * SECOND).await?.ok_or("something is ready")?;
+        if life < 4 {
+            assert_eq!((&delivery.payload()[..], delivery.deliveries()), (&b"poison"[..], life));
+        } else {
+            assert_eq!(delivery.payload(), "behind it");
+            let dead = take_all(&queues.queue("q.dead").await?);
+            assert_eq!(texts(&dead), ["poison"]);
+            assert_eq!(dead[0].dead_letter().map(|letter| letter.deliveries), Some(3));
+        }
+        // It is still held when all ends.
+        queues.close().await;
+    }
+    Ok(())
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn q03_competing_consumers_get_each_message_once() -> Outcome {

@@ -172,11 +172,42 @@ async fn q09_journal_stays_short_when_a_message_is_delivered_again_and_again() -
     assert!(longest < 20, "{longest} files");
     queues.close().await;
     let queues = open(storage);
-    let queue = queues.queue("q").await?;
+    let queue = queues.queue_with("q", QueueConfig::new().deliveries_max(None)).await?;
     let delivery = queue.poll()?.ok_or("it is kept")?;
     assert_eq!((delivery.id(), delivery.deliveries()), (receipt.id, 200 * 64 + 1));
     Ok(())
 }
+
+/// The record that says which numbers were given out may be the one for which there is no room: for some size of the
+/// messages it is.
+#[tokio::test]
+async fn q09_no_number_is_given_again_when_the_disk_is_full_as_the_journal_is_cut() -> Outcome {
+    for size in 0..SIZES {
+        let disk = FaultyStorage::new(1);
+        let queues = open(disk.clone());
+        let queue = queues.queue("q").await?;
+        // The names, one segment, the next one's header, and no record in it.
+        let names = disk.content("queues.snapshot").ok_or("the names")?.len() as u64;
+        let capacity_bytes = Some(names + (16 << 10) + (4 << 10) + 8);
+        disk.set_faults(Faults { capacity_bytes, ..Faults::default() });
+        let mut last = 0;
+        while let Ok(receipt) = queue.put(vec![0; size]).await {
+            last = receipt.id.as_u64();
+            if queue.poll()?.ok_or("it is there")?.ack().await.is_err() {
+                break;
+            }
+        }
+        queues.close().await;
+        disk.set_faults(Faults::default());
+        let queues = open(disk);
+        let next = queues.queue("q").await?.put("next").await?.id.as_u64();
+        assert!(next > last, "{next} after {last}, with messages of {size} bytes");
+    }
+    Ok(())
+}
+
+/// How many sizes are tried.
+const SIZES: usize = 100;
 
 #[tokio::test]
 async fn directory_that_is_not_the_queues_is_refused() -> Outcome {

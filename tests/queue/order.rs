@@ -276,6 +276,27 @@ async fn q03_what_is_retained_can_be_read_again_and_is_delivered_again_after_a_s
 }
 
 #[tokio::test]
+async fn q03_what_is_retained_is_trimmed_in_all_queues_of_a_unit_of_work_and_behind_a_seek() -> Outcome {
+    let queues = open(MemoryStorage::new());
+    let settings = QueueConfig::new().retain(2, Duration::from_secs(3600));
+    let one = queues.queue_with("one", settings.clone()).await?;
+    let two = queues.queue_with("two", settings).await?;
+    for _ in 0..10 {
+        let mut work = queues.work();
+        for queue in [&one, &two] {
+            queue.put("x").await?;
+            work.ack(queue.poll()?.ok_or("it is there")?);
+        }
+        work.commit().await?;
+    }
+    tests::until(|| one.stats().kept <= 2 && two.stats().kept <= 2).await;
+    two.put_all((0..10).map(|_| "passed over")).await?;
+    two.seek(Start::End).await?;
+    tests::until(|| two.stats().kept <= 2).await;
+    Ok(())
+}
+
+#[tokio::test]
 async fn q03_wrong_keys_and_names_are_refused() -> Outcome {
     let queue = open(MemoryStorage::new()).queue("q").await?;
     for message in [

@@ -6,6 +6,7 @@ use quorate::queue::{
     Durability, Message, PutError, Queue, QueueConfig, QueueError, Queues, Settled, WhenFull, WorkError,
 };
 use quorate_journal::{FaultyStorage, MemoryStorage};
+use tests::within;
 
 use super::{Outcome, config, open, take_all, texts};
 
@@ -94,6 +95,86 @@ async fn q04_a_unit_of_work_waits_for_room_where_that_is_the_policy() -> Outcome
     to.poll()?.ok_or("it is there")?.ack().await?;
     waiting.await??;
     assert_eq!(texts(&take_all(&to)), ["parcel"]);
+    Ok(())
+}
+
+/// Takes the message that is in the way out of a queue.
+async fn clear(queue: &Queue) -> Outcome {
+    Ok(queue.poll()?.ok_or("it is there")?.ack().await?)
+}
+
+#[tokio::test]
+async fn q02_whoever_is_woken_for_room_and_does_not_use_it_wakes_the_next() -> Outcome {
+    let queues = open(MemoryStorage::new());
+    let single = QueueConfig::new().messages_max(1);
+    let (one, two) = (queues.queue_with("1", single.clone()).await?, queues.queue_with("2", single).await?);
+    let orders = queues.queue_with("orders", QueueConfig::new().lease(Duration::from_millis(1))).await?;
+    let put = |queue: &Queue| {
+        let queue = queue.clone();
+        tokio::spawn(async move { queue.put("second").await })
+    };
+    // The first one in line cannot be done any more when its turn comes.
+    orders.put("order").await?;
+    one.put("in the way").await?;
+    let mut work = queues.work();
+    work.ack(orders.poll()?.ok_or("it is there")?).put(&one, "first");
+    let first = tokio::spawn(work.commit());
+    tokio::task::yield_now().await;
+    let second = put(&one);
+    tokio::task::yield_now().await;
+    let _other = within(orders.get(Duration::MAX)).await?.ok_or("the lease ended")?;
+    clear(&one).await?;
+    assert!(matches!(within(first).await?, Err(WorkError::LeaseLost)));
+    within(second).await??;
+
+    // It needs room in another queue as well.
+    two.put("in the way").await?;
+    let mut work = queues.work();
+    work.put(&one, "first").put(&two, "first");
+    let first = tokio::spawn(work.commit());
+    tokio::task::yield_now().await;
+    let second = put(&one);
+    tokio::task::yield_now().await;
+    clear(&one).await?;
+    within(second).await??;
+    // There is more room now, although nothing has gone.
+    queues.queue_with("2", QueueConfig::new().messages_max(2)).await?;
+    clear(&one).await?;
+    within(first).await??;
+    Ok(())
+}
+
+#[tokio::test]
+async fn q02_a_queue_that_is_given_more_room_wakes_who_waits_for_it() -> Outcome {
+    let queues = open(MemoryStorage::new());
+    let queue = queues.queue_with("q", QueueConfig::new().messages_max(1)).await?;
+    queue.put("in the way").await?;
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let queue = queue.clone();
+            tokio::spawn(async move { queue.put("next").await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    queues.queue_with("q", QueueConfig::new().messages_max(10)).await?;
+    for waiting in waiting {
+        within(waiting).await??;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn q04_a_repetition_that_asks_for_more_than_the_first_was_is_refused() -> Outcome {
+    let queues = open(MemoryStorage::new());
+    let queue = queues.queue("q").await?;
+    let named = || Message::new("x").name("n");
+    let first = queue.put(named().durability(Durability::Memory)).await?;
+    let refused = queue.put(named()).await;
+    let Err(error @ PutError::InMemory { id }) = refused else { panic!("{refused:?}") };
+    assert!(id == first.id && error.is_retryable());
+    assert!(queue.put(named().durability(Durability::Memory)).await?.is_repeated);
+    clear(&queue).await?;
+    assert!(queue.put(named()).await?.is_repeated, "it has done its work");
     Ok(())
 }
 

@@ -84,7 +84,9 @@ impl Books {
                 effects.push(Effect::Swept(to, Settled::Acknowledged));
                 for id in back {
                     let shelf = &mut self.desk(queue).shelf;
-                    if let Some(slip) = shelf.remove_kept(id) {
+                    if let Some(mut slip) = shelf.remove_kept(id) {
+                        // It was worked on: what comes now is another round.
+                        slip.deliveries = 0;
                         shelf.insert(now, id, slip);
                     }
                 }

@@ -15,11 +15,12 @@ use quorate_journal::Record;
 use quorate_protocols::Time;
 
 use super::bodies::Bodies;
-use super::config::{QueueConfig, WhenExpired, WhenFull};
+use super::config::{QueueConfig, WhenExpired};
 use super::face::{QueueStats, Settled};
 use super::message::{DeadReason, Durability, MessageId, Origin};
 use super::meter::Meter;
 use super::near::{Distance, NEAR_MAX};
+use super::plan::cell_bytes;
 use super::planted::Bug;
 use super::record::{Put, Step, Why};
 use super::seen::Seen;
@@ -33,6 +34,8 @@ pub(super) struct Books {
     pub(super) cell_bytes: usize,
     /// Changes of cells that are under way: meanwhile these are not written again.
     pub(super) coming_cells: BTreeMap<Bytes, usize>,
+    /// And their bytes.
+    pub(super) coming_cell_bytes: usize,
     /// Every place of the log that is still needed: its first is where the log may be cut.
     pub(super) needed: BTreeSet<(u64, Need)>,
     /// The id of the next message.
@@ -136,6 +139,7 @@ impl Books {
             cells: BTreeMap::new(),
             cell_bytes: 0,
             coming_cells: BTreeMap::new(),
+            coming_cell_bytes: 0,
             needed: BTreeSet::new(),
             // Zero is before all of them.
             next: MessageId::from_u64(1),
@@ -221,7 +225,10 @@ impl Books {
             Step::Purged { queue, .. } | Step::Sought { queue, .. } | Step::Trimmed { queue, .. } => {
                 self.desk(*queue).sweeping += 1;
             }
-            Step::Cell { key, .. } => *self.coming_cells.entry(key.clone()).or_default() += 1,
+            Step::Cell { key, value } => {
+                *self.coming_cells.entry(key.clone()).or_default() += 1;
+                self.coming_cell_bytes += cell_bytes(key, value);
+            }
             Step::Delivered { .. } | Step::Named { .. } | Step::Floor { .. } => {}
         }
     }
@@ -240,7 +247,8 @@ impl Books {
             Step::Purged { queue, .. } | Step::Sought { queue, .. } | Step::Trimmed { queue, .. } => {
                 self.desk(*queue).sweeping -= 1;
             }
-            Step::Cell { key, .. } => {
+            Step::Cell { key, value } => {
+                self.coming_cell_bytes -= cell_bytes(key, value);
                 if let Some(count) = self.coming_cells.get_mut(key) {
                     *count -= 1;
                     if *count == 0 {
@@ -377,10 +385,6 @@ impl Desk {
     /// After how many deliveries a message is given up; never without a place for dead letters.
     pub(super) fn deliveries_max(&self) -> Option<u32> {
         self.dead.and(self.config.deliveries_max)
-    }
-
-    pub(super) fn is_waiting(&self) -> bool {
-        self.config.when_full == WhenFull::Wait
     }
 }
 

@@ -117,7 +117,8 @@ impl QueueConfig {
 
     /// Keeps acknowledged messages for those who [read](super::Queue::browse) them again or [seek](super::Queue::seek)
     /// back: the last `messages` of them, up to an age of `age` since they were put, and at most
-    /// [`bytes_max`](Self::bytes_max) bytes; up to an eighth more, and up to twice the age. Default: none.
+    /// [`bytes_max`](Self::bytes_max) bytes; up to an eighth more, and up to twice the age, which is looked at when something
+    /// is acknowledged. Default: none.
     pub fn retain(mut self, messages: usize, age: Duration) -> Self {
         (self.retain_messages, self.retain_age) = (messages, age);
         self

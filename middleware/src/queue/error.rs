@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use quorate_journal::{AppendError, OpenError, Position, ReadError};
 
+use super::message::MessageId;
+
 /// Why the queues of a directory could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -107,6 +109,13 @@ pub enum PutError {
         /// Which of them.
         field: &'static str,
     },
+    /// A message of this name was put before, and is only in memory: it is not as safe as this put asks. When it has left the
+    /// queue, this put is told that it was put before.
+    #[error("message {id} of the same name is in memory only")]
+    InMemory {
+        /// The message that was put before.
+        id: MessageId,
+    },
     /// The journal did not take it. After [`AppendError::Poisoned`] the message **may or may not** be found when the
     /// queues are opened again.
     #[error("cannot store the message")]
@@ -117,7 +126,7 @@ impl PutError {
     /// True when the same call may succeed later without change.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Full { .. } => true,
+            Self::Full { .. } | Self::InMemory { .. } => true,
             Self::Journal(error) => error.is_retryable(),
             Self::TooLarge { .. } | Self::TooMany { .. } | Self::Label { .. } => false,
         }

@@ -191,12 +191,25 @@ impl Queues {
             Some(dead) => Some(self.room.declare(dead).await?),
             None => None,
         };
-        let mut state = self.room.lock();
-        let desk = state.books.desk(number);
-        desk.config = config;
-        desk.dead = dead.filter(|dead| *dead != number);
-        state.books.trim_names(number);
-        let bells = state.bells(number);
+        let (bells, has_given_up) = {
+            let mut state = self.room.lock();
+            let desk = state.books.desk(number);
+            desk.config = config;
+            desk.dead = dead.filter(|dead| *dead != number);
+            // What was delivered too often before a restart, or is so by now, may be known only here.
+            let deliveries_max = desk.deliveries_max();
+            let has_given_up = desk.shelf.give_up(deliveries_max);
+            state.books.trim_names(number);
+            self.room.bury(&mut state, number, self.room.now());
+            (state.bells(number), has_given_up)
+        };
+        // There may be more room, and leases may be shorter.
+        bells.room.notify_one();
+        bells.arrivals.notify_one();
+        if has_given_up {
+            // Whoever looks now finds it among the dead letters.
+            self.room.journal.sync().await.map_err(DeclareError::Journal)?;
+        }
         Ok(Queue { room: self.room.clone(), number, name: name.into(), bells })
     }
 
@@ -210,12 +223,10 @@ impl Queues {
     /// # Cancel safety
     /// Dropping the future does not stop the closing.
     pub async fn close(&self) -> Left {
-        let messages = {
-            let mut state = self.room.lock();
-            state.fail(AppendError::Closed);
-            state.books.desks.values().map(|desk| desk.len()).sum()
-        };
+        self.room.lock().fail(AppendError::Closed);
         let closed = self.room.journal.close().await;
+        // What was under way has ended by now.
+        let messages = self.room.lock().books.desks.values().map(|desk| desk.len()).sum();
         Left { messages, failure: closed.failure.map(|failure| failure.to_string()) }
     }
 }
@@ -367,27 +378,29 @@ impl Room {
         is_watched: bool,
     ) -> Result<Stored, WorkError> {
         let closed = || WorkError::Put(PutError::Journal(AppendError::Closed));
-        let mut bell: Option<Arc<Notify>> = None;
+        let mut heard: Option<Heard> = None;
         loop {
             // Before the attempt, so that nothing that goes meanwhile is missed.
-            let heard = bell.clone();
-            let rung = heard.as_ref().map(|bell| bell.notified());
+            let bell = heard.as_ref().map(|heard| heard.0.clone());
+            let rung = bell.as_ref().map(|bell| bell.notified());
             tokio::pin!(rung);
             if let Some(rung) = rung.as_mut().as_pin_mut() {
                 rung.enable();
             }
             match self.attempt(wish, is_watched)? {
                 // The sender goes only when the journal drops a completion, which it does when it is closed.
-                Attempt::Begun(stored) => return stored.await.unwrap_or_else(|_| Err(closed())),
+                Attempt::Begun(stored) => {
+                    // Whoever waits for room behind this one need not wait for the disk, too.
+                    drop(heard);
+                    return stored.await.unwrap_or_else(|_| Err(closed()));
+                }
                 Attempt::After(known) => drop(known.await),
-                Attempt::Full(full, due) => {
-                    if let Some(rung) = rung.as_mut().as_pin_mut()
-                        && heard.as_ref().is_some_and(|bell| Arc::ptr_eq(bell, &full))
-                    {
+                Attempt::Full(full, due) => match rung.as_mut().as_pin_mut() {
+                    Some(rung) if bell.as_ref().is_some_and(|bell| Arc::ptr_eq(bell, &full)) => {
                         until_rung(rung, due).await;
                     }
-                    bell = Some(full);
-                }
+                    _ => heard = Some(Heard(full)),
+                },
             }
         }
     }
@@ -422,6 +435,16 @@ impl fmt::Debug for Queue {
 struct PassedOn<'a>(&'a Notify);
 
 impl Drop for PassedOn<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+/// The bell of a queue that had no room. A ring wakes one of those who wait: whoever goes, with room or without, or turns to
+/// another queue, wakes the next one, as there may be room left.
+struct Heard(Arc<Notify>);
+
+impl Drop for Heard {
     fn drop(&mut self) {
         self.0.notify_one();
     }

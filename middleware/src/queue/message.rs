@@ -85,7 +85,8 @@ impl Message {
 
     /// A name (1 to 255 bytes) by which a repetition is known: a put of the same name into the same queue stores nothing
     /// while the first one is among the last [`QueueConfig::deduplicate`](super::QueueConfig::deduplicate) named ones, also
-    /// across a restart and after it was acknowledged. So a put whose outcome is unknown may be repeated.
+    /// across a restart and after it was acknowledged. So a put whose outcome is unknown may be repeated. It must not ask for
+    /// more [durability](Self::durability) than the first one when that was in memory only.
     pub fn name(mut self, name: impl Into<Bytes>) -> Self {
         self.name = Some(name.into());
         self

@@ -161,7 +161,8 @@ impl Books {
     /// disk what is not.
     pub(super) fn bring_near(&mut self, now: Time, queue: u32) -> Result<(), ReadError> {
         let desk = self.desks.entry(queue).or_default();
-        if let Some((rank, id)) = desk.distance.first()
+        // Again when all that came was delivered too often before a restart.
+        while let Some((rank, id)) = desk.distance.first()
             && desk.shelf.first_ready().is_none_or(|first| (rank, id) < first)
         {
             let far = desk.distance.far.entry(rank).or_default();
@@ -188,6 +189,8 @@ impl Books {
                 desk.shelf.insert(now, spot.id, slip);
                 self.bodies.insert(queue, spot.id, put.payload, place);
             }
+            let deliveries_max = desk.deliveries_max();
+            desk.shelf.give_up(deliveries_max);
         }
         if let Some((_, id)) = desk.shelf.first_ready()
             && !self.bodies.is_near(queue, id)

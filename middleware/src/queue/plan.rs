@@ -6,11 +6,13 @@ use bytes::Bytes;
 use quorate_protocols::Time;
 
 use super::books::{Books, Unit};
+use super::config::WhenFull;
 use super::error::PutError;
 use super::message::{Durability, LABEL_BYTES_MAX, Message, MessageId};
 use super::planted::Bug;
 use super::record::{Put, Step, Why};
 use super::shelf::Lease;
+use super::work::OWN_STATE;
 
 /// Messages to put, messages to acknowledge, entries of the application's state to set or to remove.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +20,8 @@ pub(super) struct Wish {
     pub(super) puts: Vec<(u32, Message)>,
     pub(super) acks: Vec<(u32, MessageId, Lease)>,
     pub(super) cells: Vec<(Bytes, Option<Bytes>)>,
+    /// What is done when a queue is full, whatever its own policy is.
+    pub(super) when_full: Option<WhenFull>,
 }
 
 /// A wish that can be done, and is now under way.
@@ -128,7 +132,15 @@ impl Books {
             if desk.coming_names.contains(name) && !self.has(Bug::NamesUnderWayAreForgotten) {
                 return Err(Refusal::Coming);
             }
-            Ok(desk.seen.find(name))
+            let first = desk.seen.find(name);
+            // What is in memory only is not made safer by being told that it was put before.
+            let class = first.and_then(|id| desk.shelf.messages().get(&id)).map(|slip| slip.class);
+            match (first, class) {
+                (Some(id), Some(Durability::Memory)) if message.durability > Durability::Memory => {
+                    Err(PutError::InMemory { id }.into())
+                }
+                _ => Ok(first),
+            }
         };
         wish.puts.iter().map(find).collect()
     }
@@ -153,7 +165,7 @@ impl Books {
                 return Err(PutError::TooMany { count, size, messages, bytes }.into());
             }
             if !desk.has_room(count, size) {
-                return Err(if desk.is_waiting() {
+                return Err(if wish.when_full.unwrap_or(desk.config.when_full) == WhenFull::Wait {
                     Refusal::Wait(queue)
                 } else {
                     let messages = desk.len() + desk.coming_messages;
@@ -185,16 +197,28 @@ impl Books {
         if cells.iter().any(|(key, _)| key.is_empty() || key.len() > LABEL_BYTES_MAX) {
             return Err(PutError::Label { field: "state key" }.into());
         }
-        let coming: usize =
-            cells.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
+        // The middleware's own entries are few and small, and must not fail because the application has many.
+        let of_users = |(key, value): &&(Bytes, Option<Bytes>)| value.is_some() && !is_own(key);
+        if !cells.iter().any(|cell| of_users(&cell)) {
+            return Ok(());
+        }
         // What is replaced is not counted off: simple, and only stricter near the limit.
-        let size = self.cell_bytes + coming;
-        let is_growing = cells.iter().any(|(_, value)| value.is_some());
-        if is_growing && size > STATE_BYTES_MAX {
+        let coming: usize = cells.iter().map(|(key, value)| cell_bytes(key, value)).sum();
+        let size = self.cell_bytes + self.coming_cell_bytes + coming;
+        if size > STATE_BYTES_MAX {
             return Err(Refusal::State { size, limit: STATE_BYTES_MAX });
         }
         Ok(())
     }
+}
+
+fn is_own(key: &[u8]) -> bool {
+    key.starts_with(OWN_STATE.as_bytes())
+}
+
+/// What an entry counts.
+pub(super) fn cell_bytes(key: &Bytes, value: &Option<Bytes>) -> usize {
+    key.len() + value.as_ref().map_or(0, Bytes::len)
 }
 
 /// The application's own state is in memory; who has more has a database.

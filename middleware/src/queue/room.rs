@@ -161,13 +161,6 @@ impl Room {
             Err(Refusal::Put(error)) => return Err(WorkError::Put(error)),
         };
         let settled = is_watched.then(|| state.watch(&wish.puts, &puts)).flatten();
-        let queues = wish.puts.iter().map(|(queue, _)| *queue);
-        for queue in queues {
-            // Whoever waits for room behind this one may have some, too.
-            if state.books.desk(queue).has_room(1, 0) {
-                state.bells(queue).room.notify_one();
-            }
-        }
         // What is told to have been put before must be stored, too.
         let is_barrier = unit.class() < Durability::Synced && puts.iter().any(|put| put.is_repeated);
         let (send, receive) = oneshot::channel();
@@ -247,15 +240,13 @@ impl Room {
     fn commit(self: &Arc<Self>, state: &mut State, unit: Unit, first: Option<u64>) {
         let now = self.now();
         let mut effects = Vec::new();
-        let left = |step: &Step| match step {
-            Step::Gone { queue, .. } => Some(*queue),
-            _ => None,
-        };
-        let queue = unit.steps.iter().find_map(left);
+        let queues = state.books.keeping(&unit);
         state.books.commit(now, unit, first, &mut effects);
         state.ring(effects);
-        if let Some(trim) = queue.and_then(|queue| state.books.plan_trim(now, queue)) {
-            self.store_aside(state, trim);
+        for queue in queues {
+            if let Some(trim) = state.books.plan_trim(now, queue) {
+                self.store_aside(state, trim);
+            }
         }
         self.tidy(state);
     }
@@ -287,10 +278,17 @@ impl Room {
             segment_bytes: stats.segment_bytes,
         };
         let upkeep = state.books.upkeep(log);
-        let is_floor_stored = upkeep.floor.is_some_and(|floor| self.store_aside(state, floor));
-        if let Some(cut) = upkeep.cut.filter(|_| is_floor_stored) {
-            // Done behind what was appended before. A failure shows in the next append.
-            let _ = self.journal.truncate_soon(Position::from_u64(cut));
+        if let Some((floor, cut)) = upkeep.floor.zip(upkeep.cut) {
+            let room = self.clone();
+            let told = move |outcome: Result<Option<Appended>, AppendError>| {
+                // Without the floor, nothing might be left that says which ids were given out.
+                if outcome.is_ok() {
+                    // A failure shows in the next append.
+                    let _ = room.journal.truncate_soon(Position::from_u64(cut));
+                }
+            };
+            // The next time is soon.
+            let _ = self.store(state, floor, false, told);
         }
         if let Some(moves) = upkeep.moves {
             // Too large for one segment is a matter of odd settings, and only costs space.
@@ -317,6 +315,7 @@ impl Room {
                 Err(_) => break,
                 Ok(()) => {}
             }
+            self.bury(&mut state, queue.number, now);
             let Some((taken, step)) = state.books.take(now, queue.number) else { break };
             records.extend(step.map(|step| step.encode()));
             deliveries.extend(Delivery::new(queue.clone(), &taken, &state.books));
@@ -372,7 +371,7 @@ impl Room {
     }
 
     /// Takes out of a queue what was given up or has expired.
-    fn bury(self: &Arc<Self>, state: &mut State, number: u32, now: Time) {
+    pub(super) fn bury(self: &Arc<Self>, state: &mut State, number: u32, now: Time) {
         while let Some(unit) = state.books.next_burial(now, number) {
             if !self.store_aside(state, unit) {
                 return;
@@ -443,7 +442,10 @@ impl State {
         if is_repeated && !self.books.desk(queue).has(id) {
             let _ = send.send(Settled::Unknown);
         } else {
-            self.watched.entry(id).or_default().push(send);
+            let watchers = self.watched.entry(id).or_default();
+            // Who asks again and again, and gives up each time, leaves nothing behind.
+            watchers.retain(|watcher| !watcher.is_closed());
+            watchers.push(send);
         }
         Some(receive)
     }

@@ -283,6 +283,20 @@ impl Shelf {
         }
     }
 
+    /// Gives up what was delivered so often, when that is known only now: what is not ready is looked at when it comes back.
+    /// True if there was something.
+    pub(super) fn give_up(&mut self, deliveries_max: Option<u32>) -> bool {
+        let Some(max) = deliveries_max else { return false };
+        let is_over = |slip: &Slip| slip.stand == Stand::Ready && slip.deliveries >= max;
+        let over: Vec<_> =
+            self.messages.iter().filter(|(_, slip)| is_over(slip)).map(|(id, _)| *id).collect();
+        for id in &over {
+            self.place(*id, Stand::Settling);
+            self.doomed.insert(*id, DeadReason::Deliveries);
+        }
+        !over.is_empty()
+    }
+
     /// The next message that must be taken out, and why; it is out of everyone's reach.
     pub(super) fn next_doomed(&mut self) -> Option<(MessageId, DeadReason)> {
         self.doomed.pop_first()

@@ -10,7 +10,17 @@
 
 mod world;
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use quorate_protocols::Time;
+
+use super::books::Books;
+use super::message::{Durability, Label, MessageId};
+use super::plan::{Refusal, STATE_BYTES_MAX, Wish};
 use super::planted::Bug;
+use super::record::{Put, Step};
+use super::upkeep::LogSize;
 use world::{Broken, run};
 
 #[test]
@@ -42,6 +52,47 @@ fn q04_every_planted_bug_is_found() {
         let (seed, crash_at, broken) = find(*bug).unwrap_or_else(|| panic!("{bug:?} is not found"));
         println!("{bug:?}: seed {seed}, crash at {crash_at}: {broken}");
     }
+}
+
+#[test]
+fn q04_state_under_way_counts_and_the_places_of_peers_are_stored_however_much_the_application_has() {
+    let mut books = Books::new(BTreeMap::new());
+    let entry = |key: &str| {
+        let cells = vec![(Bytes::copy_from_slice(key.as_bytes()), Some(Bytes::from_static(b"value")))];
+        Wish { cells, ..Wish::default() }
+    };
+    books.cell_bytes = STATE_BYTES_MAX - 10;
+    assert!(books.plan(Time::ZERO, &entry("one")).is_ok());
+    let refused = books.plan(Time::ZERO, &entry("two"));
+    assert!(matches!(refused, Err(Refusal::State { .. })), "{refused:?}");
+    assert!(books.plan(Time::ZERO, &entry("quorate.place.7")).is_ok());
+}
+
+#[test]
+fn q09_a_large_message_is_written_again_alone_so_that_one_append_holds_it() {
+    let mut books = Books::new(BTreeMap::from([(0, "q".to_owned())]));
+    let put = |id: u64, size: usize| {
+        Step::Put(Put {
+            queue: 0,
+            id: MessageId::from_u64(id),
+            label: Label::default(),
+            origin: None,
+            again: None,
+            is_kept: false,
+            class: Durability::Synced,
+            payload: vec![0; size].into(),
+        })
+    };
+    for (place, size) in [10, 15_000, 15_000].into_iter().enumerate() {
+        books.replay(Time::ZERO, place as u64, put(1 + place as u64, size)).expect("a queue that is there");
+    }
+    let log = LogSize { first: 0, segments: 100, segment_bytes: 16 << 10 };
+    for expected in [1, 1, 1] {
+        let moves = books.upkeep(log).moves.expect("the log is too long");
+        assert_eq!(moves.steps.len(), expected);
+        books.commit(Time::ZERO, moves, Some(books.done), &mut Vec::new());
+    }
+    assert!(books.needed.first().is_some_and(|(place, _)| *place == 3), "all lie further on");
 }
 
 fn find(bug: Bug) -> Option<(u64, u64, Broken)> {

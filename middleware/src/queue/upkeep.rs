@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use quorate_protocols::Time;
 
 use super::books::{Books, Need, RECORDS_BYTES, Unit};
 use super::message::{Label, MessageId};
 use super::planted::Bug;
-use super::record::{Put, Step};
+use super::record::{Put, Step, Why};
 use super::shelf::Stand;
 
 /// How the log stands.
@@ -26,6 +27,12 @@ pub(super) struct Upkeep {
     pub(super) cut: Option<u64>,
     /// To be stored: what lay at the log's beginning, again.
     pub(super) moves: Option<Unit>,
+}
+
+/// What is written again.
+enum Again {
+    Step(Step),
+    Name(u32, MessageId, Bytes),
 }
 
 impl Books {
@@ -50,45 +57,60 @@ impl Books {
         let segments = SEGMENTS_MIN + SEGMENTS_PER_NEEDED * needed / log.segment_bytes;
         if !self.is_moving && log.segments > segments {
             // Half of what went: so moving never writes more than the users do, and is done after a bounded time.
-            upkeep.moves = self.plan_moves((log.segment_bytes / 8).min(MOVED_BYTES_MAX));
+            let bytes_max = (log.segment_bytes / 8).min(MOVED_BYTES_MAX);
+            upkeep.moves = self.plan_moves(bytes_max, log.segment_bytes / 2);
         }
         upkeep
     }
 
-    fn plan_moves(&mut self, bytes_max: u64) -> Option<Unit> {
+    /// The queues of which something may be kept too long once this is done.
+    pub(super) fn keeping(&self, unit: &Unit) -> BTreeSet<u32> {
+        let keeps = |queue: &u32| self.desks.get(queue).is_some_and(|desk| !desk.shelf.kept().is_empty());
+        let queue = |step: &Step| match step {
+            Step::Gone { queue, why: Why::Kept, .. } | Step::Sought { queue, .. } => Some(*queue),
+            Step::Gone { queue, .. } => Some(*queue).filter(keeps),
+            _ => None,
+        };
+        unit.steps.iter().filter_map(queue).collect()
+    }
+
+    /// Stops behind `bytes_max`; one append holds `unit_bytes_max` in any case.
+    fn plan_moves(&mut self, bytes_max: u64, unit_bytes_max: u64) -> Option<Unit> {
         let mut bytes = 0;
         let mut steps = Vec::new();
         let mut names: BTreeMap<u32, Vec<_>> = BTreeMap::new();
         let mut moved = BTreeSet::new();
         for need in self.oldest_needs() {
-            let size = match need {
+            let again = match need {
                 Need::Message(queue, id) => {
                     if !moved.insert((queue, id)) {
                         continue;
                     }
-                    let Some(put) = self.again(queue, id) else { continue };
-                    let size = put.payload.len();
-                    steps.push(Step::Put(put));
-                    size
+                    self.again(queue, id).map(|put| (put.payload.len(), Again::Step(Step::Put(put))))
                 }
                 Need::Name(queue, id) => {
                     let name = self.desks.get(&queue).and_then(|desk| desk.seen.name(id)).cloned();
-                    let Some(name) = name else { continue };
-                    let size = name.len();
-                    names.entry(queue).or_default().push((id, name));
-                    size
+                    name.map(|name| (name.len(), Again::Name(queue, id, name)))
                 }
                 Need::Cell(key) => {
-                    let Some(cell) = self.cells.get(&key).filter(|_| !self.coming_cells.contains_key(&key))
-                    else {
-                        continue;
-                    };
-                    let size = key.len() + cell.value.len();
-                    steps.push(Step::Cell { key: key.clone(), value: Some(cell.value.clone()) });
-                    size
+                    let cell = self.cells.get(&key).filter(|_| !self.coming_cells.contains_key(&key));
+                    cell.map(|cell| {
+                        let step = Step::Cell { key: key.clone(), value: Some(cell.value.clone()) };
+                        (key.len() + cell.value.len(), Again::Step(step))
+                    })
                 }
             };
+            let Some((size, again)) = again else { continue };
             bytes += size as u64 + RECORDS_BYTES;
+            // A large one goes alone: what one append does not hold would be tried again for ever.
+            let is_first = steps.is_empty() && names.is_empty();
+            if bytes > unit_bytes_max && !is_first {
+                break;
+            }
+            match again {
+                Again::Step(step) => steps.push(step),
+                Again::Name(queue, id, name) => names.entry(queue).or_default().push((id, name)),
+            }
             if bytes > bytes_max {
                 break;
             }

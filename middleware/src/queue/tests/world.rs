@@ -11,6 +11,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use super::super::books::{Books, Desk, Unit};
 use super::super::checkpoint::begin;
 use super::super::config::QueueConfig;
+use super::super::error::PutError;
 use super::super::message::{Durability, Message, MessageId};
 use super::super::near::NEAR_MAX;
 use super::super::plan::{Refusal, Wish};
@@ -230,6 +231,7 @@ impl World {
                     puts: vec![(OUT, first), (WORK, second)],
                     acks: vec![(queue, id, lease)],
                     cells: vec![("cell".into(), cell)],
+                    ..Wish::default()
                 };
                 self.wish(life, wish, vec![one, two], vec![taken])
             }
@@ -305,7 +307,7 @@ impl World {
         let plan = match life.books.plan(self.now, &wish) {
             Ok(plan) => plan,
             Err(Refusal::Coming) => return self.complete(life),
-            Err(Refusal::LeaseLost) => return Ok(Some(())),
+            Err(Refusal::LeaseLost | Refusal::Put(PutError::InMemory { .. })) => return Ok(Some(())),
             Err(refusal) => return Err(format!("refused: {refusal:?}")),
         };
         let mut told = Told { ended, ..Told::default() };
