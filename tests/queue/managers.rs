@@ -12,25 +12,27 @@ use tests::{Net, Orders, Worker, everywhere, memory, nets, tcp, until};
 use super::{Outcome, config};
 
 /// A node with its queues and their manager.
-struct Site {
-    node: Node,
-    queues: Queues,
-    manager: QueueManager,
+pub(super) struct Site {
+    pub(super) node: Node,
+    pub(super) queues: Queues,
+    pub(super) manager: QueueManager,
 }
 
 impl Site {
-    async fn open(net: &Net, id: u64, storage: impl Storage) -> Self {
-        let node = net.node(id).await;
-        let queues = Queues::open(storage, config()).expect("a good disk");
+    pub(super) async fn open(net: &Net, id: u64, storage: impl Storage) -> Self {
+        Self::on(net.node(id).await, Queues::open(storage, config()).expect("a good disk")).await
+    }
+
+    pub(super) async fn on(node: Node, queues: Queues) -> Self {
         let manager = QueueManager::start(&node, &queues).await.expect("its first");
         Self { node, queues, manager }
     }
 
-    fn address(&self) -> Address {
+    pub(super) fn address(&self) -> Address {
         self.node.addresses().remove(0)
     }
 
-    async fn queue(&self, name: &str) -> Queue {
+    pub(super) async fn queue(&self, name: &str) -> Queue {
         self.queues.queue_with(name, QueueConfig::new().deliveries_max(None)).await.expect("a good name")
     }
 
@@ -43,7 +45,7 @@ impl Site {
 }
 
 /// The next messages of a queue, acknowledged.
-async fn drain(queue: &Queue, count: usize) -> Vec<String> {
+pub(super) async fn drain(queue: &Queue, count: usize) -> Vec<String> {
     let mut texts = Vec::new();
     while texts.len() < count {
         let delivery = queue.get(Duration::from_secs(60)).await.expect("open").expect("it arrives");

@@ -29,7 +29,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::node::{Channel, ChannelGuard, ChannelTaken, Node, PeerEvent, lane_of};
+use crate::node::{CHANNEL_BYTES, Channel, ChannelGuard, ChannelTaken, Node, PeerEvent, lane_of};
 use inbox::{Arrival, Inbox};
 
 /// Where a machine's events go. Called in the machine's task: quick work only.
@@ -188,6 +188,11 @@ pub(crate) fn new_life(node: &Node) -> ProcessId {
     let identity = node.identity();
     let first = identity.incarnation.0.wrapping_mul(MACHINES_A_LIFE);
     ProcessId { node: identity.node.0, incarnation: first.wrapping_add(node.next_machine()) }
+}
+
+/// Bytes of the largest message that a machine on this node can send, to peers with the same limit.
+pub(crate) fn message_bytes_max(node: &Node) -> usize {
+    node.message_bytes_max().saturating_sub(CHANNEL_BYTES + HEADER_BYTES)
 }
 
 /// Starts the machine on the node. Must be called within a tokio runtime.

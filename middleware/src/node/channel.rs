@@ -389,7 +389,7 @@ const fn fnv1a(mut hash: u64, bytes: &[u8]) -> u64 {
 /// Where a node hears that a peer has not opened a channel; the message is that channel, little-endian.
 const REFUSALS: Channel = Channel::named("node", "refusals");
 /// Every message begins with its channel, little-endian.
-pub(super) const CHANNEL_BYTES: usize = 8;
+pub(crate) const CHANNEL_BYTES: usize = 8;
 const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
 
 #[cfg(test)]

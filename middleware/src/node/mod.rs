@@ -36,6 +36,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 pub use builder::{Limits, NodeBuilder};
+pub(crate) use channel::CHANNEL_BYTES;
 pub use channel::{Channel, ChannelGuard, ChannelHandler, PeerEvent};
 pub use convert::{identity_of, lane_of, process_id_of};
 pub use error::{ChannelTaken, ConnectError, SendError, StartError};

@@ -4,6 +4,7 @@
 //!             over one hop or two, whatever is lost, repeated or overtaken, whoever crashes at whatever moment, and also
 //!             when the sender's disk was replaced.
 
+mod limits;
 mod mutants;
 mod relay;
 mod station;

@@ -36,7 +36,7 @@ impl Relay {
             plant,
             stations: rng.between(2, 3) as usize,
             window_bytes: rng.between(1, 200) as usize,
-            batch_bytes: rng.between(1, 60) as usize,
+            batch_bytes: transfer::BATCH_BYTES + rng.between(1, 160) as usize,
             store_time: Duration::from_micros(rng.between(1, 300_000)),
             put_every: Duration::from_micros(rng.between(5_000, 300_000)),
             replaces: rng.chance(Chance::percent(30)),

@@ -131,6 +131,8 @@ impl Station {
                     out.event(Event::Store);
                 }
                 Output::Event(transfer::Event::Gap { .. }) => out.event(Event::Gap),
+                // An old question that was late.
+                Output::Event(transfer::Event::Outdated { .. }) => {}
                 Output::Persist(()) | Output::Barrier => {}
             }
         }

@@ -103,7 +103,7 @@ impl Wire for Message {
             }
             BATCH => {
                 let previous = take_u64(input, "previous number")?;
-                let count = take_count(input, 12, "items")?;
+                let count = take_count(input, ITEM_BYTES, "items")?;
                 let mut items = Vec::with_capacity(count);
                 let mut last = previous;
                 for _ in 0..count {
@@ -132,6 +132,10 @@ fn take_question(input: &mut Bytes) -> Result<Question, WireError> {
     Ok(Question { life: take_u64(input, "life")?, number: take_u64(input, "question")? })
 }
 
+/// What a batch takes beside its messages.
+pub const BATCH_BYTES: usize = 1 + 8 + 8 + 4;
+/// What a message takes in a batch beside its bytes.
+pub const ITEM_BYTES: usize = 8 + 4;
 const OPEN: u8 = 1;
 const OPENED: u8 = 2;
 const BATCH: u8 = 3;

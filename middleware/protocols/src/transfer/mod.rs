@@ -22,7 +22,7 @@ mod sending;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use message::{Item, Message};
+pub use message::{BATCH_BYTES, ITEM_BYTES, Item, Message};
 use receiving::Receiving;
 use sending::Sending;
 
@@ -48,7 +48,7 @@ pub struct Config {
     pub life: u64,
     /// Most bytes that are under way to a peer, its answer still to come. Default 1 MiB.
     pub window_bytes: usize,
-    /// Most bytes of one batch; one message may be larger. Default 64 KiB.
+    /// Most bytes of one batch on the wire; one message may be larger. Default 64 KiB.
     pub batch_bytes: usize,
     /// How long a peer may be silent before it is asked again; doubled with each silence, up to eight times. Default 500 ms.
     pub silence: Duration,
@@ -125,6 +125,15 @@ pub enum Event {
         /// What it had.
         settled: u64,
     },
+    /// A peer sends from a disk that is older than one that it has sent from: nothing of that is taken.
+    Outdated {
+        /// The peer.
+        from: u64,
+        /// The birth of its disk.
+        birth: u64,
+        /// The birth of the later one.
+        known: u64,
+    },
 }
 
 impl Config {
@@ -182,9 +191,12 @@ impl Transfer {
             Message::Open { birth, question } => {
                 let plant = self.config.plant;
                 let Some(receiving) = self.receiving(from) else { return };
-                if let Some(stored) = receiving.open(birth, plant) {
-                    let answer = Message::Opened { birth, question, stored };
-                    out.send(ProcessId::any_life(from), Lane::Ordinary, answer);
+                match receiving.open(birth, plant) {
+                    Ok(stored) => {
+                        let answer = Message::Opened { birth, question, stored };
+                        out.send(ProcessId::any_life(from), Lane::Ordinary, answer);
+                    }
+                    Err(known) => out.event(Event::Outdated { from, birth, known }),
                 }
             }
             Message::Batch { birth, previous, items } => {

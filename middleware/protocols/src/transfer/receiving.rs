@@ -13,7 +13,7 @@ pub(super) struct Receiving {
     stored: u64,
     /// Up to here they are durable or being stored.
     accepted: u64,
-    /// Batches that are being stored.
+    /// Batches that are being stored, of whatever birth: a new disk does not make room.
     storing: usize,
 }
 
@@ -26,18 +26,17 @@ impl Receiving {
         Self { birth: place.birth, stored: place.through, accepted: place.through, storing: 0 }
     }
 
-    /// Where the peer goes on; `None` for a disk that was replaced since.
-    pub(super) fn open(&mut self, birth: u64, plant: Plant) -> Option<u64> {
+    /// Where the peer goes on; for a disk that was replaced since, the birth of the later one.
+    pub(super) fn open(&mut self, birth: u64, plant: Plant) -> Result<u64, u64> {
         if birth < self.birth {
-            return None;
+            return Err(self.birth);
         }
         if birth > self.birth {
             let keeps = plant.has(Planted::TransferIgnoresBirth);
             let (stored, accepted) = if keeps { (self.stored, self.accepted) } else { (0, 0) };
-            // What is being stored of the old disk is answered with its birth, and then counts no more.
-            *self = Self { birth, stored, accepted, storing: 0 };
+            *self = Self { birth, stored, accepted, storing: self.storing };
         }
-        Some(if plant.has(Planted::TransferTellsUnstored) { self.accepted } else { self.stored })
+        Ok(if plant.has(Planted::TransferTellsUnstored) { self.accepted } else { self.stored })
     }
 
     pub(super) fn batch(
@@ -76,10 +75,10 @@ impl Receiving {
     }
 
     pub(super) fn stored(&mut self, place: Place, out: &mut Outputs<Transfer>) {
+        self.storing = self.storing.saturating_sub(1);
         if place.birth != self.birth {
             return;
         }
-        self.storing = self.storing.saturating_sub(1);
         self.stored = self.stored.max(place.through);
         let message = Message::Stored { birth: self.birth, stored: self.stored };
         out.send(ProcessId::any_life(place.from), Lane::Ordinary, message);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Config, Event, Item, Message, Question, Transfer};
+use super::{BATCH_BYTES, Config, Event, ITEM_BYTES, Item, Message, Question, Transfer};
 use crate::machine::{Lane, Outputs, ProcessId};
 use crate::planted::Planted;
 use crate::time::Time;
@@ -155,12 +155,12 @@ impl Sending {
             return;
         }
         while self.sent < self.window.len() {
-            let mut bytes = 0;
+            let mut bytes = BATCH_BYTES;
             let mut items = Vec::new();
             while let Some(item) = self.window.get(self.sent)
-                && (items.is_empty() || bytes + item.body.len() <= config.batch_bytes)
+                && (items.is_empty() || bytes + ITEM_BYTES + item.body.len() <= config.batch_bytes)
             {
-                bytes += item.body.len();
+                bytes += ITEM_BYTES + item.body.len();
                 items.push(item.clone());
                 self.sent += 1;
             }

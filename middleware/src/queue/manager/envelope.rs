@@ -9,7 +9,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use quorate_protocols::wire::{put_bytes, take_bytes, take_u8, take_u64};
 use quorate_protocols::{Time, WireError};
 
-use super::super::message::{Durability, Label, Message};
+use super::super::config::QUEUE_NAME_BYTES_MAX;
+use super::super::message::{Durability, LABEL_BYTES_MAX, Label, Message};
 
 /// A message and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,9 @@ pub(super) struct Envelope {
 }
 
 impl Envelope {
+    /// What it takes at most beside the payload.
+    pub(super) const BYTES_MAX: usize = 12 + (4 + QUEUE_NAME_BYTES_MAX) + 2 * (4 + LABEL_BYTES_MAX) + 16;
+
     pub(super) fn encode(&self) -> Bytes {
         let Label { put_at: _, priority, key, name, due, expires } = &self.label;
         let flag = |is_set: bool, bit: u8| if is_set { bit } else { 0 };

@@ -10,18 +10,21 @@
 //! Source      queue managers, transmission queues and message channels: Tanenbaum & van Steen, "Distributed Systems"
 //!             (message-queuing systems).
 //! Limits      a message takes [`HOPS_MAX`] hops. What cannot be put where it goes (there is no such queue, it is too large
-//!             for it, it went too far) is in the queue `undelivered` of the node where that showed. A full queue stops the
-//!             channel that it is filled from.
+//!             for it, it went too far, nobody knows the way) is in the queue `undelivered` of the node where that showed. A
+//!             full queue stops the channel that it is filled from, also one that rejects what others put. What others send
+//!             is forwarded to nodes that this one knows, to at most [`LINES_MAX`] of them. A message travels in one piece: no
+//!             node on its way may have a smaller limit for messages than the one where it was put.
 
 mod channels;
 mod envelope;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use quorate_protocols::transfer::{Config, Place, Transfer};
+use quorate_protocols::transfer::{BATCH_BYTES, Config, ITEM_BYTES, Place, Transfer};
 use quorate_transports::NodeId;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -70,6 +73,7 @@ pub enum ManagerError {
 }
 
 struct Inner {
+    node: Node,
     queues: Queues,
     handle: Arc<Handle<Transfer>>,
     desk: Arc<Desk>,
@@ -96,14 +100,22 @@ impl QueueManager {
     /// Dropping the future may leave the queue `undelivered` created.
     pub async fn start(node: &Node, queues: &Queues) -> Result<Self, ManagerError> {
         let port = Port::open(node, Channel::named("queue", "manager")).map_err(|_| ManagerError::Taken)?;
-        let undelivered = queues.queue_with(UNDELIVERED, QueueConfig::new().deliveries_max(None)).await?;
+        // Whatever can come.
+        let any_size =
+            QueueConfig::new().deliveries_max(None).message_bytes_max(driver::message_bytes_max(node));
+        let undelivered = queues.queue_with(UNDELIVERED, any_size).await?;
         let birth = birth(queues).await?;
+        // What the manager before this one stored last may still be on its way, and its place with it.
+        queues.room.journal.sync().await.map_err(|error| WorkError::Put(PutError::Journal(error)))?;
         let me = driver::new_life(node);
         let desk = Arc::new(Desk::default());
-        let machine = Transfer::new(Config::new(birth, me.incarnation), places(queues));
+        let mut config = Config::new(birth, me.incarnation);
+        config.batch_bytes = config.batch_bytes.min(driver::message_bytes_max(node));
+        let machine = Transfer::new(config, places(queues));
         let setup = Setup { port, me, machine, stable: None, wake: Arc::new(Notify::new()) };
         let handle = Arc::new(driver::start(node, setup, Feed::new(desk.clone())));
         let inner = Inner {
+            node: node.clone(),
             queues: queues.clone(),
             handle,
             desk,
@@ -146,6 +158,12 @@ impl QueueManager {
         self.inner.lines.lock().await.open.values().map(|queue| queue.stats().messages).sum()
     }
 
+    /// Messages of other nodes that not even the queue [`UNDELIVERED`] took, since the start; each was told in the log. They
+    /// are larger than what a segment of the queues' journal holds, unless that queue was given a smaller limit.
+    pub fn dropped(&self) -> u64 {
+        self.inner.desk.dropped.load(Ordering::Relaxed)
+    }
+
     /// Stops the channels. What was not forwarded stays here for the next life.
     pub async fn stop(&self) {
         self.inner.handle.stop().await;
@@ -162,13 +180,30 @@ impl QueueManager {
         self.routes().get(&to).copied().filter(|next| *next != self.inner.me).unwrap_or(to)
     }
 
+    /// The transmission queue on the way to a node that others send to; `None` when this one does not know it. Whoever
+    /// invents nodes must not make this one declare queues, which never go.
+    async fn line_for_others(&self, to: u64) -> Result<Option<Queue>, DeclareError> {
+        let next = self.next_hop(to);
+        let lines = self.inner.lines.lock().await;
+        if let Some(queue) = lines.open.get(&next) {
+            return Ok(Some(queue.clone()));
+        }
+        let is_room = lines.open.len() < LINES_MAX;
+        drop(lines);
+        let node = &self.inner.node;
+        let is_known = self.routes().contains_key(&to)
+            || !node.addresses_of(NodeId(next)).is_empty()
+            || node.peers().iter().any(|peer| peer.node.0 == next);
+        if is_room && is_known { self.line(next).await.map(Some) } else { Ok(None) }
+    }
+
     /// The transmission queue to a neighbour; opened, it is served.
     async fn line(&self, to: u64) -> Result<Queue, DeclareError> {
         let mut lines = self.inner.lines.lock().await;
         if let Some(queue) = lines.open.get(&to) {
             return Ok(queue.clone());
         }
-        let settings = QueueConfig::new().deliveries_max(None);
+        let settings = settings(&self.inner.node);
         let queue = self.inner.queues.queue_with(&format!("{OUTGOING}{to}"), settings).await?;
         lines.open.insert(to, queue.clone());
         lines.tasks.spawn(channels::forward(
@@ -183,10 +218,12 @@ impl QueueManager {
 
 impl RemoteQueue {
     /// Stores a message here, to be forwarded; returns when it is synced. It is in that queue later. Of what a message may
-    /// [ask for](Message), its durability is always synced; all else is asked of the queue at the end.
+    /// [ask for](Message), its durability is always synced; all else is asked of the queue at the end. So a repetition under a
+    /// [name](Message::name) travels, too, and is known there: the receipt does not tell of it.
     ///
     /// # Errors
-    /// See [`PutError`]; they are those of the transmission queue.
+    /// See [`PutError`]; they are those of the transmission queue. [`PutError::TooLarge`] also when the connections of this
+    /// node do not carry it; its size then counts what the message is wrapped in, a few hundred bytes at most.
     /// # Cancel safety
     /// As [`Queue::put`].
     pub async fn put(&self, message: impl Into<Message>) -> Result<Receipt, PutError> {
@@ -207,10 +244,9 @@ impl RemoteQueue {
             label: message.label(wall_now()),
             payload: message.payload.clone(),
         };
-        // Its number must never be given again: the other side would take the next message for this one.
-        let mut wrapped = Message::new(envelope.encode()).durability(Durability::Synced);
-        wrapped.name = message.name;
-        Ok(wrapped)
+        // Its number must never be given again: the other side would take the next message for this one. Its name is one of
+        // the queue at the end: here it would be taken for the same name of another queue.
+        Ok(Message::new(envelope.encode()).durability(Durability::Synced))
     }
 }
 
@@ -218,6 +254,14 @@ impl fmt::Debug for QueueManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("QueueManager").field("node", &self.inner.me).finish_non_exhaustive()
     }
+}
+
+/// Of the transmission queues: what they hold can be sent, and a message of the usual size also when it is wrapped.
+fn settings(node: &Node) -> QueueConfig {
+    let usual = QueueConfig::new().deliveries_max(None);
+    let wrapped = usual.message_bytes_max + Envelope::BYTES_MAX;
+    let carried = driver::message_bytes_max(node).saturating_sub(BATCH_BYTES + ITEM_BYTES);
+    usual.message_bytes_max(wrapped.min(carried))
 }
 
 /// When this directory came to be, as its channels know it: decided once, and durable before anything is sent.
@@ -247,6 +291,8 @@ fn read_place(key: &str, value: &[u8]) -> Option<Place> {
 
 /// Hops that a message takes at most: a circle in the routes is noticed.
 pub const HOPS_MAX: u8 = 16;
+/// Neighbours that this node forwards to for others, if it does not send to them itself. Each may have a full queue.
+pub const LINES_MAX: usize = 1024;
 /// What cannot be put where it goes is here.
 pub const UNDELIVERED: &str = "undelivered";
 /// Transmission queues are called so, with the neighbour's number behind it.
