@@ -3,12 +3,16 @@
 mod calls;
 mod causal;
 mod detection;
+mod doors;
 mod endings;
 mod large;
 mod lego;
 mod partition;
 mod pressure;
 mod replicas;
+mod secrets;
+#[cfg(target_os = "linux")]
+mod storm;
 
 use std::time::Duration;
 
@@ -113,8 +117,9 @@ async fn g01_a_member_that_leaves_or_dies_is_missed_by_all() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g06_three_senders_at_once_are_delivered_in_one_order() {
-    const EACH: u64 = 2000;
-    for (net, by) in nets().iter().flat_map(|net| [(net, TotalBy::Sequencer), (net, TotalBy::Lamport)]) {
+    const EACH: u64 = 1200;
+    let ways = [TotalBy::Sequencer, TotalBy::Lamport, TotalBy::Token];
+    for (net, by) in nets().iter().flat_map(|net| ways.map(|by| (net, by))) {
         let (_nodes, groups, mut events) = group(net, Builder::<Total>::total("room").by(by), 3).await;
         let senders: Vec<_> = groups
             .iter()
@@ -142,6 +147,36 @@ async fn g06_three_senders_at_once_are_delivered_in_one_order() {
             let of_one = orders[0].iter().filter(|text| text.starts_with(format!("{node}:").as_bytes()));
             let expected = (0..EACH).map(|number| Bytes::from(format!("{node}:{number}")));
             assert!(of_one.cloned().eq(expected), "{net:?}: the messages of {node} are out of order");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g01_a_majority_below_the_configured_quorum_stops_and_those_that_leave_do_not_count() {
+    for net in nets() {
+        let builder = Builder::<Total>::total("room").quorum(3);
+        let (nodes, groups, mut events) = group(&net, builder, 4).await;
+        within(groups[3].leave(Duration::from_secs(10))).await.expect("leaves in good order");
+        for events in &mut events[..3] {
+            until_members(events, 3).await;
+        }
+        groups[1].cast("of three".into()).await.expect("the group takes it");
+        for events in &mut events[..3] {
+            assert_eq!(messages(events, 1).await, ["of three"], "{net:?}");
+        }
+        // Two of three are a majority.
+        nodes[2].shutdown(Duration::ZERO).await;
+        groups[0].cast("of two".into()).await.expect("it waits in the window");
+        for events in &mut events[..2] {
+            loop {
+                match within(events.next()).await.expect("the membership goes on") {
+                    Event::QuorumLost => break,
+                    event => assert!(
+                        !matches!(event, Event::View(_) | Event::Message { .. }),
+                        "{net:?}: {event:?}"
+                    ),
+                }
+            }
         }
     }
 }

@@ -51,7 +51,7 @@ fn cast(member: &mut Causal, text: &'static str) -> Vec<Cast> {
 
 fn view(number: u64) -> View {
     let members = (0..4).map(id).collect();
-    View { id: ViewId { group: 1, number }, members, synced: vec![true; 4].into() }
+    View { id: ViewId { group: 1, number }, members, synced: vec![true; 4].into(), quorum_min: 1 }
 }
 
 fn id(node: u64) -> ProcessId {

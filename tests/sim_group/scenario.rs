@@ -1,116 +1,33 @@
-//! A group of machines under faults, and an oracle that knows what a view-synchronous group promises.
+//! A group of machines under faults, before an oracle.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::BufMut;
 use quorate::sim::{Boot, Fault, Keep, Observed, Rng, Scenario, World};
 use quorate_protocols::group::{Command, Config, Event, Group};
 use quorate_protocols::membership::detector::{Detection, Detector};
 use quorate_protocols::membership::heartbeat::Judge;
 use quorate_protocols::membership::view_sync;
 use quorate_protocols::multicast::{fragment, reliable, state_transfer};
-use quorate_protocols::stack::{Either, Layer, Pair, View, ViewId};
+use quorate_protocols::stack::{Either, Layer, Pair};
 use quorate_protocols::{Output, ProcessId, Violation};
-
-/// What the oracle may expect of a stack.
-pub(crate) struct Promise {
-    /// All deliver in one order, and what anyone delivered every survivor delivers.
-    pub(crate) uniform_total: bool,
-    /// What a sender had delivered when it sent is delivered before what it sent.
-    pub(crate) causal: bool,
-}
+use tests::oracle::{Oracle, Process, Promise, State, ensure};
 
 pub(crate) struct GroupScenario<S: Layer> {
     nodes: usize,
     /// No crash takes the latest view's quorum, or the last one with its state.
     outlives: bool,
-    promise: Promise,
+    oracle: Oracle,
     make: fn(ProcessId, Config) -> Group<S>,
     config: Config,
     casts_a_second: u64,
     payload_bytes_max: u64,
     classify: fn(&S::Message) -> Option<u8>,
-    processes: BTreeMap<ProcessId, Process>,
-    views: BTreeMap<u64, ViewRecord>,
-    sent: BTreeMap<ProcessId, u64>,
-    /// What the sender of a message, named by sender and number, had delivered when it was told to send it.
-    pasts: BTreeMap<(ProcessId, u64), BTreeMap<ProcessId, u64>>,
     until: Duration,
     /// Runs whose group ended without quorum or without anyone who has the state.
     lost: Rc<Cell<u64>>,
-}
-
-/// One incarnation as the oracle sees it.
-#[derive(Default)]
-struct Process {
-    view: Option<View>,
-    synced: bool,
-    ended: bool,
-    /// It was asked to leave.
-    leaving: bool,
-    /// How often it was told to join and was in no view yet.
-    asked: u32,
-    delivered_here: u64,
-    here_hash: u64,
-    state: State,
-}
-
-/// What has been agreed about one view.
-struct ViewRecord {
-    view: View,
-    /// The one sequence, as far as anyone has delivered it (total order only).
-    sequence: Vec<(ProcessId, u64)>,
-    /// What those who left it for the next view had delivered: count and order-free hash.
-    closed: Option<(u64, u64)>,
-    /// The application's state at its beginning.
-    state: Option<State>,
-}
-
-/// The replicated application: counts and a hash of what was delivered.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct State {
-    last: BTreeMap<ProcessId, u64>,
-    hash: u64,
-}
-
-impl State {
-    fn apply(&mut self, from: ProcessId, number: u64, ordered: bool) {
-        let item = mix(from.node ^ mix(from.incarnation ^ mix(number)));
-        self.hash = if ordered { mix(self.hash ^ item) } else { self.hash.wrapping_add(item) };
-        self.last.insert(from, number);
-    }
-
-    fn encode(&self, padding: usize) -> Bytes {
-        let mut out = BytesMut::new();
-        out.put_u64_le(self.hash);
-        out.put_u64_le(self.last.len() as u64);
-        for (process, number) in &self.last {
-            out.put_u64_le(process.node);
-            out.put_u64_le(process.incarnation);
-            out.put_u64_le(*number);
-        }
-        out.put_bytes(0, padding);
-        out.freeze()
-    }
-
-    fn decode(mut bytes: Bytes) -> Self {
-        let hash = bytes.get_u64_le();
-        let count = bytes.get_u64_le();
-        let mut process = || {
-            let id = ProcessId { node: bytes.get_u64_le(), incarnation: bytes.get_u64_le() };
-            (id, bytes.get_u64_le())
-        };
-        Self { last: (0..count).map(|_| process()).collect(), hash }
-    }
-}
-
-fn mix(x: u64) -> u64 {
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 impl<S: Layer> GroupScenario<S> {
@@ -150,6 +67,9 @@ impl<S: Layer> GroupScenario<S> {
             let spread = Duration::from_millis(1 + rng.below(60));
             config.reliable.feedback = reliable::Feedback::Suppressed { spread };
         }
+        if rng.below(3) == 0 {
+            config.view_sync.quorum_min = 2 + rng.below(2) as u16;
+        }
         config.detection = match rng.below(4) {
             0 => Detection::Heartbeat(Judge::Phi(8.0)),
             1 => Detection::Swim { helpers: 3 },
@@ -159,15 +79,11 @@ impl<S: Layer> GroupScenario<S> {
             nodes: 3 + rng.below(4) as usize,
             outlives: rng.below(8) != 0,
             payload_bytes_max,
-            promise,
+            oracle: Oracle::new(promise),
             make,
             config,
             casts_a_second: 2 + rng.below(40),
             classify,
-            processes: BTreeMap::new(),
-            views: BTreeMap::new(),
-            sent: BTreeMap::new(),
-            pasts: BTreeMap::new(),
             until,
             lost,
         }
@@ -181,10 +97,10 @@ impl<S: Layer> GroupScenario<S> {
     /// True for a process that the group has left behind, in a view whose quorum is gone: nobody whom it knows can
     /// tell it. An application that is told `QuorumLost` for long does what is done here, and joins anew.
     fn is_relic(&self, id: ProcessId, world: &World<Group<S>>) -> bool {
-        let Some(view) = self.processes.get(&id).and_then(|process| process.view.as_ref()) else {
+        let Some(view) = self.oracle.processes.get(&id).and_then(|process| process.view.as_ref()) else {
             return false;
         };
-        let Some(latest) = self.views.values().next_back() else { return false };
+        let Some(latest) = self.oracle.views.values().next_back() else { return false };
         world.is_calm()
             && !latest.view.contains(id)
             && !view.is_quorum(|rank| self.is_alive(view.members[rank], world))
@@ -192,24 +108,22 @@ impl<S: Layer> GroupScenario<S> {
 
     fn is_alive(&self, member: ProcessId, world: &World<Group<S>>) -> bool {
         let up = world.is_up(member.node as usize) && world.id(member.node as usize) == member;
-        up && self.processes.get(&member).is_none_or(|process| !process.ended)
+        up && self.oracle.processes.get(&member).is_none_or(|process| !process.ended)
     }
 
     fn cast(&mut self, node: usize, world: &mut World<Group<S>>) {
         let id = world.id(node);
         let live = |process: &Process| process.view.is_some() && !process.ended;
-        if world.is_up(node) && self.processes.get(&id).is_some_and(live) {
-            let number = self.sent.entry(id).or_default();
-            *number += 1;
-            if self.promise.causal {
-                self.pasts.insert((id, *number), self.processes[&id].state.last.clone());
-            }
-            let mut payload = BytesMut::new();
-            payload.put_u64_le(id.node);
-            payload.put_u64_le(id.incarnation);
-            payload.put_u64_le(*number);
+        if world.is_up(node) && self.oracle.processes.get(&id).is_some_and(live) {
+            let (number, mut payload) = self.oracle.on_send(id);
             payload.put_bytes(0, world.rng().below(self.payload_bytes_max) as usize);
-            world.command(node, Command::Cast(payload.freeze()));
+            let payload = payload.freeze();
+            // What a member passes on for somebody outside is a message like any other.
+            let from = (9, 1, number);
+            let is_outside = world.rng().below(8) == 0;
+            let command =
+                if is_outside { Command::CastOutside { from, payload } } else { Command::Cast(payload) };
+            world.command(node, command);
         }
     }
 
@@ -217,7 +131,7 @@ impl<S: Layer> GroupScenario<S> {
     fn leave(&mut self, world: &mut World<Group<S>>) {
         for _ in 0..1 + world.rng().below(2) {
             let node = world.rng().below(self.nodes as u64) as usize;
-            let Some(process) = self.processes.get_mut(&world.id(node)) else { continue };
+            let Some(process) = self.oracle.processes.get_mut(&world.id(node)) else { continue };
             let members = process.view.as_ref().map_or(0, |view| view.members.len());
             if world.is_up(node) && members >= LEFT_MIN {
                 process.leaving = true;
@@ -226,104 +140,14 @@ impl<S: Layer> GroupScenario<S> {
         }
     }
 
-    fn on_view(&mut self, id: ProcessId, view: &View) -> Result<(), Violation> {
-        let record = self.views.entry(view.id.number).or_insert_with(|| ViewRecord {
-            view: view.clone(),
-            sequence: Vec::new(),
-            closed: None,
-            state: None,
-        });
-        ensure(record.view == *view, || format!("{id} installs {view}, others {}", record.view))?;
-        ensure(view.contains(id), || format!("{id} installs {view} without itself"))?;
-        let process = self.processes.entry(id).or_default();
-        let before = process.view.replace(view.clone());
-        let (count, hash) = (process.delivered_here, process.here_hash);
-        (process.delivered_here, process.here_hash) = (0, 0);
-        if let Some(before) = before {
-            ensure(before.id.next() == view.id, || format!("{id} skips from {} to {}", before.id, view.id))?;
-            if process.synced {
-                self.close(id, before.id, (count, hash))?;
-            }
-        } else {
-            process.synced = view.id.number == 1;
-        }
-        self.check_state(id)
-    }
-
-    /// Virtual synchrony: all that go on together have delivered the same.
-    fn close(&mut self, id: ProcessId, view: ViewId, delivered: (u64, u64)) -> Result<(), Violation> {
-        let Some(record) = self.views.get_mut(&view.number) else { return Ok(()) };
-        let closed = *record.closed.get_or_insert(delivered);
-        ensure(closed == delivered, || {
-            format!("{id} leaves {view} with {delivered:?}, others with {closed:?}")
-        })?;
-        let longest = record.sequence.len() as u64;
-        ensure(!self.promise.uniform_total || longest <= closed.0, || {
-            format!("{id} leaves {view} with {} deliveries, but {longest} were made", closed.0)
-        })
-    }
-
-    fn check_state(&mut self, id: ProcessId) -> Result<(), Violation> {
-        let process = &self.processes[&id];
-        let (Some(view), true) = (&process.view, process.synced) else { return Ok(()) };
-        let Some(record) = self.views.get_mut(&view.id.number) else { return Ok(()) };
-        let expected = record.state.get_or_insert_with(|| process.state.clone());
-        ensure(*expected == process.state, || {
-            format!("{id} begins {} with {:?}, others with {expected:?}", view.id, process.state)
-        })
-    }
-
-    fn on_deliver(&mut self, id: ProcessId, from: ProcessId, mut payload: Bytes) -> Result<(), Violation> {
-        let total = self.promise.uniform_total;
-        let sender = ProcessId { node: payload.get_u64_le(), incarnation: payload.get_u64_le() };
-        let number = payload.get_u64_le();
-        ensure(sender == from, || format!("{id} is told {from} where {sender} sent"))?;
-        let sent = self.sent.get(&from).copied().unwrap_or(0);
-        ensure(number <= sent, || format!("{id} delivers {from}/{number}, which was never sent"))?;
-        let Some(process) = self.processes.get_mut(&id) else { return Ok(()) };
-        let Some(view) = process.view.clone() else {
-            return Err(Violation(format!("{id} delivers before its first view")));
-        };
-        ensure(process.synced, || format!("{id} delivers before it has the state"))?;
-        ensure(!process.ended, || format!("{id} delivers after its end"))?;
-        ensure(view.contains(from), || format!("{id} delivers from {from}, not in {view}"))?;
-        let last = process.state.last.get(&from).copied().unwrap_or(0);
-        ensure(number == last + 1, || format!("{id} delivers {from}/{number} after {last}"))?;
-        for (other, past) in self.pasts.get(&(from, number)).into_iter().flatten() {
-            let here = process.state.last.get(other).copied().unwrap_or(0);
-            ensure(here >= *past, || {
-                format!("{id} delivers {from}/{number} before {other}/{past}, which {from} had delivered")
-            })?;
-        }
-        process.state.apply(from, number, total);
-        let position = process.delivered_here as usize;
-        process.delivered_here += 1;
-        process.here_hash =
-            process.here_hash.wrapping_add(mix(from.node ^ mix(from.incarnation ^ mix(number))));
-        let Some(record) = self.views.get_mut(&view.id.number) else { return Ok(()) };
-        if total {
-            match record.sequence.get(position) {
-                Some(&there) => ensure(there == (from, number), || {
-                    format!("{id} delivers {from}/{number} as {position} of {}, others {there:?}", view.id)
-                })?,
-                None => record.sequence.push((from, number)),
-            }
-            let closed = record.closed.map_or(u64::MAX, |(count, _)| count);
-            ensure(record.sequence.len() as u64 <= closed, || {
-                format!("{id} delivers {from}/{number} in {}, which ended without it", view.id)
-            })?;
-        }
-        Ok(())
-    }
-
     /// True when the latest view has lost its quorum or its state for good: a legitimate end of progress.
     fn is_lost(&self, world: &World<Group<S>>) -> bool {
-        let Some(record) = self.views.values().next_back() else { return true };
+        let Some(record) = self.oracle.views.values().next_back() else { return true };
         let alive = |member: ProcessId| self.is_alive(member, world);
         let members = &record.view.members;
         // Whoever had delivered all of the ending view and began this one with the state.
         let carries = |member: &ProcessId| {
-            let process = self.processes.get(member);
+            let process = self.oracle.processes.get(member);
             process.is_some_and(|process| process.synced && process.view.as_ref() == Some(&record.view))
         };
         !record.view.is_quorum(|rank| alive(members[rank]))
@@ -339,7 +163,7 @@ impl<S: Layer> Scenario for GroupScenario<S> {
     }
 
     fn boot(&mut self, boot: Boot<Group<S>>) -> Group<S> {
-        self.processes.insert(boot.id, Process::default());
+        self.oracle.processes.insert(boot.id, Process::default());
         (self.make)(boot.id, self.config)
     }
 
@@ -353,10 +177,10 @@ impl<S: Layer> Scenario for GroupScenario<S> {
         if token == JOIN {
             for node in 0..self.nodes {
                 let id = world.id(node);
-                let out = self.processes.get(&id).is_some_and(|process| process.view.is_none());
+                let out = self.oracle.processes.get(&id).is_some_and(|process| process.view.is_none());
                 if world.is_up(node) && out && id != FOUNDER {
                     self.join(node, world);
-                    if let Some(process) = self.processes.get_mut(&id) {
+                    if let Some(process) = self.oracle.processes.get_mut(&id) {
                         process.asked += 1;
                         // Who let it in may be dead, and the state with them: an application gives up and joins anew.
                         if process.asked > ASKED_MAX && world.is_calm() {
@@ -364,7 +188,7 @@ impl<S: Layer> Scenario for GroupScenario<S> {
                         }
                     }
                 }
-                let ended = self.processes.get(&id).is_some_and(|process| process.ended);
+                let ended = self.oracle.processes.get(&id).is_some_and(|process| process.ended);
                 if world.is_up(node) && (ended || self.is_relic(id, world)) {
                     reboot(node, world);
                 }
@@ -398,22 +222,21 @@ impl<S: Layer> Scenario for GroupScenario<S> {
         world: &mut World<Group<S>>,
     ) -> Result<(), Violation> {
         match event {
-            Event::View(view) => self.on_view(who.id, view),
-            Event::Deliver { from, payload } => self.on_deliver(who.id, *from, payload.clone()),
+            Event::View(view) => self.oracle.on_view(who.id, view),
+            Event::Deliver { from, payload } => self.oracle.on_deliver(who.id, *from, payload.clone()),
+            Event::DeliverOutside { from: (node, life, number), via, payload } => {
+                let is_whole = payload[16..24] == number.to_le_bytes() && (*node, *life) == (9, 1);
+                ensure(is_whole, || format!("{} is told another outsider than was", who.id))?;
+                self.oracle.on_deliver(who.id, *via, payload.clone())
+            }
             Event::StateWanted(view) => {
-                let state = self.processes[&who.id].state.encode(world.rng().below(100) as usize);
+                let state = self.oracle.processes[&who.id].state.encode(world.rng().below(100) as usize);
                 world.command(who.node, Command::State { view: *view, state });
                 Ok(())
             }
-            Event::State(bytes) => {
-                if let Some(process) = self.processes.get_mut(&who.id) {
-                    process.state = State::decode(bytes.clone());
-                    process.synced = true;
-                }
-                self.check_state(who.id)
-            }
+            Event::State(bytes) => self.oracle.on_state(who.id, State::decode(bytes.clone())),
             Event::Ended(_) => {
-                if let Some(process) = self.processes.get_mut(&who.id) {
+                if let Some(process) = self.oracle.processes.get_mut(&who.id) {
                     process.ended = true;
                 }
                 reboot(who.node, world);
@@ -428,10 +251,13 @@ impl<S: Layer> Scenario for GroupScenario<S> {
     /// second end most groups. What can be seen then is seen soon; most runs are to see what comes after.
     fn may_crash(&self, node: usize, world: &World<Group<S>>) -> bool {
         let id = world.id(node);
-        let Some(record) = self.views.values().next_back() else { return !self.outlives || id != FOUNDER };
+        let Some(record) = self.oracle.views.values().next_back() else {
+            return !self.outlives || id != FOUNDER;
+        };
         let members = &record.view.members;
         let remains = |member: ProcessId| member != id && self.is_alive(member, world);
-        let has_state = |member: &ProcessId| self.processes.get(member).is_some_and(|process| process.synced);
+        let has_state =
+            |member: &ProcessId| self.oracle.processes.get(member).is_some_and(|process| process.synced);
         let goes_on = record.view.is_quorum(|rank| remains(members[rank]))
             && members.iter().any(|member| remains(*member) && has_state(member));
         !self.outlives || !record.view.contains(id) || goes_on
@@ -455,17 +281,17 @@ impl<S: Layer> Scenario for GroupScenario<S> {
             self.lost.set(self.lost.get() + 1);
             return Ok(());
         }
-        let Some((_, latest)) = self.views.iter().next_back() else { return Ok(()) };
+        let Some((_, latest)) = self.oracle.views.iter().next_back() else { return Ok(()) };
         let mut state: Option<(ProcessId, State)> = None;
         for node in 0..self.nodes {
             let id = world.id(node);
             ensure(latest.view.contains(id), || format!("in the end {id} is not in {}", latest.view))?;
-            let process = &self.processes[&id];
+            let process = &self.oracle.processes[&id];
             ensure(!process.leaving, || format!("in the end {id} still waits to leave"))?;
             ensure(process.synced && process.view.as_ref() == Some(&latest.view), || {
                 format!("in the end {id} is in {:?} (synced: {})", process.view, process.synced)
             })?;
-            let sent = self.sent.get(&id).copied().unwrap_or(0);
+            let sent = self.oracle.sent(id);
             let delivered = process.state.last.get(&id).copied().unwrap_or(0);
             ensure(sent == delivered, || format!("in the end {id} has {delivered} of its {sent} messages"))?;
             let (first, expected) = state.get_or_insert_with(|| (id, process.state.clone()));
@@ -520,8 +346,4 @@ const CAST: u64 = 1;
 /// A process that is out comes back as a new one.
 fn reboot<S: Layer>(node: usize, world: &mut World<Group<S>>) {
     world.cause(Fault::Crash { at_us: 0, node, down_us: 10_000, keep: Keep::Nothing });
-}
-
-fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Violation> {
-    if holds { Ok(()) } else { Err(Violation(otherwise())) }
 }

@@ -5,6 +5,7 @@ mod authority;
 #[cfg(target_os = "linux")]
 mod namespace;
 mod net;
+pub mod oracle;
 mod worker;
 
 use std::time::Duration;
@@ -13,6 +14,12 @@ use std::time::Duration;
 pub use namespace::{in_namespace, ip, try_ip};
 pub use net::{Net, memory, nets, nets_between_processes, tcp};
 pub use worker::{Orders, Worker};
+
+/// Certificates of one authority, which trust each other; each made out to `127.0.0.1` and a name.
+pub fn certificates_for(names: &[&str]) -> Vec<quorate_transports::Certificates> {
+    let authority = authority::Authority::new();
+    names.iter().map(|name| authority.certificates(&["127.0.0.1", name])).collect()
+}
 
 /// The result of `future`, which must come before a test may be said to hang.
 ///

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::machine::{Input, Machine, Outputs, ProcessId, Targets, Violation};
 use crate::membership::detector::{Detection, Detector};
@@ -22,6 +22,7 @@ use crate::multicast::total::{Total, TotalBy};
 use crate::planted::Plant;
 use crate::stack::{Cast, Down, Ended, Flow, Headers, Impossible, Layer, Offer, Pair, Up, View, ViewId};
 use crate::time::Time;
+use crate::wire::{WireError, take_u64};
 
 /// The limits and times of all layers.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,6 +60,13 @@ pub enum Command {
     },
     /// Multicast to the group, this member included.
     Cast(Bytes),
+    /// Multicast to the group what came from outside.
+    CastOutside {
+        /// Who sent it there: the number of its node, of its life and of its message.
+        from: Outsider,
+        /// What was sent.
+        payload: Bytes,
+    },
     /// The state that [`Event::StateWanted`] asked for.
     State {
         /// The view it was asked for.
@@ -86,6 +94,15 @@ pub enum Event {
         /// What was sent.
         payload: Bytes,
     },
+    /// A message of the current view that came from outside.
+    DeliverOutside {
+        /// Who sent it, as the member knows that took it.
+        from: Outsider,
+        /// The member that took it.
+        via: ProcessId,
+        /// What was sent.
+        payload: Bytes,
+    },
     /// The application's state as of now is wanted, for joiners: answer with [`Command::State`].
     StateWanted(ViewId),
     /// The group's state at the beginning of the current view, for this joiner.
@@ -103,6 +120,9 @@ pub enum Event {
     /// This process is no longer a member. Nothing follows.
     Ended(Ended),
 }
+
+/// Who is no member and sends to the group: the number of its node, of its life and of its message.
+pub type Outsider = (u64, u64, u64);
 
 /// A group over any stack of layers.
 pub struct Group<S: Layer> {
@@ -197,8 +217,17 @@ impl<S: Layer> Group<S> {
                 Up::Deliver { sender, casts, .. } => {
                     let from = self.view.as_ref().and_then(|view| view.members.get(sender)).copied();
                     let Some(from) = from else { continue };
-                    for cast in casts {
-                        me.event(Event::Deliver { from, payload: cast.payload });
+                    for mut cast in casts {
+                        let event = match cast.headers.pop::<1>() {
+                            None => Event::Deliver { from, payload: cast.payload },
+                            Some(_) => match take_outsider(&mut cast.payload) {
+                                Ok(sender) => {
+                                    Event::DeliverOutside { from: sender, via: from, payload: cast.payload }
+                                }
+                                Err(_) => continue,
+                            },
+                        };
+                        me.event(event);
                     }
                 }
                 Up::StateWanted(view) => me.event(Event::StateWanted(view)),
@@ -239,6 +268,7 @@ impl<S: Layer> Machine for Group<S> {
                     Command::Create { group } => Down::Create { group },
                     Command::Join { contacts } => Down::Join { contacts },
                     Command::Cast(payload) => Down::Cast(Cast { headers: Headers::default(), payload }),
+                    Command::CastOutside { from, payload } => Down::Cast(cast_outside(from, &payload)),
                     Command::State { view, state } => Down::State { view, state },
                     Command::Saturated(full) => Down::Saturated(full),
                     Command::Leave => Down::Leave,
@@ -257,6 +287,29 @@ impl<S: Layer> Machine for Group<S> {
         self.stack.check()
     }
 }
+
+/// The payload of a message from outside begins with who sent it, and a header says so: others have none from here.
+fn cast_outside((node, life, number): Outsider, payload: &Bytes) -> Cast {
+    let mut marked = BytesMut::with_capacity(OUTSIDER_BYTES + payload.len());
+    for part in [node, life, number] {
+        marked.put_u64_le(part);
+    }
+    marked.put_slice(payload);
+    let mut headers = Headers::default();
+    let is_marked = headers.push(&[OUTSIDE]);
+    debug_assert!(is_marked.is_ok(), "the first header has room");
+    Cast { headers, payload: marked.freeze() }
+}
+
+fn take_outsider(payload: &mut Bytes) -> Result<Outsider, WireError> {
+    Ok((take_u64(payload, "node")?, take_u64(payload, "life")?, take_u64(payload, "number")?))
+}
+
+/// What stands before the payload of a message from outside.
+pub const OUTSIDER_BYTES: usize = 24;
+
+/// What came from outside.
+const OUTSIDE: u8 = 0;
 
 impl<S: Layer> fmt::Debug for Group<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,6 +10,7 @@
 pub mod collectives;
 pub mod commit;
 pub mod group;
+pub mod guard;
 pub mod machine;
 pub mod membership;
 pub mod multicast;

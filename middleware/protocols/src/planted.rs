@@ -51,6 +51,22 @@ pub enum Planted {
     LamportPromisesTooMuch,
     /// Total order by timestamps: what is left at the end of a view is delivered by rank alone.
     LamportLeftoverByRank,
+    /// Total order by a token: turns are obeyed as they come.
+    TokenIgnoresTurns,
+    /// Total order by a token: a member that has something to say takes a turn without holding it.
+    TokenIsDoubled,
+    /// Total order by a token: whoever held it in the last view holds it in the next one.
+    TokenOutlivesViews,
+    /// Total order by a token: what comes after a turn without messages is delivered before that one is safe.
+    TokenTrustsEmptyTurns,
+    /// View change: fewer members than the configured quorum go on.
+    ViewIgnoresQuorumMin,
+    /// Guard: what was taken before is taken again.
+    GuardTakesReplays,
+    /// Guard: whoever says hello is believed to have the secret.
+    GuardBelievesStrangers,
+    /// Guard: all messages of a lane are sealed with the same number.
+    GuardReusesNumbers,
     /// State transfer: a joiner delivers messages before it has the state.
     StateAfterMessages,
     /// State transfer: a joiner goes on with the pieces of an earlier view's state.

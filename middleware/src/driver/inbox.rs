@@ -1,13 +1,15 @@
 //! What has arrived for a machine and waits for its task.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use quorate_transports::{Identity, NodeId};
+use quorate_transports::{Credentials, Identity, NodeId};
 use tokio::sync::Notify;
 
+use super::{Admit, Counts};
 use crate::node::{Channel, ChannelHandler, PeerEvent};
 
 /// One thing that arrived.
@@ -24,6 +26,9 @@ pub(super) struct Inbox {
     bytes_max: usize,
     state: Mutex<State>,
     filled: Notify,
+    /// Without one, everybody is heard.
+    admit: Option<Admit>,
+    counts: Arc<Counts>,
 }
 
 #[derive(Default)]
@@ -37,8 +42,8 @@ struct State {
 }
 
 impl Inbox {
-    pub(super) fn new(channel: Channel, bytes_max: usize) -> Self {
-        Self { channel, bytes_max, state: Mutex::default(), filled: Notify::new() }
+    pub(super) fn new(channel: Channel, bytes_max: usize, admit: Option<Admit>, counts: Arc<Counts>) -> Self {
+        Self { channel, bytes_max, state: Mutex::default(), filled: Notify::new(), admit, counts }
     }
 
     pub(super) fn pop(&self) -> Option<Arrival> {
@@ -86,6 +91,21 @@ impl ChannelHandler for Inbox {
         drop(state);
         self.filled.notify_one();
         Poll::Ready(())
+    }
+
+    fn poll_deliver_vouched(
+        &self,
+        cx: &mut Context<'_>,
+        from: Identity,
+        credentials: Option<&Credentials>,
+        frames: &mut Vec<Bytes>,
+    ) -> Poll<()> {
+        if self.admit.as_ref().is_some_and(|admit| !admit(from.node, credentials)) {
+            self.counts.refused.fetch_add(frames.len() as u64, Ordering::Relaxed);
+            frames.clear();
+            return Poll::Ready(());
+        }
+        self.poll_deliver(cx, from, frames)
     }
 
     fn on_peer(&self, event: PeerEvent) {

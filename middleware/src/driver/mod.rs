@@ -24,7 +24,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quorate_journal::{AppendError, Journal, Pending, Position, Record};
 use quorate_protocols::{Input, Machine, Output, Outputs, ProcessId, Time, Wire};
-use quorate_transports::{Identity, NodeId};
+use quorate_transports::{Credentials, Identity, NodeId};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -77,8 +77,12 @@ pub(crate) struct Setup<M> {
 pub(crate) struct Port {
     channel: Channel,
     inbox: Arc<Inbox>,
+    counts: Arc<Counts>,
     guard: ChannelGuard,
 }
+
+/// Whom a machine hears: a node, and what the medium of the connection vouches for.
+pub(crate) type Admit = Arc<dyn Fn(NodeId, Option<&Credentials>) -> bool + Send + Sync>;
 
 impl Port {
     /// Takes the channel. Who restores a machine from a journal takes it before: then no earlier machine of that name
@@ -87,9 +91,18 @@ impl Port {
     /// # Errors
     /// [`ChannelTaken`].
     pub(crate) fn open(node: &Node, channel: Channel) -> Result<Self, ChannelTaken> {
-        let inbox = Arc::new(Inbox::new(channel, INBOX_BYTES_MAX));
+        Self::open_to(node, channel, None)
+    }
+
+    /// As [`open`](Self::open), for those who are admitted.
+    ///
+    /// # Errors
+    /// [`ChannelTaken`].
+    pub(crate) fn open_to(node: &Node, channel: Channel, admit: Option<Admit>) -> Result<Self, ChannelTaken> {
+        let counts = Arc::new(Counts::default());
+        let inbox = Arc::new(Inbox::new(channel, INBOX_BYTES_MAX, admit, counts.clone()));
         let guard = node.open(channel, inbox.clone())?;
-        Ok(Self { channel, inbox, guard })
+        Ok(Self { channel, inbox, counts, guard })
     }
 }
 
@@ -148,6 +161,8 @@ pub(crate) enum Stopped {
 pub(crate) struct Counts {
     /// Frames that were no message of the protocol.
     pub(crate) malformed: AtomicU64,
+    /// Frames of peers that are not admitted.
+    pub(crate) refused: AtomicU64,
     /// Messages for another life of this process.
     pub(crate) stale: AtomicU64,
     /// Messages that the node did not take; protocols repeat what matters.
@@ -155,6 +170,18 @@ pub(crate) struct Counts {
 }
 
 impl<M: Machine> Handle<M> {
+    /// The same handle, for whom it does not matter what stands around the machine that takes these commands.
+    #[cfg(feature = "secrets")]
+    pub(crate) fn into_inner<N: Machine<Command = M::Command>>(mut self) -> Handle<N> {
+        Handle {
+            commands: self.commands.clone(),
+            stopped: self.stopped.clone(),
+            stop: self.stop.clone(),
+            counts: self.counts.clone(),
+            closes: self.closes.take(),
+        }
+    }
+
     /// Gives a command, waiting for room. `Err` gives it back when the machine has stopped.
     pub(crate) async fn command(&self, command: M::Command) -> Result<(), M::Command> {
         self.commands.send(command).await.map_err(|error| error.0)
@@ -201,13 +228,12 @@ where
     M: Machine<Command: Send, Event: Send, Message: Send, Record: Send> + Send + 'static,
     S: Sink<M>,
 {
-    let Port { channel, inbox, guard } = setup.port;
+    let Port { channel, inbox, counts, guard } = setup.port;
     let opened = Arc::new(Opened(Mutex::new(Some(guard))));
     let closes = setup.stable.is_none().then(|| opened.clone());
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
     let (stopped_sender, stopped) = watch::channel(None);
     let (stop, stop_wish) = watch::channel(false);
-    let counts = Arc::new(Counts::default());
     let mut driver = Driver {
         node: node.clone(),
         node_stop: node.stopping(),
@@ -247,10 +273,11 @@ where
 
 /// Sends a frame of the face's own beside the machine's messages, for example an introduction. May be lost.
 pub(crate) fn send_aside(node: &Node, channel: Channel, to: NodeId, frame: &[u8]) {
-    let header = [0; HEADER_BYTES];
-    // A face's frame is told from a message by the sender's incarnation, which is never zero.
-    let _ = node.send(to, crate::node::Lane::Control, channel, &[&header, frame], Bytes::new());
+    let _ = node.send(to, crate::node::Lane::Control, channel, &[&ASIDE_HEADER, frame], Bytes::new());
 }
+
+/// Before a frame of a face's own: it is told from a message by the sender's incarnation, which is never zero.
+pub(crate) const ASIDE_HEADER: [u8; HEADER_BYTES] = [0; HEADER_BYTES];
 
 struct Driver<M: Machine, S: Sink<M>> {
     node: Node,

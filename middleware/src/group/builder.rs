@@ -1,20 +1,31 @@
 //! How a membership begins.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_protocols::ProcessId;
-use quorate_protocols::group::{Command, Config};
+use quorate_protocols::group::{Command, Config, OUTSIDER_BYTES};
 use quorate_protocols::multicast::fragment::MESSAGE_BYTES_MAX;
+use quorate_protocols::stack::MEMBERS_MAX;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::events::{Events, GroupSink, Shared};
 use super::introduce::Introducer;
-use super::{Causal, Detection, Feedback, Fifo, Group, Inner, JoinError, Order, Own, Stack, Total, TotalBy};
-use crate::driver::{self, Port, Setup};
-use crate::node::{Address, Channel, Node};
+use super::outside::Desk;
+#[cfg(feature = "secrets")]
+use super::secret::{Seals, Secret};
+use super::{
+    Causal, Detection, Discover, Feedback, Fifo, Group, Inner, JoinError, Order, Own, Stack, Total, TotalBy,
+};
+use crate::driver::{self, Admit, Port, Setup};
+use crate::node::{Address, Channel, Credentials, Node, NodeId};
+#[cfg(feature = "secrets")]
+use quorate_protocols::guard::Guard;
+#[cfg(feature = "secrets")]
+use quorate_protocols::planted::Plant;
 
 /// Says what group to make or join, and how.
 #[derive(Debug, Clone)]
@@ -22,8 +33,23 @@ pub struct Builder<O> {
     name: String,
     limits: Limits,
     has_state: bool,
+    is_open: bool,
     total_by: TotalBy,
+    quorum_min: u16,
+    admit: Option<Admission>,
+    #[cfg(feature = "secrets")]
+    secret: Option<Secret>,
     order: PhantomData<O>,
+}
+
+/// Whom a member hears.
+#[derive(Clone)]
+struct Admission(Admit);
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Admission(..)")
+    }
 }
 
 /// The limits and times of a membership. All members should use the same.
@@ -127,7 +153,12 @@ impl<O: Order> Builder<O> {
             name,
             limits: Limits::default(),
             has_state: true,
+            is_open: false,
             total_by: TotalBy::default(),
+            quorum_min: 1,
+            admit: None,
+            #[cfg(feature = "secrets")]
+            secret: None,
             order: PhantomData,
         }
     }
@@ -139,6 +170,48 @@ impl<O: Order> Builder<O> {
     /// [`Event::State`]: super::Event::State
     pub fn stateless(mut self) -> Self {
         self.has_state = false;
+        self
+    }
+
+    /// An open group: who is no member may send to it through this member, see [`Visitor`](super::Visitor); such messages come
+    /// as [`Event::Outside`](super::Event::Outside). Without it the group is closed. Members may differ in this.
+    pub fn open(mut self) -> Self {
+        self.is_open = true;
+        self
+    }
+
+    /// Hears only nodes of which `decide` says yes, by what the medium of the very connection vouches for: the certificate of
+    /// TLS or QUIC, the user of a local socket. Whoever is not heard can neither join nor send, and what it says is counted
+    /// in [`GroupStats::refused`](super::GroupStats::refused). All members should decide alike: who is a member is agreed,
+    /// who is heard is not.
+    ///
+    /// The claimed node id is part of the decision, and must be: members are known by it. That nobody else *takes* what is
+    /// said to a node is the connection's matter, see [`NodeBuilder::admit`](crate::node::NodeBuilder::admit).
+    pub fn admit(
+        mut self,
+        decide: impl Fn(NodeId, Option<&Credentials>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.admit = Some(Admission(Arc::new(decide)));
+        self
+    }
+
+    /// Members have a secret, without which nobody joins, speaks or reads, over whatever transport: see
+    /// [`Guard`](quorate_protocols::guard::Guard) for what is promised and what not. All members must have the same. Such a
+    /// group cannot be [open](Self::open).
+    #[cfg(feature = "secrets")]
+    pub fn secret(mut self, secret: Secret) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+
+    /// The configured quorum: fewer than `members` members of a view that has so many never go on without the others, though
+    /// they may be a majority. With 3, each message of a [`Total`] order is held by three members before it is delivered,
+    /// and a group of five that loses two goes on and does not outlive a third. Members that leave in good order may leave
+    /// fewer behind. Default 1, nothing but the majority; what the founder says counts, for the group's whole life.
+    ///
+    /// Who is left with too few is told so by [`Event::QuorumLost`](super::Event::QuorumLost).
+    pub fn quorum(mut self, members: u16) -> Self {
+        self.quorum_min = members;
         self
     }
 
@@ -181,11 +254,25 @@ impl<O: Order> Builder<O> {
         if contacts.is_empty() {
             return Err(JoinError::NoContact { name: self.name });
         }
+        self.join_found(node, &contacts.to_vec()).await
+    }
+
+    /// As [`join`](Self::join), through members that `discover` finds: see [`Discover`].
+    ///
+    /// # Errors
+    /// [`JoinError`].
+    /// # Cancel safety
+    /// As [`join`](Self::join).
+    pub async fn join_found(
+        self,
+        node: &Node,
+        discover: &(impl Discover + ?Sized),
+    ) -> Result<(Group<O>, Events), JoinError> {
         let Some(deadline) = Instant::now().checked_add(self.limits.join_within) else {
             return Err(JoinError::Limit { name: "join_within", reason: "is beyond what the clock can say" });
         };
         let (group, events) = self.start(node)?;
-        match self.enter(node, contacts, &group, deadline).await {
+        match self.enter(node, discover, &group, deadline).await {
             Ok(()) => Ok((group, events)),
             Err(error) => {
                 // The name is free again when this returns.
@@ -198,12 +285,14 @@ impl<O: Order> Builder<O> {
     async fn enter(
         self,
         node: &Node,
-        contacts: &[Address],
+        discover: &(impl Discover + ?Sized),
         group: &Group<O>,
         deadline: Instant,
     ) -> Result<(), JoinError> {
         loop {
-            let known = reach(node, contacts, deadline).await;
+            let found = timeout_at(deadline, discover.find(&self.name)).await;
+            let contacts = found.unwrap_or_default();
+            let known = reach(node, &contacts, deadline).await;
             if !known.is_empty() {
                 self.begin(group, Command::Join { contacts: known }).await?;
             }
@@ -214,7 +303,7 @@ impl<O: Order> Builder<O> {
                 Ok(Err(why)) => return Err(JoinError::ended(why)),
                 Err(_) if Instant::now() >= deadline => {
                     let (name, deadline) = (self.name, self.limits.join_within);
-                    return Err(JoinError::Deadline { name, deadline, tried: contacts.to_vec() });
+                    return Err(JoinError::Deadline { name, deadline, tried: contacts });
                 }
                 Err(_) => {}
             }
@@ -263,8 +352,16 @@ impl<O: Order> Builder<O> {
             let reason = "the node's connections carry too small messages";
             return Err(JoinError::Limit { name: "message_bytes_max", reason });
         }
+        if usize::from(self.quorum_min) > MEMBERS_MAX {
+            return Err(JoinError::Limit { name: "quorum", reason: "is beyond the members of any group" });
+        }
+        #[cfg(feature = "secrets")]
+        if self.is_open && self.secret.is_some() {
+            return Err(JoinError::Limit { name: "open", reason: "who has not the secret is not heard" });
+        }
         let channel = Channel::named("group", &self.name);
-        let port = Port::open(node, channel)
+        let admit = self.admit.as_ref().map(|admission| admission.0.clone());
+        let port = Port::open_to(node, channel, admit)
             .map_err(|source| JoinError::Taken { name: self.name.clone(), source })?;
         // A node may join, leave and join again: each time it is another process to the group.
         let me = driver::new_life(node);
@@ -272,9 +369,22 @@ impl<O: Order> Builder<O> {
         let wake = Arc::new(Notify::new());
         let shared = Arc::new(Shared::new(me, wake.clone(), limits));
         let introducer = Introducer::new(node.clone(), channel, me);
-        let sink = GroupSink::new(shared.clone(), introducer, self.has_state);
-        let setup = Setup { port, me, machine, stable: None, wake };
-        let handle = driver::start(node, setup, sink);
+        #[cfg(feature = "secrets")]
+        let seals = self.secret.as_ref().map(|secret| Seals::new(secret, channel));
+        #[cfg(feature = "secrets")]
+        let introducer = introducer.sealed(seals.clone());
+        let desk = Desk::new(node.clone(), channel, self.is_open, limits.payload_bytes_max);
+        let sink = GroupSink::new(shared.clone(), introducer, desk, self.has_state);
+        #[cfg(feature = "secrets")]
+        let handle = match seals {
+            Some(seals) => {
+                let machine = Guard::new(me, machine, seals, Plant::NONE);
+                driver::start(node, Setup { port, me, machine, stable: None, wake }, sink).into_inner()
+            }
+            None => driver::start(node, Setup { port, me, machine, stable: None, wake }, sink),
+        };
+        #[cfg(not(feature = "secrets"))]
+        let handle = driver::start(node, Setup { port, me, machine, stable: None, wake }, sink);
         let payload_bytes_max = limits.payload_bytes_max;
         let events = Events::new(shared.clone());
         let inner = Inner { handle, shared, payload_bytes_max };
@@ -289,10 +399,12 @@ impl<O: Order> Builder<O> {
         config.detection = self.limits.detection;
         config.reliable.feedback = self.limits.feedback;
         config.total_by = self.total_by;
+        config.view_sync.quorum_min = self.quorum_min;
         config.reliable.pending_max = config.reliable.pending_max.max(self.limits.outstanding_max * 2);
         // Several small messages travel in one, too.
         config.reliable.batch_bytes = config.reliable.batch_bytes.min(room);
-        config.fragment.message_bytes_max = self.limits.payload_bytes_max;
+        // One from outside says also from whom.
+        config.fragment.message_bytes_max = self.limits.payload_bytes_max.saturating_add(OUTSIDER_BYTES);
         config.fragment.fragment_bytes = config.fragment.fragment_bytes.min(room);
         config.fragment.waiting_max = config.reliable.pending_max;
         config.state_transfer.chunk_bytes = config.state_transfer.chunk_bytes.min(room);

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use quorate_protocols::group::{self, Command};
 use quorate_protocols::stack::{Ended, View, ViewId};
 use quorate_protocols::{Machine, ProcessId};
@@ -20,7 +20,8 @@ use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::introduce::Introducer;
-use super::{GroupStats, Limits, SlowReader};
+use super::outside::Desk;
+use super::{ASIDE_INTRODUCTION, ASIDE_OUTSIDE, GroupStats, Limits, SlowReader};
 use crate::driver::{Sink, Stopped};
 
 /// What a member is told, in this order: a view, for a joiner the state at its beginning, then the messages of the
@@ -34,6 +35,15 @@ pub enum Event {
     Message {
         /// Who sent it.
         from: ProcessId,
+        /// What was sent.
+        payload: Bytes,
+    },
+    /// A message of the current view from outside: the group is [open](super::Builder::open).
+    Outside {
+        /// Who sent it, as far as the transport of `via` knows.
+        from: NodeId,
+        /// The member that took it.
+        via: ProcessId,
         /// What was sent.
         payload: Bytes,
     },
@@ -287,6 +297,7 @@ impl Shared {
                     state.withheld.1 += self.share(payload.len()) as usize;
                 }
             }
+            Event::Outside { .. } => state.totals.delivered += 1,
             Event::View(_) => state.totals.views += 1,
             _ => {}
         }
@@ -321,7 +332,7 @@ impl fmt::Debug for Shared {
 /// What an event takes of the limit for bytes.
 fn bytes_of(event: &Event) -> usize {
     match event {
-        Event::Message { payload, .. } => payload.len(),
+        Event::Message { payload, .. } | Event::Outside { payload, .. } => payload.len(),
         Event::State(state) => state.len(),
         _ => 0,
     }
@@ -331,6 +342,7 @@ fn bytes_of(event: &Event) -> usize {
 pub(super) struct GroupSink {
     shared: Arc<Shared>,
     introducer: Introducer,
+    desk: Desk,
     /// False when no state is wanted from the application, nor given to it.
     has_state: bool,
     /// The machine's last word.
@@ -338,8 +350,8 @@ pub(super) struct GroupSink {
 }
 
 impl GroupSink {
-    pub(super) fn new(shared: Arc<Shared>, introducer: Introducer, has_state: bool) -> Self {
-        Self { shared, introducer, has_state, over: None }
+    pub(super) fn new(shared: Arc<Shared>, introducer: Introducer, desk: Desk, has_state: bool) -> Self {
+        Self { shared, introducer, desk, has_state, over: None }
     }
 }
 
@@ -353,6 +365,12 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
                 Event::View(view)
             }
             group::Event::Deliver { from, payload } => Event::Message { from, payload },
+            group::Event::DeliverOutside { from, via, payload } => {
+                if via == self.shared.me {
+                    self.desk.delivered(from);
+                }
+                Event::Outside { from: NodeId(from.0), via, payload }
+            }
             group::Event::StateWanted(view) => {
                 let request = StateRequest { view, shared: self.shared.clone() };
                 if !self.has_state {
@@ -393,8 +411,16 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
         self.shared.push(event);
     }
 
-    fn take_aside(&mut self, from: NodeId, frame: Bytes) {
-        self.introducer.hear(from, frame);
+    fn take_aside(&mut self, from: NodeId, mut frame: Bytes) {
+        match frame.try_get_u8() {
+            Ok(ASIDE_INTRODUCTION) => self.introducer.hear(from, frame),
+            Ok(ASIDE_OUTSIDE) => {
+                if self.desk.hear(from, frame, self.shared.view().is_some()) {
+                    self.shared.wake.notify_one();
+                }
+            }
+            _ => tracing::debug!(%from, "a frame of unknown kind dropped"),
+        }
     }
 
     fn command(&mut self) -> Option<Command> {
@@ -420,10 +446,16 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
         }
         let was_full = state.saturated_since.is_some();
         let is_full = state.is_beyond(&self.shared.limits, if was_full { 2 } else { 1 });
-        (is_full != was_full).then(|| {
+        if is_full != was_full {
             state.saturated_since = is_full.then(Instant::now);
-            Command::Saturated(is_full)
-        })
+            self.shared.wake.notify_one();
+            return Some(Command::Saturated(is_full));
+        }
+        let next = self.desk.next();
+        if self.desk.has_more() {
+            self.shared.wake.notify_one();
+        }
+        next
     }
 
     fn is_over(&self) -> bool {
@@ -434,6 +466,7 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
         let is_too_slow = self.shared.lock().is_too_slow;
         let why = self.over.map(|why| if is_too_slow && why == Ended::Left { Ended::TooSlow } else { why });
         tracing::info!(me = %self.shared.me, ?why, "membership ended");
+        self.desk.close();
         self.shared.end(why);
     }
 }

@@ -3,7 +3,7 @@
 //! Trust       only the word of a member of the view is taken, and only about members: as hearsay, which a node tries last
 //!             and forgets first.
 //! Method      a joiner hears of the others before it is in a view itself: what cannot be judged yet waits for the next view.
-//! Format      count u16, then for each: node u64, length u16, address as text; little-endian.
+//! Format      behind the kind: count u16, then for each: node u64, length u16, address as text; little-endian.
 //! Limits      [`INTRODUCED_MAX`] addresses in one introduction, [`EARLY_MAX`] introductions that wait.
 
 use std::collections::VecDeque;
@@ -13,8 +13,11 @@ use quorate_protocols::ProcessId;
 use quorate_protocols::stack::View;
 use quorate_transports::{Address, NodeId};
 
+use super::ASIDE_INTRODUCTION;
 use crate::driver::send_aside;
 use crate::node::{Channel, Node};
+#[cfg(feature = "secrets")]
+use quorate_protocols::guard::Crypto as _;
 
 /// The introductions of one member of one group.
 pub(super) struct Introducer {
@@ -22,11 +25,43 @@ pub(super) struct Introducer {
     channel: Channel,
     me: ProcessId,
     book: Book,
+    /// Proves that whoever introduces has the group's secret, if it has one.
+    #[cfg(feature = "secrets")]
+    seals: Option<super::secret::Seals>,
 }
 
 impl Introducer {
     pub(super) fn new(node: Node, channel: Channel, me: ProcessId) -> Self {
-        Self { node, channel, me, book: Book::default() }
+        Self {
+            node,
+            channel,
+            me,
+            book: Book::default(),
+            #[cfg(feature = "secrets")]
+            seals: None,
+        }
+    }
+
+    /// Members of a group with a secret prove that they have it.
+    #[cfg(feature = "secrets")]
+    pub(super) fn sealed(mut self, seals: Option<super::secret::Seals>) -> Self {
+        self.seals = seals;
+        self
+    }
+
+    #[cfg(feature = "secrets")]
+    fn prove(&self, known: &[u8], frame: &mut Vec<u8>) {
+        if let Some(seals) = &self.seals {
+            frame.extend_from_slice(&seals.vouch(&said_by(self.me.node, known)));
+        }
+    }
+
+    #[cfg(feature = "secrets")]
+    fn is_proved(&self, from: NodeId, frame: &mut Bytes) -> bool {
+        let Some(seals) = &self.seals else { return true };
+        let Some(proof) = frame.first_chunk::<32>().copied() else { return false };
+        frame.advance(proof.len());
+        seals.believes(&said_by(from.0, frame), &proof)
     }
 
     /// Tells every other member of a new view where the members are, as far as this one knows.
@@ -41,7 +76,11 @@ impl Introducer {
                 if *member == self.me { self.node.addresses() } else { self.node.addresses_of(node) };
             known.extend(addresses.into_iter().map(|address| (node, address)));
         }
-        let frame = encode(&known);
+        let mut frame = vec![ASIDE_INTRODUCTION];
+        let known = encode(&known);
+        #[cfg(feature = "secrets")]
+        self.prove(&known, &mut frame);
+        frame.extend_from_slice(&known);
         for member in view.members.iter().filter(|member| **member != self.me) {
             send_aside(&self.node, self.channel, NodeId(member.node), &frame);
         }
@@ -49,6 +88,12 @@ impl Introducer {
 
     /// Notes what another member told. Bad bytes are dropped: an introduction is a help, not a promise.
     pub(super) fn hear(&mut self, from: NodeId, frame: Bytes) {
+        #[cfg(feature = "secrets")]
+        let mut frame = frame;
+        #[cfg(feature = "secrets")]
+        if !self.is_proved(from, &mut frame) {
+            return tracing::debug!(%from, "unproved introduction dropped");
+        }
         match decode(frame) {
             Some(known) => self.note(|book| book.hear(from, known)),
             None => tracing::debug!(%from, "malformed introduction dropped"),
@@ -98,7 +143,16 @@ impl Book {
     }
 }
 
-fn encode(known: &[(NodeId, Address)]) -> Bytes {
+/// What is proved: that it is an introduction, by this node.
+#[cfg(feature = "secrets")]
+fn said_by(node: u64, known: &[u8]) -> Vec<u8> {
+    let mut said = b"introduction".to_vec();
+    said.extend_from_slice(&node.to_le_bytes());
+    said.extend_from_slice(known);
+    said
+}
+
+pub(super) fn encode(known: &[(NodeId, Address)]) -> Bytes {
     let mut out = BytesMut::new();
     let known = &known[..known.len().min(INTRODUCED_MAX)];
     out.put_u16_le(known.len() as u16);
@@ -113,7 +167,7 @@ fn encode(known: &[(NodeId, Address)]) -> Bytes {
 }
 
 /// What can be read of it: another build may have transports that this one does not know.
-fn decode(mut frame: Bytes) -> Option<Vec<(NodeId, Address)>> {
+pub(super) fn decode(mut frame: Bytes) -> Option<Vec<(NodeId, Address)>> {
     let count = usize::from(frame.try_get_u16_le().ok()?);
     if count > INTRODUCED_MAX {
         return None;

@@ -46,9 +46,13 @@
 
 mod builder;
 mod calls;
+mod discover;
 mod error;
 mod events;
 mod introduce;
+mod outside;
+#[cfg(feature = "secrets")]
+mod secret;
 mod stack;
 
 use std::fmt;
@@ -62,8 +66,12 @@ use tokio::sync::SemaphorePermit;
 
 pub use builder::{Builder, Limits, SlowReader};
 pub use calls::{Asked, CALLS_MAX, Call, CallError, Caller, Calls};
+pub use discover::Discover;
+#[cfg(feature = "udp")]
+pub use discover::{Answering, Beacon};
 pub use error::{CastError, JoinError, LeaveError};
 pub use events::{Event, Events, StateRequest};
+pub use outside::{UNDER_WAY_BYTES_MAX, UNDER_WAY_MAX, VisitError, Visitor};
 pub use quorate_protocols::ProcessId;
 pub use quorate_protocols::membership::detector::Detection;
 pub use quorate_protocols::membership::heartbeat::Judge;
@@ -71,6 +79,8 @@ pub use quorate_protocols::multicast::reliable::Feedback;
 pub use quorate_protocols::multicast::total::TotalBy;
 pub use quorate_protocols::rpc::gather::Wanted;
 pub use quorate_protocols::stack::{Ended, Impossible, View, ViewId};
+#[cfg(feature = "secrets")]
+pub use secret::{SECRET_BYTES_MIN, Secret, SecretTooShort};
 pub use stack::{Own, Stack};
 
 use crate::driver::Handle;
@@ -235,6 +245,7 @@ impl<O: Order> Group<O> {
         let load = |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
         GroupStats {
             malformed: load(&counts.malformed),
+            refused: load(&counts.refused),
             stale: load(&counts.stale),
             unsent: load(&counts.unsent),
             ..self.inner.shared.totals()
@@ -264,6 +275,8 @@ pub struct GroupStats {
     pub waiting_bytes: usize,
     /// Frames that were no message of the protocol.
     pub malformed: u64,
+    /// Frames of peers that this member does not hear: see [`Builder::admit`].
+    pub refused: u64,
     /// Messages for an earlier membership of this node.
     pub stale: u64,
     /// Packets that the node did not take; the protocol repeats them.
@@ -281,6 +294,10 @@ impl<O: Order> fmt::Debug for Group<O> {
         f.debug_struct("Group").field("me", &self.me()).field("view", &self.view()).finish_non_exhaustive()
     }
 }
+
+/// What members say beside the protocol begins with its kind.
+const ASIDE_INTRODUCTION: u8 = 0;
+const ASIDE_OUTSIDE: u8 = 1;
 
 /// Anything that delivers to all its members the same messages in the same order, with the state for joiners.
 /// Replication stands on this. Dropping it ends the membership, after which the [`Events`] end, too.

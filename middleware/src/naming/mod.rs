@@ -45,6 +45,7 @@
 
 mod book;
 mod bound;
+mod discover;
 mod entry;
 mod error;
 mod keeper;

@@ -265,6 +265,8 @@ impl<S: StateMachine> Shared<S> {
                     state.applied = applied;
                     self.progress.send_modify(|progress| progress.has_state = true);
                 }
+                // Commands come from replicas.
+                Event::Outside { .. } => {}
                 Event::QuorumLost => self.progress.send_modify(|progress| progress.has_quorum = false),
                 Event::QuorumRegained => self.progress.send_modify(|progress| progress.has_quorum = true),
                 Event::Ended(_) => return false,

@@ -159,6 +159,11 @@ impl Fragment {
         }
         // What has no beginning in this view belongs to an attempt of the last one.
         let open = part.as_mut()?;
+        if cast.payload.is_empty() {
+            // Nobody cuts such a one, and any number of them would fit the limit.
+            *part = None;
+            return None;
+        }
         open.bytes += cast.payload.len();
         if open.bytes > self.config.message_bytes_max {
             *part = None;

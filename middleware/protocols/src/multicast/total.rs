@@ -10,6 +10,7 @@ use crate::time::Time;
 
 use super::total_lamport::TotalLamport;
 use super::total_sequencer::TotalSequencer;
+use super::total_token::TotalToken;
 
 /// How members agree on the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,6 +21,9 @@ pub enum TotalBy {
     /// It follows from the messages' sending times: see [`total_lamport`](super::total_lamport). Every member has to say
     /// something before a message is delivered.
     Lamport,
+    /// A token goes round, and whoever holds it places its own messages: see [`total_token`](super::total_token). Nobody orders
+    /// for another, and each gets its turn.
+    Token,
 }
 
 /// The chosen way as a layer.
@@ -28,6 +32,8 @@ pub enum Total {
     Sequencer(TotalSequencer),
     /// It follows from sending times.
     Lamport(TotalLamport),
+    /// A token goes round.
+    Token(TotalToken),
 }
 
 impl Total {
@@ -36,13 +42,23 @@ impl Total {
         match by {
             TotalBy::Sequencer => Self::Sequencer(TotalSequencer::new(me, plant)),
             TotalBy::Lamport => Self::Lamport(TotalLamport::new(me, plant)),
+            TotalBy::Token => Self::Token(TotalToken::new(me, plant)),
         }
     }
 
-    fn layer(&mut self) -> &mut dyn Layer<Message = ()> {
+    fn layer(&self) -> &dyn Layer<Message = ()> {
         match self {
             Self::Sequencer(layer) => layer,
             Self::Lamport(layer) => layer,
+            Self::Token(layer) => layer,
+        }
+    }
+
+    fn layer_mut(&mut self) -> &mut dyn Layer<Message = ()> {
+        match self {
+            Self::Sequencer(layer) => layer,
+            Self::Lamport(layer) => layer,
+            Self::Token(layer) => layer,
         }
     }
 }
@@ -51,39 +67,30 @@ impl Layer for Total {
     type Message = ();
 
     fn down(&mut self, now: Time, request: Down, flow: &mut Flow<()>) {
-        self.layer().down(now, request, flow);
+        self.layer_mut().down(now, request, flow);
     }
 
     fn up(&mut self, now: Time, event: Up, flow: &mut Flow<()>) {
-        self.layer().up(now, event, flow);
+        self.layer_mut().up(now, event, flow);
     }
 
     fn receive(&mut self, now: Time, from: ProcessId, (): (), flow: &mut Flow<()>) {
-        self.layer().receive(now, from, (), flow);
+        self.layer_mut().receive(now, from, (), flow);
     }
 
     fn tick(&mut self, now: Time, flow: &mut Flow<()>) {
-        self.layer().tick(now, flow);
+        self.layer_mut().tick(now, flow);
     }
 
     fn deadline(&self) -> Option<Time> {
-        match self {
-            Self::Sequencer(layer) => layer.deadline(),
-            Self::Lamport(layer) => layer.deadline(),
-        }
+        self.layer().deadline()
     }
 
     fn check(&self) -> Result<(), Violation> {
-        match self {
-            Self::Sequencer(layer) => layer.check(),
-            Self::Lamport(layer) => layer.check(),
-        }
+        self.layer().check()
     }
 
     fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
-        match self {
-            Self::Sequencer(layer) => layer.stands_on(below),
-            Self::Lamport(layer) => layer.stands_on(below),
-        }
+        self.layer().stands_on(below)
     }
 }

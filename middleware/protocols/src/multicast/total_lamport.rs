@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::places::{stands_on, tables_match};
 use crate::machine::{ProcessId, Violation};
 use crate::planted::{Plant, Planted};
 use crate::stack::{Cast, Down, Flow, Headers, Impossible, Layer, Offer, Up, View};
@@ -218,18 +219,11 @@ impl Layer for TotalLamport {
     }
 
     fn check(&self) -> Result<(), Violation> {
-        let members = self.view.as_ref().map_or(0, |view| view.members.len());
-        if self.members.len() == members && self.safe.len() == members {
-            Ok(())
-        } else {
-            Err(Violation("total order: tables do not match the view".into()))
-        }
+        tables_match(self.view.as_ref(), &[self.members.len(), self.safe.len()])
     }
 
     fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
-        let below = below.with_all("total order", Offer::FIFO.and(Offer::VIEWS).and(Offer::SAFE))?;
-        let below = below.with_none("total order", Offer::TOTAL.and(Offer::STATE))?;
-        Ok(below.and(Offer::TOTAL).and(Offer::CAUSAL).without(Offer::SAFE))
+        stands_on(below)
     }
 }
 

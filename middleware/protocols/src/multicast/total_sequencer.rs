@@ -13,36 +13,22 @@
 //!             data are multicast and the sequencer sends only the order).
 //! Limits      those of the layer below; the order of a message costs 6 bytes for each run.
 
-use std::collections::VecDeque;
-
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::places::{Place, Places, stands_on};
 use crate::machine::{ProcessId, Violation};
-use crate::planted::{Plant, Planted};
-use crate::stack::{Cast, Down, Flow, Headers, Impossible, Layer, Offer, Up, View};
+use crate::planted::Plant;
+use crate::stack::{Cast, Down, Flow, Headers, Impossible, Layer, Offer, Up};
 use crate::time::Time;
 use crate::wire::{Wire, WireError, put_count, take_count, take_u16, take_u32};
 
 /// The sequencer order as a layer. It sends nothing of its own: orders are multicast messages.
+#[derive(Debug)]
 pub struct TotalSequencer {
     me: ProcessId,
-    plant: Plant,
-    view: Option<View>,
-    /// By rank: messages that are here and not yet delivered.
-    waiting: Vec<Queue>,
-    /// The order as far as it is known.
-    orders: VecDeque<PlacedRun>,
+    places: Places,
     /// Sequencer only: messages that have no place yet, in order of arrival.
     unplaced: Vec<Run>,
-    safe: Vec<u64>,
-    /// Only for `Planted::TotalLeftoverByArrival`.
-    arrivals: Vec<usize>,
-}
-
-#[derive(Default)]
-struct Queue {
-    /// The messages with their numbers.
-    casts: VecDeque<(u64, Cast)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,29 +37,14 @@ struct Run {
     count: u32,
 }
 
-/// A run together with the number of the sequencer's message that placed it.
-struct PlacedRun {
-    order: u64,
-    run: Run,
-}
-
 impl TotalSequencer {
     /// The layer of process `me`.
     pub fn new(me: ProcessId, plant: Plant) -> Self {
-        Self {
-            me,
-            plant,
-            view: None,
-            waiting: Vec::new(),
-            orders: VecDeque::new(),
-            unplaced: Vec::new(),
-            safe: Vec::new(),
-            arrivals: Vec::new(),
-        }
+        Self { me, places: Places::new(plant), unplaced: Vec::new() }
     }
 
     fn is_sequencer(&self) -> bool {
-        self.view.as_ref().is_some_and(|view| view.members.first() == Some(&self.me))
+        self.places.view().is_some_and(|view| view.members.first() == Some(&self.me))
     }
 
     fn on_deliver(&mut self, sender: usize, first: u64, casts: Vec<Cast>) {
@@ -81,12 +52,7 @@ impl TotalSequencer {
         for (number, mut cast) in (first..).zip(casts) {
             match cast.headers.pop::<1>() {
                 Some([DATA]) => {
-                    if let Some(queue) = self.waiting.get_mut(sender) {
-                        queue.casts.push_back((number, cast));
-                    }
-                    if self.plant.has(Planted::TotalLeftoverByArrival) {
-                        self.arrivals.push(sender);
-                    }
+                    self.places.keep(sender, number, cast);
                     if sequencer {
                         self.place(sender);
                     }
@@ -107,58 +73,9 @@ impl TotalSequencer {
 
     fn on_order(&mut self, number: u64, payload: Bytes) {
         let Ok(order) = Order::from_bytes(payload) else { return };
-        let known = self.waiting.len();
-        let runs = order.runs.into_iter().filter(|run| usize::from(run.sender) < known);
-        self.orders.extend(runs.map(|run| PlacedRun { order: number, run }));
-    }
-
-    /// Delivers what has its place and is safe; at the end of a view all that has its place.
-    fn deliver_placed(&mut self, all: bool, flow: &mut Flow<()>) {
-        let all = all || self.plant.has(Planted::TotalDeliversUnstable);
-        while let Some(PlacedRun { order, run }) = self.orders.front_mut() {
-            let sender = usize::from(run.sender);
-            if !all && self.safe.first().is_none_or(|&safe| *order >= safe) {
-                return;
-            }
-            let safe = if all { u64::MAX } else { self.safe[sender] };
-            let queue = &mut self.waiting[sender].casts;
-            let count =
-                queue.iter().take(run.count as usize).take_while(|(number, _)| *number < safe).count();
-            let Some(&(first, _)) = queue.front().filter(|_| count > 0) else { return };
-            let casts = queue.drain(..count).map(|(_, cast)| cast).collect();
-            run.count -= count as u32;
-            let done = run.count == 0;
-            flow.up(Up::Deliver { sender, first, casts });
-            if !done {
-                return;
-            }
-            self.orders.pop_front();
+        for Run { sender, count } in order.runs {
+            self.places.tell(Place { teller: 0, number, sender: usize::from(sender), count });
         }
-    }
-
-    /// Ends the view: the rest of the cut, then the next view.
-    fn on_view(&mut self, view: View, flow: &mut Flow<()>) {
-        self.deliver_placed(true, flow);
-        if self.plant.has(Planted::TotalLeftoverByArrival) {
-            for sender in std::mem::take(&mut self.arrivals) {
-                let next = self.waiting.get_mut(sender).and_then(|queue| queue.casts.pop_front());
-                if let Some((first, cast)) = next {
-                    flow.up(Up::Deliver { sender, first, casts: vec![cast] });
-                }
-            }
-        }
-        for (sender, queue) in self.waiting.iter_mut().enumerate() {
-            if let Some(&(first, _)) = queue.casts.front() {
-                let casts = queue.casts.drain(..).map(|(_, cast)| cast).collect();
-                flow.up(Up::Deliver { sender, first, casts });
-            }
-        }
-        self.waiting = view.members.iter().map(|_| Queue::default()).collect();
-        self.safe = vec![0; view.members.len()];
-        self.orders.clear();
-        self.unplaced.clear();
-        self.view = Some(view.clone());
-        flow.up(Up::View(view));
     }
 }
 
@@ -179,14 +96,16 @@ impl Layer for TotalSequencer {
         match event {
             Up::Deliver { sender, first, casts } => {
                 self.on_deliver(sender, first, casts);
-                self.deliver_placed(false, flow);
+                self.places.deliver(false, flow);
             }
-            Up::Safe(safe) if safe.len() == self.safe.len() => {
-                self.safe = safe;
-                self.deliver_placed(false, flow);
+            Up::Safe(safe) => {
+                self.places.on_safe(safe);
+                self.places.deliver(false, flow);
             }
-            Up::Safe(_) => {}
-            Up::View(view) => self.on_view(view, flow),
+            Up::View(view) => {
+                self.unplaced.clear();
+                self.places.end(view, flow);
+            }
             other => flow.up(other),
         }
     }
@@ -208,18 +127,11 @@ impl Layer for TotalSequencer {
     }
 
     fn check(&self) -> Result<(), Violation> {
-        let members = self.view.as_ref().map_or(0, |view| view.members.len());
-        if self.waiting.len() == members && self.safe.len() == members {
-            Ok(())
-        } else {
-            Err(Violation("total order: tables do not match the view".into()))
-        }
+        self.places.check()
     }
 
     fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
-        let below = below.with_all("total order", Offer::FIFO.and(Offer::VIEWS).and(Offer::SAFE))?;
-        let below = below.with_none("total order", Offer::TOTAL.and(Offer::STATE))?;
-        Ok(below.and(Offer::TOTAL).and(Offer::CAUSAL).without(Offer::SAFE))
+        stands_on(below)
     }
 }
 

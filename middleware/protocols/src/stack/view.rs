@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::machine::ProcessId;
-use crate::wire::{Wire, WireError, put_count, take_count, take_u8, take_u64};
+use crate::wire::{Wire, WireError, put_count, take_count, take_u8, take_u16, take_u64};
 
 /// Names a view: the group's unique number, then the view's place in its history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +48,9 @@ pub struct View {
     pub members: Arc<[ProcessId]>,
     /// For each member by rank: whether it had the group's state when the view was proposed.
     pub synced: Arc<[bool]>,
+    /// Fewer members than this decide nothing, as long as the view has so many: the group's configured quorum, given by its
+    /// founder. 1 asks for nothing more than a majority.
+    pub quorum_min: u16,
 }
 
 impl View {
@@ -67,10 +70,22 @@ impl View {
     }
 
     /// True when the members for which `holds` is true may decide for the view: more than half of them, or exactly
-    /// half with the longest-standing one among them. Any two quorums share a member.
+    /// half with the longest-standing one among them, and no fewer than the configured quorum or all. Any two quorums
+    /// share a member.
     ///
     /// Source: dynamic-linear voting, Jajodia & Mutchler 1990.
     pub fn is_quorum(&self, holds: impl Fn(usize) -> bool) -> bool {
+        let count = (0..self.members.len()).filter(|&rank| holds(rank)).count();
+        count >= self.least() && self.is_majority(holds)
+    }
+
+    /// How many members at least decide, whoever they are: the configured quorum, or all where the view has fewer.
+    pub fn least(&self) -> usize {
+        usize::from(self.quorum_min).min(self.members.len())
+    }
+
+    /// As [`is_quorum`](Self::is_quorum), whatever quorum is configured.
+    pub(crate) fn is_majority(&self, holds: impl Fn(usize) -> bool) -> bool {
         let count = (0..self.members.len()).filter(|&rank| holds(rank)).count();
         count * 2 > self.members.len() || (count * 2 == self.members.len() && count > 0 && holds(0))
     }
@@ -110,6 +125,7 @@ impl Wire for ViewId {
 impl Wire for View {
     fn encode(&self, out: &mut BytesMut) {
         self.id.encode(out);
+        out.put_u16_le(self.quorum_min);
         put_count(out, self.members.len());
         for (member, synced) in self.members.iter().zip(self.synced.iter()) {
             member.encode(out);
@@ -119,6 +135,7 @@ impl Wire for View {
 
     fn decode(input: &mut Bytes) -> Result<Self, WireError> {
         let id = ViewId::decode(input)?;
+        let quorum_min = take_u16(input, "configured quorum")?;
         let count = take_count(input, 17, "view members")?;
         if count > MEMBERS_MAX {
             return Err(WireError::Invalid { what: "view members", value: count as u64 });
@@ -137,6 +154,6 @@ impl Wire for View {
                 other => return Err(WireError::Invalid { what: "synced flag", value: u64::from(other) }),
             });
         }
-        Ok(Self { id, members: members.into(), synced: synced.into() })
+        Ok(Self { id, members: members.into(), synced: synced.into(), quorum_min })
     }
 }

@@ -124,7 +124,12 @@ impl Field {
             suspects: Default::default(),
         };
         let members = (0..MEMBERS).map(id).collect();
-        let view = View { id: ViewId { group: 1, number: 1 }, members, synced: vec![true; MEMBERS].into() };
+        let view = View {
+            id: ViewId { group: 1, number: 1 },
+            members,
+            synced: vec![true; MEMBERS].into(),
+            quorum_min: 1,
+        };
         for node in 0..MEMBERS {
             // They do not begin at one moment.
             field.now = field.now + Duration::from_millis(field.draw(40));

@@ -60,6 +60,7 @@ impl Room {
             id: ViewId { group, number: 1 },
             members: room.ids.clone().into(),
             synced: vec![true; members].into(),
+            quorum_min: 1,
         };
         for node in 0..members {
             let view = view.clone();

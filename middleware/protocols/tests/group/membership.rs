@@ -183,6 +183,7 @@ fn a_view_of_more_members_than_any_group_has_is_refused() {
         id: ViewId { group: 1, number: 1 },
         members: (0..count).map(|node| ProcessId { node, incarnation: 1 }).collect(),
         synced: (0..count).map(|_| true).collect(),
+        quorum_min: 1,
     };
     let most = view(MEMBERS_MAX as u64);
     assert_eq!(View::from_bytes(most.to_bytes()), Ok(most));

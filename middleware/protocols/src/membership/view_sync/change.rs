@@ -170,6 +170,11 @@ impl ViewSync {
                 return None;
             }
         }
+        // Those that leave by themselves may leave fewer behind than the configured quorum; nobody else is given up for it.
+        let left = here.iter().filter(|process| !stays(process) && !members.contains(process)).count();
+        if members.len() + left < member.view.least() && !self.plant.has(Planted::ViewIgnoresQuorumMin) {
+            return None;
+        }
         let mut synced: Vec<_> = members.iter().map(synced).collect();
         let room = self.joiners_admitted(synced.iter().copied());
         let fresh = self.joiners.keys().filter(|joiner| !member.view.contains(**joiner));
@@ -177,7 +182,9 @@ impl ViewSync {
             members.push(joiner);
             synced.push(false);
         }
-        let view = View { id: member.view.id.next(), members: members.into(), synced: synced.into() };
+        let quorum_min = member.view.quorum_min;
+        let id = member.view.id.next();
+        let view = View { id, members: members.into(), synced: synced.into(), quorum_min };
         Some(Proposal { view, cut })
     }
 

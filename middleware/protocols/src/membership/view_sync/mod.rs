@@ -17,6 +17,8 @@
 //!             members and cut follows virtually synchronous Paxos, Birman, Malkhi & van Renesse 2010.
 //! Needs       processes that crash, and do not lie: whoever reaches the group says who it is, and is believed when it tells of
 //!             a later view. Also a joiner may be the only one left that can, so membership is no test of it.
+//!             A configured quorum, which all views carry, is asked for besides the majority: fewer members than that
+//!             accept nothing and are not left over, but for those that left by themselves.
 //! Limits      one joiner is admitted for each member that has the state, so that the ones with the state are never
 //!             outvoted by more joiners at once; the last one with the state leaves only when another has it. A member
 //!             two views behind cannot catch up and is expelled.
@@ -45,11 +47,13 @@ pub struct Config {
     pub joiners_max: usize,
     /// Members of a view at most. Default and upper limit [`MEMBERS_MAX`]; a joiner beyond it is told so.
     pub members_max: usize,
+    /// The configured quorum, which counts where this process founds the group: see [`View::quorum_min`]. Default 1.
+    pub quorum_min: u16,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { joiners_max: 64, members_max: MEMBERS_MAX }
+        Self { joiners_max: 64, members_max: MEMBERS_MAX, quorum_min: 1 }
     }
 }
 
@@ -163,6 +167,9 @@ impl Member {
         if plant.has(Planted::ViewQuorumHalf) {
             let count = (0..self.view.members.len()).filter(|&rank| holds(rank)).count();
             return count * 2 >= self.view.members.len();
+        }
+        if plant.has(Planted::ViewIgnoresQuorumMin) {
+            return self.view.is_majority(holds);
         }
         self.view.is_quorum(holds)
     }
@@ -471,7 +478,8 @@ impl ViewSync {
         if matches!(self.phase, Phase::Idle) {
             self.synced = true;
             let id = ViewId { group, number: 1 };
-            let view = View { id, members: [self.me].into(), synced: [true].into() };
+            let quorum_min = self.config.quorum_min;
+            let view = View { id, members: [self.me].into(), synced: [true].into(), quorum_min };
             self.phase = Phase::Member(Box::new(Member::new(view.clone(), None)));
             flow.down(Down::Install { view, cut: None });
         }

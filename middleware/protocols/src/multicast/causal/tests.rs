@@ -38,7 +38,7 @@ impl Members {
         let count = self.layers.len();
         let members: Vec<_> = (0..count as u64).map(|node| ProcessId { node, incarnation: 1 }).collect();
         let id = ViewId { group: 1, number };
-        let view = View { id, members: members.into(), synced: vec![true; count].into() };
+        let view = View { id, members: members.into(), synced: vec![true; count].into(), quorum_min: 1 };
         for member in 0..count {
             self.up(member, Up::View(view.clone()));
         }

@@ -11,7 +11,7 @@ const C: ProcessId = ProcessId { node: 3, incarnation: 1 };
 
 fn view() -> View {
     let id = ViewId { group: 7, number: 1 };
-    View { id, members: [A, B, C].into(), synced: [true; 3].into() }
+    View { id, members: [A, B, C].into(), synced: [true; 3].into(), quorum_min: 1 }
 }
 
 fn member(me: ProcessId) -> (Reliable, Flow<Message>) {
@@ -90,7 +90,7 @@ fn the_same_wish_to_fill_does_not_begin_the_search_for_a_holder_anew() {
         Message::Repair { view: view().id, sender: 2, first: 0, casts: vec![cast("x"); 5], more: false };
     b.receive(at(300), A, repair, &mut flow);
     assert_eq!(delivered(&mut flow), [], "what fills the cut waits for the decision");
-    let next = View { id: view().id.next(), members: [A, B].into(), synced: [true; 2].into() };
+    let next = View { id: view().id.next(), members: [A, B].into(), synced: [true; 2].into(), quorum_min: 1 };
     b.down(at(301), Down::Install { view: next, cut: Some(vec![0, 0, 5]) }, &mut flow);
     assert_eq!(delivered(&mut flow), [(0, 5)]);
 }
