@@ -4,6 +4,7 @@ mod backlog;
 mod channels;
 mod crash;
 mod delivery;
+mod engines;
 mod kill;
 mod limits;
 mod managers;

@@ -226,7 +226,7 @@ impl Queue {
         Work: Future<Output = ()> + Send + 'static,
     {
         let queue = self.clone();
-        NotifyGuard(tokio::spawn(async move {
+        NotifyGuard::new(tokio::spawn(async move {
             loop {
                 match queue.get(Duration::MAX).await {
                     Ok(Some(delivery)) => handler(delivery).await,
@@ -294,6 +294,12 @@ impl Consumer {
 #[derive(Debug)]
 #[must_use = "dropping the guard stops the notifications"]
 pub struct NotifyGuard(JoinHandle<()>);
+
+impl NotifyGuard {
+    pub(super) fn new(task: JoinHandle<()>) -> Self {
+        Self(task)
+    }
+}
 
 impl Drop for NotifyGuard {
     fn drop(&mut self) {

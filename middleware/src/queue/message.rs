@@ -181,6 +181,6 @@ pub(super) struct Origin {
 }
 
 /// Between the urgent and the idle: 0 to 9 is what most brokers have.
-const PRIORITY: u8 = 4;
+pub(super) const PRIORITY: u8 = 4;
 /// Their length is one byte on the disk.
 pub(super) const LABEL_BYTES_MAX: usize = 255;

@@ -49,6 +49,7 @@ mod books;
 mod checkpoint;
 mod config;
 mod delivery;
+pub mod engine;
 mod error;
 mod face;
 mod far;
