@@ -1,6 +1,7 @@
 //! Queues, as their users see them, and as crashes leave them.
 
 mod backlog;
+mod broker;
 mod channels;
 mod crash;
 mod delivery;

@@ -213,6 +213,14 @@ impl Queues {
         Ok(Queue { room: self.room.clone(), number, name: name.into(), bells })
     }
 
+    /// The queue called `name` with the settings that it has, if there is one.
+    #[cfg(feature = "broker")]
+    pub(super) fn existing(&self, name: &str) -> Option<Queue> {
+        let number = self.number(name)?;
+        let bells = self.room.lock().bells(number);
+        Some(Queue { room: self.room.clone(), number, name: name.into(), bells })
+    }
+
     /// The names of all queues, dead letters included.
     pub fn names(&self) -> Vec<String> {
         self.room.lock().books.names.values().cloned().collect()

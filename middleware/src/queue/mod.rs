@@ -46,6 +46,8 @@
 mod apply;
 mod bodies;
 mod books;
+#[cfg(feature = "broker")]
+pub mod broker;
 mod checkpoint;
 mod config;
 mod delivery;
