@@ -11,6 +11,7 @@ mod finding;
 #[cfg(target_os = "linux")]
 mod partition;
 mod processes;
+mod queues;
 #[cfg(unix)]
 mod superserver;
 mod weather;

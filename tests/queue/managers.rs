@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use quorate::node::Address;
-use quorate::queue::{ManagerError, Message, Queue, QueueConfig, QueueManager, Queues, UNDELIVERED};
+use quorate::queue::{
+    ManagerError, Message, NamedPutError, Queue, QueueConfig, QueueManager, Queues, UNDELIVERED,
+};
 use quorate::{Node, NodeId};
 use quorate_journal::{MemoryStorage, Storage};
 use tests::{Net, Orders, Worker, everywhere, memory, nets, tcp, until};
@@ -291,3 +293,64 @@ async fn wait_for(last: &mut Worker, count: u64) -> u64 {
 }
 
 const KILLS: usize = 9;
+
+/// Each node knows the one behind it only.
+async fn chain(net: &Net, count: u64) -> Vec<Site> {
+    let mut sites = Vec::new();
+    for id in 1..=count {
+        sites.push(Site::open(net, id, MemoryStorage::new()).await);
+    }
+    for pair in sites.windows(2) {
+        let next = pair[1].node.identity().node;
+        pair[0].node.add_address(next, pair[1].address());
+        pair[0].manager.route_rest(next);
+    }
+    sites
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn q06_a_name_is_enough_where_each_node_knows_its_nearest_router_only() -> Outcome {
+    let net = memory();
+    let sites = chain(&net, 4).await;
+    let orders = sites[3].queue("orders").await;
+    let named = sites[0].manager.named("orders")?;
+    let error = named.put("nowhere").await.expect_err("nobody has said where it is");
+    assert!(matches!(error, NamedPutError::Unknown { .. }), "{error:?}");
+    sites[0].manager.place("orders", NodeId(4))?;
+    for n in 0..20 {
+        named.put(n.to_string()).await?;
+    }
+    let expected: Vec<_> = (0..20).map(|n| n.to_string()).collect();
+    assert_eq!(drain(&orders, 20).await, expected);
+    // Its own node has it by name, too.
+    sites[3].manager.place("orders", NodeId(4))?;
+    sites[3].manager.named("orders")?.put("at home").await?;
+    assert_eq!(drain(&orders, 1).await, ["at home"]);
+    sites[3].manager.place("bills", NodeId(4))?;
+    let error = sites[3].manager.named("bills")?.put("x").await.expect_err("it has none");
+    assert!(matches!(error, NamedPutError::NoQueue { .. }), "{error:?}");
+    for site in sites {
+        site.close().await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn q06_routers_in_a_circle_let_a_message_go_round_a_few_times_and_keep_it() -> Outcome {
+    let net = memory();
+    let sites = chain(&net, 3).await;
+    sites[2].node.add_address(NodeId(1), sites[0].address());
+    sites[2].manager.route_rest(NodeId(1));
+    sites[0].manager.place("orders", NodeId(9))?;
+    sites[0].manager.named("orders")?.put("for nobody").await?;
+    let mut found = Vec::new();
+    for site in &sites {
+        found.push(site.queue(UNDELIVERED).await);
+    }
+    until(|| found.iter().any(|queue| queue.stats().messages > 0)).await;
+    assert_eq!(found.iter().map(|queue| queue.stats().messages).sum::<usize>(), 1, "once");
+    for site in sites {
+        site.close().await;
+    }
+    Ok(())
+}

@@ -16,6 +16,7 @@ pub mod membership;
 pub mod multicast;
 pub mod objects;
 pub mod planted;
+pub mod relocation;
 pub mod rpc;
 pub mod stack;
 pub mod time;

@@ -52,6 +52,7 @@ mod keeper;
 mod leases;
 mod line;
 mod names;
+mod queues;
 mod service;
 
 use std::fmt;
@@ -65,6 +66,7 @@ pub use bound::{Bound, BoundError, BoundOptions};
 pub use entry::{ENTRY_BYTES_MAX, Entry, Found, NAME_BYTES_MAX, Query};
 pub use error::{DirectoryError, NameError, NamesError};
 pub use names::{Names, NamesOptions, Registration, Status, Watch};
+pub use queues::{DirectedQueue, QueueNameError, QueueNames};
 
 use crate::group::{Builder, Events, Group, LeaveError, Total};
 use crate::node::{Address, Node};

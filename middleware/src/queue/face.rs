@@ -214,7 +214,6 @@ impl Queues {
     }
 
     /// The queue called `name` with the settings that it has, if there is one.
-    #[cfg(feature = "broker")]
     pub(super) fn existing(&self, name: &str) -> Option<Queue> {
         let number = self.number(name)?;
         let bells = self.room.lock().bells(number);

@@ -75,7 +75,9 @@ pub use config::{QueueConfig, WhenExpired, WhenFull};
 pub use delivery::{Consumer, DeadLetter, Delivery, NotifyGuard};
 pub use error::{DeclareError, PutError, QueueError, QueuesOpenError, WorkError};
 pub use face::{Left, Queue, QueueStats, Queues, Receipt, Settled};
-pub use manager::{HOPS_MAX, LINES_MAX, ManagerError, QueueManager, RemoteQueue, UNDELIVERED};
+pub use manager::{
+    HOPS_MAX, LINES_MAX, ManagerError, NamedPutError, NamedQueue, QueueManager, RemoteQueue, UNDELIVERED,
+};
 pub use message::{DeadReason, Durability, Message, MessageId};
 pub use view::{RecordView, Standing, Start, View};
 pub use work::Work;

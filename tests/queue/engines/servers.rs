@@ -182,5 +182,5 @@ fn free_port(which: u16) -> u16 {
 }
 
 /// RabbitMQ takes 5 seconds on a machine that has nothing else to do.
-const ATTEMPTS: usize = 1200;
+const ATTEMPTS: usize = 4800;
 const PAUSE: Duration = Duration::from_millis(50);

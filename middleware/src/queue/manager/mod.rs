@@ -17,6 +17,7 @@
 
 mod channels;
 mod envelope;
+mod named;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,6 +32,7 @@ use tokio::task::JoinSet;
 
 use self::channels::{Desk, Feed};
 use self::envelope::Envelope;
+use self::named::Routes;
 use super::config::QueueConfig;
 use super::error::{DeclareError, PutError, WorkError};
 use super::face::{Queue, Queues, Receipt};
@@ -39,6 +41,8 @@ use super::room::wall_now;
 use super::work::OWN_STATE;
 use crate::driver::{self, Handle, Port, Setup};
 use crate::node::{Channel, Node};
+
+pub use self::named::{NamedPutError, NamedQueue};
 
 /// The queue manager of a node. Clones are cheap and share it; the last one that goes stops the channels.
 #[derive(Clone)]
@@ -77,8 +81,7 @@ struct Inner {
     queues: Queues,
     handle: Arc<Handle<Transfer>>,
     desk: Arc<Desk>,
-    /// Where what is not for a neighbour goes.
-    routes: Mutex<BTreeMap<u64, u64>>,
+    routes: Mutex<Routes>,
     /// The transmission queues, and the tasks that serve them.
     lines: tokio::sync::Mutex<Lines>,
     undelivered: Queue,
@@ -150,7 +153,7 @@ impl QueueManager {
 
     /// From now on what is for `to` goes by way of `next`, a neighbour, which forwards it.
     pub fn route(&self, to: NodeId, next: NodeId) {
-        self.routes().insert(to.0, next.0);
+        self.routes().ways.insert(to.0, next.0);
     }
 
     /// Messages that wait here to be forwarded, or to be known to have arrived.
@@ -170,14 +173,13 @@ impl QueueManager {
         self.inner.lines.lock().await.tasks.shutdown().await;
     }
 
-    fn routes(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
+    fn routes(&self) -> MutexGuard<'_, Routes> {
         // Nothing panics while it is held.
         self.inner.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn next_hop(&self, to: u64) -> u64 {
-        // A table may be the same on all nodes: whoever is the way goes on directly.
-        self.routes().get(&to).copied().filter(|next| *next != self.inner.me).unwrap_or(to)
+        self.routes().next_hop(self.inner.me, to)
     }
 
     /// The transmission queue on the way to a node that others send to; `None` when this one does not know it. Whoever
