@@ -243,3 +243,18 @@ async fn ended(mut events: quorate::group::Events) -> Option<Ended> {
     }
     why.expect("the last event says why")
 }
+
+#[tokio::test]
+async fn g01_a_time_that_no_clock_can_count_is_an_error_and_no_panic() {
+    let net = memory();
+    let node = net.node(1).await;
+    for never in [Duration::MAX, Duration::from_secs(u64::MAX / 8)] {
+        let mut limits = Limits::default();
+        limits.suspect_after = never;
+        let founded = room().limits(limits).create(&node).await;
+        assert!(matches!(founded, Err(JoinError::Limit { name: "suspect_after", .. })));
+    }
+    let mut limits = Limits::default();
+    limits.suspect_after = Duration::from_secs(24 * 60 * 60);
+    room().limits(limits).create(&node).await.expect("a day is long, and can be waited for");
+}

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use quorate::codec::Postcard;
 use quorate::rpc::tower::{Answer, Calls, Incoming, Request, Response, layered};
-use quorate::rpc::{CallError, Doubt, Key, Metadata, Refusal, RpcError, caller};
+use quorate::rpc::{CallError, Doubt, Key, Metadata, Objects, Refusal, RpcError, caller};
 use quorate::service;
+use tests::until;
 use tokio::sync::Semaphore;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
+use crate::objects::{Bench, Count, CounterServer, WorkshopClient, WorkshopServer};
 use crate::support::{Over, soon};
 
 const TOKEN: Key<String> = Key::new("token");
@@ -210,4 +212,21 @@ async fn r11_a_client_is_a_service_of_tower() {
     let response = soon("an answer", shed.oneshot(request)).await.unwrap();
     assert_eq!(response.decode::<Postcard, Result<u64, String>>().unwrap(), Ok(3));
     assert!(response.decode::<Postcard, String>().is_err());
+}
+
+#[tokio::test]
+async fn r11_a_reference_in_a_request_that_a_layer_drops_is_not_on_its_way() {
+    let over = Over::Tcp;
+    let (server, address) = over.server(1).await;
+    let (there, living) = (Arc::new(Objects::on(&server).unwrap()), Arc::default());
+    let _serving = server.serve("workshop", WorkshopServer::new(Bench::new(&there, &living))).unwrap();
+    let node = over.client(2).await;
+    let objects = Objects::on(&node).unwrap();
+    let workshop = WorkshopClient::connect(&node, "workshop", &address).await.unwrap();
+    let refusing = |_: Request| Err::<Request, Refusal>(Refusal::Denied);
+    let workshop = workshop.with_layer(&ServiceBuilder::new().filter(refusing));
+    let counter = objects.export(CounterServer::new(Count::new(0, &living))).unwrap();
+    assert!(soon("a refusal", workshop.keep(counter)).await.is_err());
+    assert_eq!(objects.stats().in_transit, 0);
+    until(|| living.load(Ordering::SeqCst) == 0).await;
 }

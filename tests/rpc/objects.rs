@@ -300,6 +300,12 @@ async fn r10_limits_of_objects_are_told() {
     options.peer_max = 2;
     let objects = Arc::new(Objects::with(&node, options).unwrap());
     assert!(matches!(Objects::on(&node), Err(ObjectsError::AlreadyOpen)));
+    let mut endless = quick();
+    endless.lease = Duration::MAX;
+    assert!(matches!(Objects::with(&node, endless), Err(ObjectsError::TooLong("lease"))));
+    let mut endless = quick();
+    endless.transit = Duration::MAX;
+    assert!(matches!(Objects::with(&node, endless), Err(ObjectsError::TooLong("transit"))));
     let living = Arc::default();
     let bench = Bench::new(&objects, &living);
     let _serving = node.serve("workshop", WorkshopServer::new(bench)).unwrap();

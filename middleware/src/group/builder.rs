@@ -73,7 +73,7 @@ pub struct Limits {
     /// others wait for it until then.
     pub slow_reader: SlowReader,
     /// How long a silent member is trusted. Default 1 s. Shorter detects crashes sooner and suspects more slow
-    /// members wrongly, which expels them. A broken connection is acted on sooner than silence.
+    /// members wrongly, which expels them. A broken connection is acted on sooner than silence. From 50 ms to a day.
     pub suspect_after: Duration,
     /// How members find out that one of them has died. Default: everybody beats, and a silence of
     /// [`suspect_after`](Self::suspect_after) is too long. All members must agree on the manner.
@@ -341,6 +341,10 @@ impl<O: Order> Builder<O> {
             let reason = "below 50 ms the scheduler alone makes members suspects";
             return Err(JoinError::Limit { name: "suspect_after", reason });
         }
+        if limits.suspect_after > SUSPECT_AFTER_MAX {
+            let reason = "a group that waits for more than a day for who has crashed waits for ever";
+            return Err(JoinError::Limit { name: "suspect_after", reason });
+        }
         if limits.payload_bytes_max > MESSAGE_BYTES_MAX {
             return Err(JoinError::PayloadLimit {
                 asked: limits.payload_bytes_max,
@@ -433,3 +437,6 @@ const HEADERS_BYTES_MAX: usize = 4096;
 const CONTACT_ROUND: Duration = Duration::from_millis(500);
 
 const SUSPECT_AFTER_MIN: Duration = Duration::from_millis(50);
+
+/// Far below what the clocks of machines can count in multiples.
+const SUSPECT_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);

@@ -29,6 +29,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -168,6 +169,27 @@ struct Table<T> {
     stats: SessionsStats,
 }
 
+/// The table, and the states that went while it was held. They are dropped in this order: first the lock, then what users do
+/// when a state is dropped.
+struct Held<'a, T> {
+    table: MutexGuard<'a, Table<T>>,
+    gone: Vec<T>,
+}
+
+impl<T> Deref for Held<'_, T> {
+    type Target = Table<T>;
+
+    fn deref(&self) -> &Table<T> {
+        &self.table
+    }
+}
+
+impl<T> DerefMut for Held<'_, T> {
+    fn deref_mut(&mut self) -> &mut Table<T> {
+        &mut self.table
+    }
+}
+
 struct Session<T> {
     state: T,
     bytes: usize,
@@ -190,15 +212,14 @@ impl<T> Sessions<T> {
         Self { options, measure, life, secrets, table: Mutex::new(table) }
     }
 
-    /// Opens a session.
+    /// Opens a session. A state that is not taken is dropped.
     ///
     /// # Errors
     /// [`SessionsFull`]: with [`NoRoom::Evict`] only when the state alone exceeds the limit.
     pub fn open(&self, state: T) -> Result<SessionId, SessionsFull> {
         let now = Instant::now();
         let bytes = (self.measure)(&state);
-        let mut table = self.lock();
-        table.expire(now, &self.options);
+        let mut table = self.lock(now);
         let Table { open, stats, .. } = &*table;
         let is_full = open.len() >= self.options.sessions_max
             || stats.bytes.saturating_add(bytes) > self.options.bytes_max;
@@ -216,7 +237,8 @@ impl<T> Sessions<T> {
         table.used.insert((now, number));
         table.stats.bytes += bytes;
         table.stats.opened += 1;
-        table.make_room(number, &self.options);
+        let evicted = table.make_room(number, &self.options);
+        table.gone.extend(evicted);
         Ok(SessionId { life: self.life, number, secret: self.secrets.hash_one(number) })
     }
 
@@ -227,8 +249,7 @@ impl<T> Sessions<T> {
     /// [evicted](SessionLost::Evicted) for it.
     pub fn with<R>(&self, id: SessionId, with: impl FnOnce(&mut T) -> R) -> Result<R, SessionLost> {
         let now = Instant::now();
-        let mut table = self.lock();
-        table.expire(now, &self.options);
+        let mut table = self.lock(now);
         let number = self.find(&mut table, id)?;
         let Table { open, used, stats, .. } = &mut *table;
         let Some(session) = open.get_mut(&number) else { return Err(SessionLost::Forgotten) };
@@ -239,7 +260,8 @@ impl<T> Sessions<T> {
         let bytes = (self.measure)(&session.state);
         stats.bytes = stats.bytes - session.bytes + bytes;
         session.bytes = bytes;
-        table.make_room(number, &self.options);
+        let evicted = table.make_room(number, &self.options);
+        table.gone.extend(evicted);
         if table.open.contains_key(&number) { Ok(result) } else { Err(SessionLost::Evicted) }
     }
 
@@ -256,8 +278,7 @@ impl<T> Sessions<T> {
     /// # Errors
     /// [`SessionLost`].
     pub fn close(&self, id: SessionId) -> Result<T, SessionLost> {
-        let mut table = self.lock();
-        table.expire(Instant::now(), &self.options);
+        let mut table = self.lock(Instant::now());
         let number = self.find(&mut table, id)?;
         let state = table.remove(number, SessionLost::Closed, &self.options).ok_or(SessionLost::Forgotten)?;
         table.stats.closed += 1;
@@ -266,8 +287,7 @@ impl<T> Sessions<T> {
 
     /// Totals and the present state.
     pub fn stats(&self) -> SessionsStats {
-        let mut table = self.lock();
-        table.expire(Instant::now(), &self.options);
+        let table = self.lock(Instant::now());
         SessionsStats { open: table.open.len(), ..table.stats }
     }
 
@@ -286,25 +306,31 @@ impl<T> Sessions<T> {
         Err(lost)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table<T>> {
+    /// The table, without what has run out.
+    fn lock(&self, now: Instant) -> Held<'_, T> {
         // A use that panicked has changed at most the state of its own session.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = table.expire(now, &self.options);
+        Held { table, gone }
     }
 }
 
 impl<T> Table<T> {
-    /// Drops what has run out.
-    fn expire(&mut self, now: Instant, options: &SessionsOptions) {
+    /// Takes out what has run out.
+    fn expire(&mut self, now: Instant, options: &SessionsOptions) -> Vec<T> {
+        let mut gone = Vec::new();
         while let Some((used, number)) = self.used.first().copied()
             && now.saturating_duration_since(used) >= options.lease
         {
-            self.remove(number, SessionLost::Expired { lease: options.lease }, options);
+            gone.extend(self.remove(number, SessionLost::Expired { lease: options.lease }, options));
             self.stats.expired += 1;
         }
+        gone
     }
 
     /// Evicts until the limits hold, the one that is `in_use` last.
-    fn make_room(&mut self, in_use: u64, options: &SessionsOptions) {
+    fn make_room(&mut self, in_use: u64, options: &SessionsOptions) -> Vec<T> {
+        let mut gone = Vec::new();
         while self.open.len() > options.sessions_max || self.stats.bytes > options.bytes_max {
             let oldest = self.used.iter().map(|(_, number)| *number).find(|number| *number != in_use);
             let is_its_own_fault = self.open.get(&in_use).is_some_and(|kept| kept.bytes > options.bytes_max);
@@ -312,11 +338,11 @@ impl<T> Table<T> {
                 Some(oldest) if options.when_full == NoRoom::Evict && !is_its_own_fault => oldest,
                 _ => in_use,
             };
-            if self.remove(victim, SessionLost::Evicted, options).is_none() {
-                return;
-            }
+            let Some(state) = self.remove(victim, SessionLost::Evicted, options) else { break };
+            gone.push(state);
             self.stats.evicted += 1;
         }
+        gone
     }
 
     fn remove(&mut self, number: u64, why: SessionLost, options: &SessionsOptions) -> Option<T> {
@@ -406,6 +432,23 @@ mod tests {
             after.open("other".into()).unwrap();
         }
         assert_eq!(after.renew(first), Err(SessionLost::Forgotten));
-        assert_eq!(after.lock().lost.len(), 2 * LOST_PER_SESSION);
+        assert_eq!(after.lock(Instant::now()).lost.len(), 2 * LOST_PER_SESSION);
+    }
+
+    #[test]
+    fn p03_a_state_that_looks_at_the_table_when_it_is_dropped_holds_nobody_up() {
+        struct Looks(std::sync::Weak<Sessions<Looks>>);
+        impl Drop for Looks {
+            fn drop(&mut self) {
+                if let Some(sessions) = self.0.upgrade() {
+                    assert!(sessions.stats().open <= 1);
+                }
+            }
+        }
+        let sessions = std::sync::Arc::new(Sessions::new(options(1, 100, NoRoom::Evict), |_: &Looks| 1));
+        let [first, second] =
+            [(); 2].map(|()| sessions.open(Looks(std::sync::Arc::downgrade(&sessions))).unwrap());
+        assert_eq!(sessions.renew(first), Err(SessionLost::Evicted));
+        assert!(sessions.close(second).is_ok());
     }
 }

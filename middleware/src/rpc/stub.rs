@@ -224,7 +224,8 @@ impl<C: Codec> Client<C> {
     #[cfg(feature = "tower")]
     fn layered(&self, method: &'static MethodSchema, encoded: Encoded) -> tower::Request {
         let span = self.span(method, &encoded.head);
-        tower::Request::of(method, self.semantics(method), encoded, Some(self.deadline(method)), span)
+        let (semantics, deadline) = (self.semantics(method), self.deadline(method));
+        tower::Request::of(Some(&self.core), method, semantics, encoded, Some(deadline), span)
     }
 
     fn span(&self, method: &MethodSchema, head: &Head) -> Seen {

@@ -94,7 +94,7 @@ pub struct Request {
     arguments: Bytes,
     has_added: bool,
     /// What goes along with the first that is sent: of clones, too.
-    travelled: Arc<Mutex<Option<Box<Travelled>>>>,
+    luggage: Option<Arc<Luggage>>,
     deadline: Option<Duration>,
     trace: TraceContext,
     span: Seen,
@@ -118,10 +118,12 @@ impl Request {
             has_added: false,
             travelled: None,
         };
-        Ok(Self::of(method, method.semantics, encoded, None, Seen::default()))
+        Ok(Self::of(None, method, method.semantics, encoded, None, Seen::default()))
     }
 
+    /// `core` is where what goes along comes from.
     pub(super) fn of(
+        core: Option<&Arc<Core>>,
         method: &'static MethodSchema,
         semantics: Semantics,
         encoded: Encoded,
@@ -129,13 +131,16 @@ impl Request {
         span: Seen,
     ) -> Self {
         let Encoded { body, arguments_at, head, has_added, travelled } = encoded;
+        let luggage = core.zip(travelled).map(|(core, travelled)| {
+            Arc::new(Luggage { core: Arc::clone(core), travelled: Mutex::new(Some(travelled)) })
+        });
         Self {
             method,
             semantics,
             metadata: head.metadata.map_or_else(Metadata::new, |metadata| (*metadata).clone()),
             arguments: body.slice(arguments_at..),
             has_added,
-            travelled: Arc::new(Mutex::new(travelled)),
+            luggage,
             deadline,
             trace: head.trace,
             span,
@@ -184,7 +189,7 @@ impl Request {
         head.put(&mut body);
         let arguments_at = body.len();
         body.put_slice(&self.arguments);
-        let travelled = self.travelled.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let travelled = self.luggage.as_ref().and_then(|luggage| luggage.take());
         let encoded =
             Encoded { body: body.freeze(), arguments_at, head, has_added: self.has_added, travelled };
         let deadline = self.deadline.unwrap_or(core.options.call_deadline);
@@ -197,6 +202,28 @@ impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { method, metadata, arguments, .. } = self;
         write!(f, "call of {} with {} bytes and {metadata:?}", method.name, arguments.len())
+    }
+}
+
+/// What goes along with a request that is in the hands of layers, which may drop it.
+struct Luggage {
+    core: Arc<Core>,
+    travelled: Mutex<Option<Box<Travelled>>>,
+}
+
+impl Luggage {
+    fn take(&self) -> Option<Box<Travelled>> {
+        self.travelled.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for Luggage {
+    /// It was never sent: its references are not on their way, and nobody hears its streams.
+    fn drop(&mut self) {
+        if let Some(mut travelled) = self.take() {
+            travelled.recall(&self.core.node);
+            self.core.streams.break_off(|_, stream| travelled.streams.contains(&stream));
+        }
     }
 }
 

@@ -122,9 +122,9 @@ pub trait Skeleton: Service {
 pub struct ObjectsOptions {
     /// How long the objects that a peer holds are kept for it when it is silent; a peer that died frees them then. Peers
     /// renew four times as often, with one message for all references. All nodes should say the same. Default 30 s:
-    /// shorter frees sooner, and loses references in shorter partitions.
+    /// shorter frees sooner, and loses references in shorter partitions. At most a year.
     pub lease: Duration,
-    /// How long a reference may be on its way to its receiver before its sender lets go of it. Default 60 s.
+    /// How long a reference may be on its way to its receiver before its sender lets go of it. Default 60 s, at most a year.
     pub transit: Duration,
     /// Objects exported at once, at most. Default 65,536.
     pub exported_max: usize,
@@ -164,6 +164,9 @@ pub enum ObjectsError {
     /// A lease or a transit of nothing.
     #[error("the {0} must be longer than nothing")]
     NoTime(&'static str),
+    /// A lease or a transit of more than a year.
+    #[error("the {0} must not be longer than a year")]
+    TooLong(&'static str),
 }
 
 /// Why an object is not exported.
@@ -230,6 +233,9 @@ impl Objects {
         if let Some((name, _)) = times.iter().find(|(_, time)| time.is_zero()) {
             return Err(ObjectsError::NoTime(name));
         }
+        if let Some((name, _)) = times.iter().find(|(_, time)| *time > TIME_MAX) {
+            return Err(ObjectsError::TooLong(name));
+        }
         let home = Home::open(node, options).map_err(|_| ObjectsError::AlreadyOpen)?;
         let counter = Counter(Arc::downgrade(&home));
         let serving = node.serve_with(counter::SERVICE, counter, options.serve);
@@ -292,3 +298,6 @@ impl fmt::Debug for Objects {
         write!(f, "remote objects of {:?}", self.home.node)
     }
 }
+
+/// Far below what the clock can count in multiples.
+const TIME_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
