@@ -193,7 +193,11 @@ impl QueueManager {
         let is_room = lines.open.len() < LINES_MAX;
         drop(lines);
         let node = &self.inner.node;
-        let is_known = self.routes().contains_key(&to)
+        let is_routed = {
+            let routes = self.routes();
+            routes.rest.is_some() || routes.ways.contains_key(&to)
+        };
+        let is_known = is_routed
             || !node.addresses_of(NodeId(next)).is_empty()
             || node.peers().iter().any(|peer| peer.node.0 == next);
         if is_room && is_known { self.line(next).await.map(Some) } else { Ok(None) }
