@@ -320,6 +320,7 @@ async fn limits(queues: EngineQueues) {
         ("Orders", EngineConfig::new()),
         ("", EngineConfig::new()),
         ("limits", EngineConfig::new().lease(Duration::ZERO)),
+        ("limits", EngineConfig::new().lease(Duration::MAX)),
         ("limits", EngineConfig::new().deliveries_max(Some(0))),
     ] {
         let error = queues.queue_with(name, config).await.expect_err("no such settings");

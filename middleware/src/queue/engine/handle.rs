@@ -60,7 +60,7 @@ impl EngineConfig {
         Self { lease: Duration::from_secs(30), deliveries_max: Some(16), message_bytes_max: 1 << 20 }
     }
 
-    /// How long a delivery belongs to its consumer. Default 30 s; at least 1 ms.
+    /// How long a delivery belongs to its consumer. Default 30 s; at least 1 ms and at most 365 days.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
@@ -86,7 +86,7 @@ impl EngineConfig {
 
     fn check(&self) -> Result<(), DeclareError> {
         let wrong = |field| Err(DeclareError::Config { field });
-        if self.lease < LEASE_MIN {
+        if !(LEASE_MIN..=LEASE_MAX).contains(&self.lease) {
             return wrong("lease");
         }
         if self.deliveries_max == Some(0) {
@@ -424,6 +424,8 @@ type Fetched = Result<Option<EngineDelivery>, EngineError>;
 const DEAD_SUFFIX: &str = ".dead";
 /// What engines count leases in.
 const LEASE_MIN: Duration = Duration::from_millis(1);
+/// Clocks have room for it.
+const LEASE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long an engine waits at a time: who gives up waiting is noticed so late.
 const SLICE: Duration = Duration::from_secs(1);
 /// How long an engine that cannot be reached is left alone.
