@@ -145,7 +145,7 @@ const TOKEN_BUGS: &[Planted] = &[
 ];
 
 /// Enough for half a minute or so of each test; `QUORATE_SIM_SEEDS` asks for more.
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 300;
 /// The layers below are those of the other sweeps.
 const ORDER_SEEDS: u64 = 200;
 /// The other ways to a total order, each.
