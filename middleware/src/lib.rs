@@ -12,6 +12,7 @@
 //! | a change in several processes, everywhere or nowhere | [`commit`] |
 //! | find who offers what, and tell others | [`naming`] |
 //! | services that are started when somebody asks for them | [`host`] |
+//! | what may have caused what, across processes | [`clock`] |
 //! | identity, connections, limits, shutdown | [`node`] |
 //! | values as bytes | [`codec`] |
 //! | tests under every fault, thousands of times faster than real time | [`sim`] |
@@ -39,6 +40,7 @@ macro_rules! __with_tower {
     ($($code:tt)*) => {};
 }
 
+pub mod clock;
 pub mod codec;
 pub mod commit;
 mod driver;

@@ -1,6 +1,7 @@
 //! What one process can see of others: sockets that meet between processes, strangers that talk nonsense, files that others
 //! have left behind.
 
+mod clocks;
 mod disks;
 mod faults;
 mod handshakes;

@@ -42,7 +42,7 @@ const CRATES: &[(&str, &str, &[&str])] = &[
 /// The modules of `middleware/src`, lowest layer first. A module may use the layers below its own, not its
 /// neighbours: what two neighbours share belongs below them.
 const LAYERS: &[&[&str]] = &[
-    &["codec"],
+    &["clock", "codec"],
     &["node"],
     &["driver"],
     &["socket", "rpc", "queue", "stream", "group"],
