@@ -35,10 +35,36 @@ pub(super) struct Inbox {
 struct State {
     arrivals: VecDeque<Arrival>,
     bytes: usize,
+    /// How many of the arrivals are events about peers.
+    peer_events: usize,
     /// Each node once, however often it refuses.
     refused: BTreeSet<NodeId>,
     /// Connections that wait for room.
     blocked: Vec<Waker>,
+}
+
+impl State {
+    /// The connections' tasks cannot wait with what they tell of a peer. So beyond [`PEER_EVENTS_MAX`] what waits about the
+    /// same peer gives way: that its connection was lost, if it was, and how it is now is all that a machine acts on.
+    fn put_peer(&mut self, event: PeerEvent) {
+        let mut lost = None;
+        if self.peer_events >= PEER_EVENTS_MAX {
+            let node = event.peer().node;
+            self.arrivals.retain(|arrival| match arrival {
+                Arrival::Peer(earlier) if earlier.peer().node == node => {
+                    lost = matches!(earlier, PeerEvent::Down(_)).then_some(*earlier).or(lost);
+                    self.peer_events -= 1;
+                    false
+                }
+                _ => true,
+            });
+        }
+        let lost = lost.filter(|_| matches!(event, PeerEvent::Up(_)));
+        for event in lost.into_iter().chain([event]) {
+            self.arrivals.push_back(Arrival::Peer(event));
+            self.peer_events += 1;
+        }
+    }
 }
 
 impl Inbox {
@@ -52,8 +78,10 @@ impl Inbox {
             return Some(Arrival::Refused(node));
         }
         let arrival = state.arrivals.pop_front();
-        if let Some(Arrival::Frame(_, frame)) = &arrival {
-            state.bytes -= frame.len() + FRAME_OVERHEAD_BYTES;
+        match &arrival {
+            Some(Arrival::Frame(_, frame)) => state.bytes -= frame.len() + FRAME_OVERHEAD_BYTES,
+            Some(Arrival::Peer(_)) => state.peer_events -= 1,
+            _ => {}
         }
         // Half empty again: waking for every frame would make the connections run in small steps.
         if state.bytes * 2 <= self.bytes_max && !state.blocked.is_empty() {
@@ -109,7 +137,7 @@ impl ChannelHandler for Inbox {
     }
 
     fn on_peer(&self, event: PeerEvent) {
-        self.lock().arrivals.push_back(Arrival::Peer(event));
+        self.lock().put_peer(event);
         self.filled.notify_one();
     }
 
@@ -123,3 +151,38 @@ impl ChannelHandler for Inbox {
 
 /// What a waiting frame costs beside its bytes, so that a flood of empty frames is bounded, too.
 const FRAME_OVERHEAD_BYTES: usize = 64;
+
+/// Events about peers that wait before those of one peer are drawn together; beyond it there are two of each peer at most.
+const PEER_EVENTS_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use quorate_transports::Incarnation;
+
+    use super::*;
+
+    fn peer(node: u64, life: u64) -> Identity {
+        Identity { node: NodeId(node), incarnation: Incarnation(life) }
+    }
+
+    #[test]
+    fn a_peer_that_comes_and_goes_takes_no_more_room_than_its_last_coming_and_going() {
+        let inbox = Inbox::new(Channel::named("test", "inbox"), 1 << 20, None, Arc::default());
+        inbox.on_peer(PeerEvent::Up(peer(2, 1)));
+        for life in 1..100_000 {
+            inbox.on_peer(PeerEvent::Up(peer(1, life)));
+            inbox.on_peer(PeerEvent::Down(peer(1, life)));
+        }
+        inbox.on_peer(PeerEvent::Up(peer(1, 100_000)));
+        assert!(inbox.lock().arrivals.len() <= PEER_EVENTS_MAX + 2);
+        let mut told = Vec::new();
+        while let Some(arrival) = inbox.pop() {
+            let Arrival::Peer(event) = arrival else { panic!("events about peers only") };
+            told.push(event);
+        }
+        assert!(inbox.is_empty() && inbox.lock().peer_events == 0);
+        let (down, up) = (PeerEvent::Down(peer(1, 99_999)), PeerEvent::Up(peer(1, 100_000)));
+        assert_eq!(told[0], PeerEvent::Up(peer(2, 1)), "the other one is not forgotten");
+        assert_eq!(told[told.len() - 2..], [down, up]);
+    }
+}

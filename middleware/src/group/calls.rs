@@ -4,12 +4,13 @@
 //!             so in total order all answer from the same state. A member that leaves or dies is not waited for.
 //! Method      calls and answers are multicasts; whoever did not ask drops the answers. That costs each of n members
 //!             n answers, and spares a second way for them: what was delivered before a view change, all have seen.
-//! Limits      [`CALLS_MAX`] calls of one member are under way, so at most so many answers of each caller wait to leave.
+//! Limits      a member's calls are numbered, and a new one waits while [`CALLS_MAX`] have begun since the oldest that is still
+//!             waited for. Each says which one that is, and an answer to one before it is dropped, also one that waits to
+//!             leave. So at most so many answers for each caller wait, whether it waits for them or has given them up.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -82,7 +83,7 @@ pub enum CallError {
 
 struct Shared {
     state: Mutex<State>,
-    number: AtomicU64,
+    /// One permit for each call that may begin.
     room: Semaphore,
     /// Told when an answer waits to be sent.
     wake: Notify,
@@ -91,8 +92,23 @@ struct Shared {
 #[derive(Default)]
 struct State {
     calls: BTreeMap<u64, (Gather, Arc<Notify>)>,
-    answers: VecDeque<Bytes>,
+    /// The number of the next call.
+    next: u64,
+    /// The number of the oldest call that is waited for, or of the next one.
+    oldest: u64,
+    answers: VecDeque<Answer>,
+    /// So many answers may wait before those are sought that nobody waits for any more.
+    sought_at: usize,
+    /// The oldest call that each caller waits for.
+    waited: BTreeMap<ProcessId, u64>,
     is_over: bool,
+}
+
+/// What is to be said to a caller.
+struct Answer {
+    to: ProcessId,
+    number: u64,
+    body: Bytes,
 }
 
 impl Shared {
@@ -103,6 +119,41 @@ impl Shared {
 }
 
 impl State {
+    /// A call that waits for answers from now on: its number, and that of the oldest one.
+    fn begin(&mut self, wanted: Wanted, done: Arc<Notify>) -> (u64, u64) {
+        let number = self.next;
+        self.next += 1;
+        self.calls.insert(number, (Gather::new(wanted), done));
+        (number, self.oldest)
+    }
+
+    /// Nobody waits for a call any more: what came of it, and how many calls more may begin.
+    fn end(&mut self, number: u64) -> (Option<Gather>, usize) {
+        let gather = self.calls.remove(&number).map(|(gather, _)| gather);
+        let oldest = self.calls.first_key_value().map_or(self.next, |(number, _)| *number);
+        let room = oldest - std::mem::replace(&mut self.oldest, oldest);
+        (gather, room as usize)
+    }
+
+    fn put_answer(&mut self, answer: Answer) {
+        self.answers.push_back(answer);
+        if self.answers.len() > self.sought_at.max(ANSWERS_UNSOUGHT) {
+            let waited = &self.waited;
+            self.answers.retain(|answer| answer.is_waited_for(waited));
+            // Half of them anew before the next search, so that searching costs each one only so much.
+            self.sought_at = self.answers.len() * 2;
+        }
+    }
+
+    fn next_answer(&mut self) -> Option<Answer> {
+        loop {
+            let answer = self.answers.pop_front()?;
+            if answer.is_waited_for(&self.waited) {
+                return Some(answer);
+            }
+        }
+    }
+
     /// Changes every call, and tells those that are over.
     fn change(&mut self, mut change: impl FnMut(u64, &mut Gather)) {
         for (number, (gather, done)) in &mut self.calls {
@@ -120,7 +171,6 @@ impl<O: Order> Calls<O> {
     pub fn over(group: Group<O>, events: Events) -> (Caller<O>, Self) {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
-            number: AtomicU64::new(0),
             room: Semaphore::new(CALLS_MAX),
             wake: Notify::new(),
         });
@@ -165,7 +215,8 @@ impl<O: Order> Calls<O> {
                 let Poll::Ready(_) = sending.as_mut().poll(cx) else { return };
                 self.sending = None;
             }
-            let Some(answer) = self.shared.state().answers.pop_front() else { return };
+            let Some(answer) = self.shared.state().next_answer() else { return };
+            let answer = answer.encode();
             let group = self.group.clone();
             self.sending = Some(Box::pin(async move { group.cast(answer).await }));
         }
@@ -176,7 +227,10 @@ impl<O: Order> Calls<O> {
         match event {
             Event::View(view) => {
                 self.members = view.members.clone();
-                self.shared.state().change(|_, gather| gather.on_view(&view.members));
+                let mut state = self.shared.state();
+                state.change(|_, gather| gather.on_view(&view.members));
+                state.waited.retain(|caller, _| view.contains(*caller));
+                drop(state);
                 Some(Asked::Event(Event::View(view)))
             }
             Event::Message { from, payload } => self.take_message(from, payload),
@@ -189,6 +243,8 @@ impl<O: Order> Calls<O> {
         match rest.try_get_u8() {
             Ok(CALL) => {
                 let number = rest.try_get_u64_le().ok()?;
+                let oldest = rest.try_get_u64_le().ok()?;
+                self.shared.state().waited.insert(from, oldest);
                 if from == self.group.me() {
                     let members = self.members.clone();
                     self.shared.state().change(|other, gather| {
@@ -259,9 +315,8 @@ impl<O: Order> Caller<O> {
         wanted: Wanted,
         deadline: Duration,
     ) -> Result<Vec<(ProcessId, Bytes)>, CallError> {
-        let number = self.shared.number.fetch_add(1, Ordering::Relaxed);
-        let pending = Pending { shared: &self.shared, number };
-        let called = tokio::time::timeout(deadline, self.make(body, number, wanted)).await;
+        let mut pending = Pending { shared: &self.shared, number: None };
+        let called = tokio::time::timeout(deadline, self.make(body, wanted, &mut pending)).await;
         let (gather, is_over) = pending.end();
         let gather = gather.unwrap_or_else(|| Gather::new(wanted));
         match called {
@@ -276,20 +331,24 @@ impl<O: Order> Caller<O> {
     }
 
     /// Makes the call and waits for its end.
-    async fn make(&self, body: &[u8], number: u64, wanted: Wanted) -> Result<(), CastError> {
+    async fn make(&self, body: &[u8], wanted: Wanted, pending: &mut Pending<'_>) -> Result<(), CastError> {
         // Closed never, so it is there sooner or later.
-        let _room = self.shared.room.acquire().await.map_err(|_| CastError::Ended(None))?;
+        let room = self.shared.room.acquire().await.map_err(|_| CastError::Ended(None))?;
         let done = Arc::new(Notify::new());
-        {
+        let (number, oldest) = {
             let mut state = self.shared.state();
             if state.is_over {
                 return Err(CastError::Ended(None));
             }
-            state.calls.insert(number, (Gather::new(wanted), done.clone()));
-        }
+            // Given back when no call before the next one is waited for.
+            room.forget();
+            state.begin(wanted, done.clone())
+        };
+        pending.number = Some(number);
         let mut payload = BytesMut::with_capacity(CALL_BYTES + body.len());
         payload.put_u8(CALL);
         payload.put_u64_le(number);
+        payload.put_u64_le(oldest);
         payload.put_slice(body);
         self.group.cast(payload.freeze()).await?;
         done.notified().await;
@@ -300,13 +359,16 @@ impl<O: Order> Caller<O> {
 /// A call that is forgotten when it is over, or when nobody waits for it any more.
 struct Pending<'a> {
     shared: &'a Shared,
-    number: u64,
+    /// `None` before it has begun, and after its end.
+    number: Option<u64>,
 }
 
 impl Pending<'_> {
-    fn end(&self) -> (Option<Gather>, bool) {
+    fn end(&mut self) -> (Option<Gather>, bool) {
         let mut state = self.shared.state();
-        (state.calls.remove(&self.number).map(|(gather, _)| gather), state.is_over)
+        let (gather, room) = self.number.take().map_or((None, 0), |number| state.end(number));
+        self.shared.room.add_permits(room);
+        (gather, state.is_over)
     }
 }
 
@@ -327,16 +389,28 @@ impl Call {
         &self.body
     }
 
-    /// Answers. It leaves when [`Calls::next`] is waited for.
+    /// Answers. It leaves, unless the caller has given it up by then, when [`Calls::next`] is waited for.
     pub fn answer(self, body: &[u8]) {
-        let mut answer = BytesMut::with_capacity(ANSWER_BYTES + body.len());
-        answer.put_u8(ANSWER);
-        answer.put_u64_le(self.from.node);
-        answer.put_u64_le(self.from.incarnation);
-        answer.put_u64_le(self.number);
-        answer.put_slice(body);
-        self.shared.state().answers.push_back(answer.freeze());
+        let answer = Answer { to: self.from, number: self.number, body: Bytes::copy_from_slice(body) };
+        self.shared.state().put_answer(answer);
         self.shared.wake.notify_one();
+    }
+}
+
+impl Answer {
+    /// Whoever has gone, or has not called as a member, waits for nothing.
+    fn is_waited_for(&self, waited: &BTreeMap<ProcessId, u64>) -> bool {
+        waited.get(&self.to).is_some_and(|oldest| self.number >= *oldest)
+    }
+
+    fn encode(&self) -> Bytes {
+        let mut answer = BytesMut::with_capacity(ANSWER_BYTES + self.body.len());
+        answer.put_u8(ANSWER);
+        answer.put_u64_le(self.to.node);
+        answer.put_u64_le(self.to.incarnation);
+        answer.put_u64_le(self.number);
+        answer.put_slice(&self.body);
+        answer.freeze()
     }
 }
 
@@ -364,15 +438,61 @@ impl fmt::Debug for Call {
     }
 }
 
-/// Calls of one member that are under way; further ones wait.
-pub const CALLS_MAX: usize = 1024;
+/// Calls of one member from the oldest one on that it waits for; further ones wait. A call that nobody answers until its
+/// deadline may hold up later ones.
+pub const CALLS_MAX: usize = 8192;
+
+/// So few answers are not searched for such that nobody waits for.
+const ANSWERS_UNSOUGHT: usize = 1024;
 
 /// What a message is, by its first byte.
 const CALL: u8 = 0;
 const ANSWER: u8 = 1;
 const PLAIN: u8 = 2;
 
-/// What is before the body of a call: its number.
-const CALL_BYTES: usize = 9;
+/// What is before the body of a call: its number, and that of the oldest one.
+const CALL_BYTES: usize = 17;
 /// And of an answer: the caller and its number.
 const ANSWER_BYTES: usize = 25;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(node: u64) -> ProcessId {
+        ProcessId { node, incarnation: 1 }
+    }
+
+    #[test]
+    fn g10_calls_make_room_in_their_order_so_that_the_oldest_one_bounds_how_many_answers_may_wait() {
+        let mut state = State::default();
+        let begin = |state: &mut State| state.begin(Wanted::All, Arc::default());
+        assert_eq!([(); 4].map(|()| begin(&mut state)), [(0, 0), (1, 0), (2, 0), (3, 0)]);
+        assert_eq!(state.end(1).1, 0, "the first one is waited for");
+        assert_eq!(state.end(2).1, 0);
+        assert_eq!(state.end(0).1, 3);
+        assert_eq!(begin(&mut state), (4, 3));
+        assert_eq!(state.end(3).1 + state.end(4).1, 2, "in the end all room is there again");
+        assert!(state.end(4).0.is_none(), "an end counts once");
+    }
+
+    #[test]
+    fn g10_answers_that_their_caller_does_not_wait_for_any_more_are_not_kept() {
+        let mut state = State::default();
+        let answer = |to, number| Answer { to: id(to), number, body: Bytes::new() };
+        state.waited.extend([(id(1), 0), (id(2), 0)]);
+        state.put_answer(answer(2, 3));
+        // Called and given up, again and again, while no answer leaves.
+        for number in 0..100_000_u64 {
+            state.waited.insert(id(1), number.saturating_sub(9));
+            state.put_answer(answer(1, number));
+        }
+        assert!(state.answers.len() <= ANSWERS_UNSOUGHT + 11, "{} answers wait", state.answers.len());
+        assert!(state.next_answer().is_some_and(|first| first.to == id(2)));
+        let left: Vec<_> = std::iter::from_fn(|| state.next_answer()).map(|answer| answer.number).collect();
+        assert_eq!(left, (99_990..100_000).collect::<Vec<_>>());
+        // Who has left waits for nothing.
+        state.put_answer(answer(3, 1));
+        assert!(state.next_answer().is_none());
+    }
+}

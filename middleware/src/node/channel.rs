@@ -42,6 +42,15 @@ pub enum PeerEvent {
     Down(Identity),
 }
 
+impl PeerEvent {
+    /// Whose connection it is about.
+    pub const fn peer(&self) -> Identity {
+        match self {
+            Self::Up(peer) | Self::Down(peer) => *peer,
+        }
+    }
+}
+
 /// Takes what arrives on a channel.
 pub trait ChannelHandler: Send + Sync {
     /// Takes frames of `from`, in order, in the task of the connection: quick work only. `Ready` when it is done with

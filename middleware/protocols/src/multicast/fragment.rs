@@ -139,6 +139,10 @@ impl Fragment {
     fn on_own(&mut self, kind: u8, flow: &mut Flow<()>) -> Option<Cast> {
         if self.stale > 0 {
             self.stale -= 1;
+            if self.stale == 0 {
+                // What is behind a message that was refused waits for nothing else.
+                self.send(flow);
+            }
             return None;
         }
         self.sending.under_way = self.sending.under_way.saturating_sub(1);
@@ -316,3 +320,45 @@ const MIDDLE: u8 = 2;
 const LAST: u8 = 3;
 /// Of a layer above, before everything that waits.
 const ASIDE: u8 = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stack::{View, ViewId};
+
+    const ME: ProcessId = ProcessId { node: 1, incarnation: 1 };
+
+    fn cast(payload: &'static str) -> Cast {
+        Cast { headers: Headers::default(), payload: payload.into() }
+    }
+
+    fn casts(flow: &mut Flow<()>) -> Vec<Cast> {
+        let downs = flow.drain_downs().map(|down| match down {
+            Down::Cast(cast) => cast,
+            other => panic!("casts only: {other:?}"),
+        });
+        downs.collect()
+    }
+
+    #[test]
+    fn g09_what_waits_behind_a_large_message_that_is_refused_goes_on_when_its_fragments_are_gone() {
+        let config = Config { fragment_bytes: 2, ..Config::default() };
+        let (mut layer, mut flow) = (Fragment::new(ME, config, Plant::NONE), Flow::new());
+        let id = ViewId { group: 1, number: 1 };
+        let view = Up::View(View { id, members: [ME].into(), synced: [true].into(), quorum_min: 1 });
+        layer.up(Time::ZERO, view, &mut flow);
+        layer.down(Time::ZERO, Down::Cast(cast("large")), &mut flow);
+        layer.down(Time::ZERO, Down::Cast(cast("s")), &mut flow);
+        let mut fragments = casts(&mut flow);
+        assert_eq!(fragments.len(), 3, "the small one waits");
+        flow.drain_ups().for_each(drop);
+        // The window below takes two of them.
+        layer.up(Time::ZERO, Up::Rejected(fragments.remove(2)), &mut flow);
+        let refused: Vec<_> = flow.drain_ups().collect();
+        assert!(matches!(&refused[..], [Up::Rejected(whole)] if whole.payload == "large"), "{refused:?}");
+        layer.up(Time::ZERO, Up::Deliver { sender: 0, first: 0, casts: fragments }, &mut flow);
+        assert_eq!(flow.drain_ups().count(), 0, "half a message is none");
+        let sent = casts(&mut flow);
+        assert!(matches!(&sent[..], [small] if small.payload == "s"), "{sent:?}");
+    }
+}
