@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate::group::{Asked, Builder, CallError, Caller, Calls, Event, Total, Wanted};
+use quorate::group::{Asked, Builder, CallError, Caller, Calls, CastError, Event, Total, Wanted};
 use quorate::node::Node;
 use tests::{Net, everywhere, memory, nets, within};
 use tokio::sync::watch;
@@ -16,6 +16,8 @@ enum Manner {
     Adds,
     /// Says nothing.
     IsSilent,
+    /// Says more than a message may be.
+    Rambles,
 }
 
 /// A member that reads what comes, and tells how many members its view has.
@@ -26,7 +28,11 @@ async fn serve(mut calls: Calls<Total>, manner: Manner, seen: watch::Sender<usiz
             Asked::Call(call) if manner == Manner::Adds => {
                 let number: [u8; 8] = call.body()[..].try_into().expect("eight bytes");
                 sum += u64::from_le_bytes(number);
-                call.answer(&sum.to_le_bytes());
+                call.answer(&sum.to_le_bytes()).expect("it is small");
+            }
+            Asked::Call(call) if manner == Manner::Rambles => {
+                let said = call.answer(&vec![0; 2 << 20]);
+                assert!(matches!(said, Err(CastError::TooLarge { .. })), "{said:?}");
             }
             Asked::Call(call) => kept.push(call),
             Asked::Event(Event::View(view)) => {
@@ -129,4 +135,12 @@ async fn g10_a_call_ends_with_its_deadline_and_says_who_has_answered() {
     let gone = members[1].caller.clone();
     gone.group().leave(Duration::from_secs(5)).await.expect("leaves in good order");
     assert!(matches!(gone.call(&[0; 8], Wanted::First, LONG).await, Err(CallError::Cast(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g10_whoever_answers_more_than_a_message_is_told_so_and_not_waited_for() {
+    let members = members(&memory(), &[Manner::Adds, Manner::Rambles]).await;
+    let called = members[0].caller.call(&[0; 8], Wanted::All, Duration::from_secs(1 << 30)).await;
+    let Err(CallError::NotEnough { wanted: 2, answers }) = called else { panic!("{called:?}") };
+    assert_eq!(answers.len(), 1);
 }

@@ -242,7 +242,9 @@ impl<S: Layer> Scenario for GroupScenario<S> {
                 reboot(who.node, world);
                 Ok(())
             }
-            Event::Rejected(_) => Err(Violation(format!("{} rejects a message", who.id))),
+            Event::Rejected(_) | Event::RejectedOutside(_) => {
+                Err(Violation(format!("{} rejects a message", who.id)))
+            }
             Event::QuorumLost | Event::QuorumRegained | Event::Suspected(_) | Event::Trusted(_) => Ok(()),
         }
     }

@@ -117,6 +117,8 @@ pub enum Event {
     Trusted(ProcessId),
     /// A message was not taken: too many wait already.
     Rejected(Bytes),
+    /// The same of a message from outside.
+    RejectedOutside(Outsider),
     /// This process is no longer a member. Nothing follows.
     Ended(Ended),
 }
@@ -236,7 +238,13 @@ impl<S: Layer> Group<S> {
                 Up::QuorumRegained => me.event(Event::QuorumRegained),
                 Up::Suspect(peer) => me.event(Event::Suspected(peer)),
                 Up::Trust(peer) => me.event(Event::Trusted(peer)),
-                Up::Rejected(cast) => me.event(Event::Rejected(cast.payload)),
+                Up::Rejected(mut cast) => match cast.headers.pop::<1>() {
+                    None => me.event(Event::Rejected(cast.payload)),
+                    Some(_) => {
+                        let from = take_outsider(&mut cast.payload);
+                        from.into_iter().for_each(|from| me.event(Event::RejectedOutside(from)));
+                    }
+                },
                 Up::Ended(why) if !self.ended => {
                     self.ended = true;
                     me.event(Event::Ended(why));

@@ -87,6 +87,8 @@ struct Shared {
     room: Semaphore,
     /// Told when an answer waits to be sent.
     wake: Notify,
+    /// The largest body of an answer.
+    answer_bytes_max: usize,
 }
 
 #[derive(Default)]
@@ -108,7 +110,8 @@ struct State {
 struct Answer {
     to: ProcessId,
     number: u64,
-    body: Bytes,
+    /// `None` says that there will be no answer.
+    body: Option<Bytes>,
 }
 
 impl Shared {
@@ -173,6 +176,7 @@ impl<O: Order> Calls<O> {
             state: Mutex::default(),
             room: Semaphore::new(CALLS_MAX),
             wake: Notify::new(),
+            answer_bytes_max: group.inner.payload_bytes_max.saturating_sub(ANSWER_BYTES),
         });
         let members = group.view().map_or_else(|| Arc::from([]), |view| view.members);
         let calls = Self { group: group.clone(), events, shared: shared.clone(), members, sending: None };
@@ -255,15 +259,15 @@ impl<O: Order> Calls<O> {
                 }
                 Some(Asked::Call(Call { from, number, body: rest, shared: self.shared.clone() }))
             }
-            Ok(ANSWER) => {
+            Ok(kind @ (ANSWER | REFUSAL)) => {
                 let node = rest.try_get_u64_le().ok()?;
                 let caller = ProcessId { node, incarnation: rest.try_get_u64_le().ok()? };
                 let number = rest.try_get_u64_le().ok()?;
                 if caller == self.group.me() {
-                    self.shared.state().change(|other, gather| {
-                        if other == number {
-                            gather.on_answer(from, rest.clone());
-                        }
+                    self.shared.state().change(|other, gather| match kind {
+                        _ if other != number => {}
+                        ANSWER => gather.on_answer(from, rest.clone()),
+                        _ => gather.on_refusal(from),
                     });
                 }
                 None
@@ -390,10 +394,18 @@ impl Call {
     }
 
     /// Answers. It leaves, unless the caller has given it up by then, when [`Calls::next`] is waited for.
-    pub fn answer(self, body: &[u8]) {
-        let answer = Answer { to: self.from, number: self.number, body: Bytes::copy_from_slice(body) };
+    ///
+    /// # Errors
+    /// [`CastError::TooLarge`]: beside 25 bytes, `body` does not fit a message of the group. The caller is told that this
+    /// member will not answer.
+    pub fn answer(self, body: &[u8]) -> Result<(), CastError> {
+        let limit = self.shared.answer_bytes_max;
+        let fits = body.len() <= limit;
+        let body_said = fits.then(|| Bytes::copy_from_slice(body));
+        let answer = Answer { to: self.from, number: self.number, body: body_said };
         self.shared.state().put_answer(answer);
         self.shared.wake.notify_one();
+        if fits { Ok(()) } else { Err(CastError::TooLarge { size: body.len(), limit }) }
     }
 }
 
@@ -404,12 +416,13 @@ impl Answer {
     }
 
     fn encode(&self) -> Bytes {
-        let mut answer = BytesMut::with_capacity(ANSWER_BYTES + self.body.len());
-        answer.put_u8(ANSWER);
+        let body = self.body.as_deref().unwrap_or_default();
+        let mut answer = BytesMut::with_capacity(ANSWER_BYTES + body.len());
+        answer.put_u8(if self.body.is_some() { ANSWER } else { REFUSAL });
         answer.put_u64_le(self.to.node);
         answer.put_u64_le(self.to.incarnation);
         answer.put_u64_le(self.number);
-        answer.put_slice(&self.body);
+        answer.put_slice(body);
         answer.freeze()
     }
 }
@@ -449,6 +462,7 @@ const ANSWERS_UNSOUGHT: usize = 1024;
 const CALL: u8 = 0;
 const ANSWER: u8 = 1;
 const PLAIN: u8 = 2;
+const REFUSAL: u8 = 3;
 
 /// What is before the body of a call: its number, and that of the oldest one.
 const CALL_BYTES: usize = 17;
@@ -479,7 +493,7 @@ mod tests {
     #[test]
     fn g10_answers_that_their_caller_does_not_wait_for_any_more_are_not_kept() {
         let mut state = State::default();
-        let answer = |to, number| Answer { to: id(to), number, body: Bytes::new() };
+        let answer = |to, number| Answer { to: id(to), number, body: None };
         state.waited.extend([(id(1), 0), (id(2), 0)]);
         state.put_answer(answer(2, 3));
         // Called and given up, again and again, while no answer leaves.

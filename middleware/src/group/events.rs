@@ -402,6 +402,7 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
                 self.shared.byte_window.add_permits(self.shared.share(payload.len()) as usize);
                 return;
             }
+            group::Event::RejectedOutside(from) => return self.desk.refused(from),
             group::Event::Ended(why) => {
                 // Told when the driver has ended, too: then the name is free again.
                 self.over = Some(why);

@@ -320,6 +320,10 @@ impl Desk {
     pub(super) fn hear(&mut self, from: NodeId, frame: Bytes, is_member: bool) -> bool {
         let Some((kind @ (MESSAGE | ASK), life, number, payload)) = parse(frame) else { return false };
         let question = (from, life, number);
+        if self.under_way.contains_key(&question) {
+            // Said again: the answer will come, and what is under way is not under way twice.
+            return false;
+        }
         let is_busy =
             self.under_way.len() >= UNDER_WAY_MAX || self.bytes + payload.len() > UNDER_WAY_BYTES_MAX;
         let verdict = match () {
@@ -355,6 +359,15 @@ impl Desk {
         if let Some(bytes) = self.under_way.remove(&question) {
             self.bytes -= bytes;
             self.answer(question, DELIVERED);
+        }
+    }
+
+    /// The machine has not taken one: nobody delivers it.
+    pub(super) fn refused(&mut self, (node, life, number): (u64, u64, u64)) {
+        let question = (NodeId(node), life, number);
+        if let Some(bytes) = self.under_way.remove(&question) {
+            self.bytes -= bytes;
+            self.answer(question, BUSY);
         }
     }
 
@@ -410,3 +423,25 @@ const TOO_LARGE: u8 = 3;
 const NO_MEMBER: u8 = 4;
 const UNKNOWN: u8 = 5;
 const READY: u8 = 6;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_visitor_that_repeats_itself_has_one_message_under_way() {
+        let node = Node::builder().start().await.unwrap();
+        let mut desk = Desk::new(node, Channel::named("group", "room"), true, 1 << 20);
+        let said =
+            |number: u64, size: usize| [&frame(MESSAGE, 1, number)[..], &vec![0; size]].concat().into();
+        assert!(desk.hear(NodeId(9), said(1, 0), true));
+        for size in [0, 1 << 20, 7] {
+            assert!(!desk.hear(NodeId(9), said(1, size), true), "the same message again");
+        }
+        assert!(desk.hear(NodeId(9), said(2, 100), true));
+        assert_eq!((desk.waiting.len(), desk.under_way.len(), desk.bytes), (2, 2, 100));
+        desk.delivered((9, 1, 2));
+        desk.refused((9, 1, 1));
+        assert_eq!((desk.under_way.len(), desk.bytes), (0, 0));
+    }
+}

@@ -76,6 +76,11 @@ impl Gather {
         }
     }
 
+    /// A member has said that it will not answer.
+    pub fn on_refusal(&mut self, from: ProcessId) {
+        self.silent.remove(&from);
+    }
+
     /// Only these members are left.
     pub fn on_view(&mut self, members: &[ProcessId]) {
         self.silent.retain(|member| members.contains(member));
@@ -148,5 +153,10 @@ mod tests {
         gather.on_view(&[id(1)]);
         assert_eq!(gather.standing(), Standing::Impossible);
         assert_eq!(asked(Wanted::AtLeast(4)).standing(), Standing::Impossible);
+        let mut gather = asked(Wanted::Majority);
+        gather.on_refusal(id(3));
+        assert_eq!(gather.standing(), Standing::Open, "two others may answer");
+        gather.on_refusal(id(2));
+        assert_eq!(gather.standing(), Standing::Impossible);
     }
 }

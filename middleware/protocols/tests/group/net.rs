@@ -169,7 +169,9 @@ impl Net {
                 }
                 Output::Event(Event::Ended(why)) => self.told[node].push(Told::Ended(why)),
                 Output::Event(Event::QuorumLost) => self.told[node].push(Told::QuorumLost),
-                Output::Event(Event::Rejected(_)) => panic!("{node} rejects a message"),
+                Output::Event(Event::Rejected(_) | Event::RejectedOutside(_)) => {
+                    panic!("{node} rejects a message")
+                }
                 _ => {}
             }
         }
