@@ -86,7 +86,7 @@ fn clerk() {
         for (lamport, vector, hybrid) in &clocks.log {
             orders.say(&format!("{} {} {}", text_of(lamport), text_of(vector), text_of(hybrid)));
         }
-        orders.say("that is all");
+        orders.say("done");
         while orders.next().await.is_some() {}
     });
 }

@@ -142,7 +142,10 @@ impl ChannelHandler for Inbox {
     }
 
     fn on_refused(&self, peer: Identity, channel: Channel) {
-        if channel == self.channel {
+        // What a connection vouches for is not known here: who is admitted by that only is not believed that it has gone, and
+        // is missed by its silence.
+        let is_admitted = self.admit.as_ref().is_none_or(|admit| admit(peer.node, None));
+        if channel == self.channel && is_admitted {
             self.lock().refused.insert(peer.node);
             self.filled.notify_one();
         }

@@ -314,7 +314,14 @@ struct Driver<M: Machine, S: Sink<M>> {
     /// Outputs behind a barrier, each with the records that it waits for.
     held: VecDeque<(u64, Output<M>)>,
     /// The life in which each node was last heard, to tell the machine of connections.
-    lives: BTreeMap<NodeId, u64>,
+    lives: BTreeMap<NodeId, Life>,
+}
+
+/// What is known of a node that was heard.
+struct Life {
+    incarnation: u64,
+    /// Its connection was lost since.
+    is_gone: bool,
 }
 
 impl<M: Machine, S: Sink<M>> Drop for Driver<M, S> {
@@ -446,7 +453,7 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
                 }
                 match M::Message::from_bytes(frame) {
                     Ok(message) => {
-                        self.lives.insert(from.node, life);
+                        self.note_life(from.node, life);
                         let from = ProcessId { node: from.node.0, incarnation: life };
                         self.feed(Input::Received { from, message })
                     }
@@ -462,6 +469,9 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
                 None => Ok(()),
             },
             Arrival::Peer(PeerEvent::Down(Identity { node, .. })) | Arrival::Refused(node) => {
+                if let Some(life) = self.lives.get_mut(&node) {
+                    life.is_gone = true;
+                }
                 match self.last_life(node) {
                     Some(peer) => self.feed(Input::Unreachable(peer)),
                     None => Ok(()),
@@ -470,9 +480,18 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
         }
     }
 
+    /// Those that are connected are bounded by the node; of the others, who may be anybody under any name, not more than so
+    /// many are remembered.
+    fn note_life(&mut self, node: NodeId, incarnation: u64) {
+        if self.lives.len() >= LIVES_MAX && !self.lives.contains_key(&node) {
+            self.lives.retain(|_, life| !life.is_gone);
+        }
+        self.lives.insert(node, Life { incarnation, is_gone: false });
+    }
+
     /// The process that was heard last from a node.
     fn last_life(&self, node: NodeId) -> Option<ProcessId> {
-        self.lives.get(&node).map(|&incarnation| ProcessId { node: node.0, incarnation })
+        self.lives.get(&node).map(|life| ProcessId { node: node.0, incarnation: life.incarnation })
     }
 
     fn feed(&mut self, input: Input<M>) -> Result<(), AppendError> {
@@ -600,6 +619,9 @@ const TICKS_PER_TURN: usize = 16;
 
 /// Bytes that may wait for the machine from all peers together; beyond it the node stops reading.
 const INBOX_BYTES_MAX: usize = 32 << 20;
+
+/// Nodes remembered beyond those that are connected.
+const LIVES_MAX: usize = 4096;
 
 /// Commands that may wait.
 const COMMANDS_MAX: usize = 1024;

@@ -198,6 +198,10 @@ impl<O: Order> Builder<O> {
     /// Members have a secret, without which nobody joins, speaks or reads, over whatever transport: see
     /// [`Guard`](quorate_protocols::guard::Guard) for what is promised and what not. All members must have the same. Such a
     /// group cannot be [open](Self::open).
+    ///
+    /// Over transports that vouch for nobody a stranger who can dial a member can still take another one's connection, and so
+    /// keep members apart, though it reads and says nothing: see
+    /// [`NodeBuilder::admit`](crate::node::NodeBuilder::admit).
     #[cfg(feature = "secrets")]
     pub fn secret(mut self, secret: Secret) -> Self {
         self.secret = Some(secret);

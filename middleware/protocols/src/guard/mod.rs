@@ -12,8 +12,10 @@
 //!             A key of the whole group would be sealed with once for all; but it would have to be given to all at each
 //!             view, and who has it could speak in everybody's name. Messages travel once to each receiver in any case.
 //! Source      Diffie & Hellman 1976; the window of RFC 4303; the separation of directions and of purposes in TLS 1.3.
-//! Limits      [`PAIRS_MAX`] processes known, the one unheard for longest goes; [`HELD_MAX`] messages to each wait for keys.
-//!             That and how much is said to whom is not hidden. Who can cut or flood the network can keep members apart.
+//! Limits      [`PAIRS_MAX`] processes known; of those without keys, or else of all, the one unheard for longest goes, and a
+//!             process that lives on and had keys is then not understood until its next life. [`HELD_MAX`] messages to each wait
+//!             for keys. That and how much is said to whom is not hidden. Who can cut or flood the network can keep members
+//!             apart; so can, over a transport that vouches for nobody, whoever can dial a member in another one's name.
 
 mod message;
 mod pair;
@@ -160,7 +162,8 @@ impl<M: Machine, C: Crypto> Guard<M, C> {
     fn pair(&mut self, now: Time, peer: ProcessId) -> Option<&mut Pair<C>> {
         if !self.pairs.contains_key(&peer) {
             if self.pairs.len() >= PAIRS_MAX {
-                let oldest = self.pairs.iter().min_by_key(|(_, pair)| pair.heard_at).map(|(peer, _)| *peer);
+                let worth = |pair: &Pair<C>| (pair.keys.is_some(), pair.heard_at);
+                let oldest = self.pairs.iter().min_by_key(|(_, pair)| worth(pair)).map(|(peer, _)| *peer);
                 oldest.map(|oldest| self.pairs.remove(&oldest));
             }
             let (private, public) = self.crypto.fresh()?;
