@@ -20,6 +20,7 @@ pub mod planted;
 pub mod relocation;
 pub mod rpc;
 pub mod stack;
+pub mod stream;
 pub mod time;
 pub mod transfer;
 pub mod wire;
