@@ -25,7 +25,7 @@ pub(super) async fn all(queues: &EngineQueues, returns: Return) {
     macro_rules! tell {
         ($($story:ident)*) => { $({ let queues = queues.clone(); stories.spawn(async move { $story(queues).await }); })* };
     }
-    tell!(order delayed leases dead_letters given_up crowd woken keys priorities delays expiry names limits notified);
+    tell!(order delayed leases dead_letters given_up cancelled crowd woken keys priorities delays expiry names limits notified);
     stories.spawn(comes_back(queues.clone(), returns));
     while let Some(told) = stories.join_next().await {
         told.expect("the story ends well");
@@ -169,6 +169,23 @@ async fn given_up(queues: EngineQueues) {
     // It may have come for the one who has gone.
     let delivery = next(&queue).await;
     assert_eq!(text(&delivery), "for whoever stays");
+    done(delivery).await;
+}
+
+/// Who asks looks at something else now and then.
+async fn cancelled(queues: EngineQueues) {
+    let queue = queues.queue("cancelled").await.expect("declared");
+    let ask = || tokio::time::timeout(Duration::from_millis(20), queue.get(PATIENCE));
+    for _ in 0..30 {
+        assert!(ask().await.is_err(), "nothing is there");
+    }
+    queue.put("once").await.expect("put");
+    let delivery = loop {
+        if let Ok(answer) = ask().await {
+            break answer.expect("an engine that works").expect("a message");
+        }
+    };
+    assert_eq!((text(&delivery), delivery.deliveries()), ("once", 1), "nobody else has had it");
     done(delivery).await;
 }
 

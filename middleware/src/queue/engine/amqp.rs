@@ -7,13 +7,14 @@
 //! Leases      the protocol has none: a message is the consumer's while its connection stands. Here each has a task that
 //!             gives it back when its lease has run out; that of a process that died the broker gives back at once.
 //! Delays      of a nack are waited for here, the message being held meanwhile; a crash ends them early.
-//! Limits      no keys, priorities, delays of puts or names. RabbitMQ 4 drops what came back more than 20 times, so
-//!             [`deliveries_max`](super::EngineConfig::deliveries_max) must be less there.
+//! Limits      no keys, priorities, delays of puts or names. The broker closes the channel of whoever has held a message for
+//!             longer than its `consumer_timeout` (30 minutes if it is not set otherwise), so leases and delays of a nack must be
+//!             shorter. A queue that was declared otherwise, for one without a limit of returns, is refused.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,61 +27,102 @@ use lapin::options::{
     BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::uri::AMQPUri;
 use lapin::{Acker, BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ErrorKind};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::super::message::Durability;
 use super::{Abilities, Doing, Engine, EngineConfig, EngineError, EngineReceipt, Held, Letter, Taken};
 
 pub(super) struct Amqp {
-    url: String,
-    /// One connection with one channel, made anew when it broke.
-    line: tokio::sync::Mutex<Option<(Connection, Channel)>>,
+    uri: AMQPUri,
+    /// Two connections: one that puts is stopped as a whole by a broker that is short of memory or disk.
+    putting: tokio::sync::Mutex<Line>,
+    taking: tokio::sync::Mutex<Line>,
+    is_closed: AtomicBool,
     leases: Mutex<BTreeMap<String, Duration>>,
     /// Consumers are told apart by it.
     tags: AtomicU64,
 }
 
+/// A connection and its channels, each made anew when it broke.
+#[derive(Default)]
+struct Line {
+    connection: Option<Connection>,
+    /// By what they are for: an error ends a channel, and must not end what others do.
+    channels: BTreeMap<String, Channel>,
+}
+
+impl Line {
+    async fn channel(&mut self, uri: &AMQPUri, what: &str) -> lapin::Result<Channel> {
+        if let Some(channel) = self.channels.get(what).filter(|channel| channel.status().connected()) {
+            return Ok(channel.clone());
+        }
+        self.channels.remove(what);
+        let connection = match self.connection.take_if(|connection| connection.status().connected()) {
+            Some(connection) => self.connection.insert(connection),
+            None => {
+                self.channels.clear();
+                let properties = ConnectionProperties::default().with_connection_name("quorate".into());
+                self.connection.insert(Connection::connect_uri(uri.clone(), properties).await?)
+            }
+        };
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        // A consumer gets the one message that it was made for.
+        channel.basic_qos(1, BasicQosOptions::default()).await?;
+        self.channels.insert(what.to_owned(), channel.clone());
+        Ok(channel)
+    }
+}
+
 impl Amqp {
     pub(super) async fn connect(url: &str) -> Result<Self, EngineError> {
+        // Its error would repeat parts of the URL.
+        let uri = url.parse().map_err(|_| EngineError::Url { reason: "is none of amqp" })?;
         let amqp = Self {
-            url: url.to_owned(),
-            line: tokio::sync::Mutex::default(),
+            uri,
+            putting: tokio::sync::Mutex::default(),
+            taking: tokio::sync::Mutex::default(),
+            is_closed: AtomicBool::new(false),
             leases: Mutex::default(),
             tags: AtomicU64::new(0),
         };
-        amqp.channel().await?;
+        amqp.channel(&amqp.taking, DECLARES).await?;
         Ok(amqp)
     }
 
-    async fn channel(&self) -> Result<Channel, EngineError> {
-        let mut line = self.line.lock().await;
-        let standing = match line.take() {
-            Some((connection, channel)) if channel.status().connected() => {
-                *line = Some((connection, channel.clone()));
-                return Ok(channel);
+    /// A channel that stands.
+    async fn channel(&self, line: &tokio::sync::Mutex<Line>, what: &str) -> Result<Channel, EngineError> {
+        let mut line = line.lock().await;
+        if self.is_closed.load(Ordering::Relaxed) {
+            return Err(EngineError::Closed);
+        }
+        match timeout(ANSWER, line.channel(&self.uri, what)).await {
+            Ok(channel) => channel.map_err(unreachable),
+            Err(late) => {
+                // Nobody may be there, and the connection has not noticed.
+                *line = Line::default();
+                Err(EngineError::Unreachable(Box::new(late)))
             }
-            // An error ends a channel only, as when a queue was refused.
-            Some((connection, _)) if connection.status().connected() => Some(connection),
-            _ => None,
-        };
-        let connection = match standing {
-            Some(connection) => connection,
-            None => {
-                let properties = ConnectionProperties::default().with_connection_name("quorate".into());
-                let connecting = Connection::connect(&self.url, properties);
-                match timeout(ANSWER, connecting).await {
-                    Ok(connection) => connection.map_err(unreachable)?,
-                    Err(late) => return Err(EngineError::Unreachable(Box::new(late))),
-                }
+        }
+    }
+
+    /// Waits for an answer; without one the connection is not used any more.
+    async fn answered<T>(
+        &self,
+        line: &tokio::sync::Mutex<Line>,
+        answer: impl Future<Output = lapin::Result<T>>,
+        failed: fn(lapin::Error) -> EngineError,
+    ) -> Result<T, EngineError> {
+        match timeout(ANSWER, answer).await {
+            Ok(answer) => answer.map_err(failed),
+            Err(_) => {
+                *line.lock().await = Line::default();
+                Err(failed(lapin::ErrorKind::MissingHeartbeatError.into()))
             }
-        };
-        let channel = connection.create_channel().await.map_err(unreachable)?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(unreachable)?;
-        // A consumer gets the one message that it was made for.
-        channel.basic_qos(1, BasicQosOptions::default()).await.map_err(unreachable)?;
-        *line = Some((connection, channel.clone()));
-        Ok(channel)
+        }
     }
 
     fn leases(&self) -> MutexGuard<'_, BTreeMap<String, Duration>> {
@@ -99,11 +141,11 @@ impl Amqp {
         let options = BasicConsumeOptions::default();
         let consumer =
             channel.basic_consume(queue.into(), tag.as_str().into(), options, FieldTable::default());
-        let mut consumer = consumer.await.map_err(unreachable)?;
+        let mut consumer = self.answered(&self.taking, consumer, refused).await?;
         let mut next = async || poll_fn(|context| Pin::new(&mut consumer).poll_next(context)).await;
         let first = timeout(within, next()).await;
-        let cancelled = channel.basic_cancel(tag.into(), BasicCancelOptions::default()).await;
-        cancelled.map_err(unreachable)?;
+        let cancelled = channel.basic_cancel(tag.into(), BasicCancelOptions::default());
+        self.answered(&self.taking, cancelled, unreachable).await?;
         let delivery = match first {
             Ok(delivery) => delivery,
             // One may have come while it was cancelled; behind it the consumer says that it has ended.
@@ -122,9 +164,11 @@ impl Engine for Amqp {
         Box::pin(async move {
             let mut arguments = FieldTable::default();
             arguments.insert("x-queue-type".into(), AMQPValue::LongString(LongString::from("quorum")));
-            let channel = self.channel().await?;
+            // Without it, RabbitMQ 4 drops what came back 20 times.
+            arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(RETURNS_MAX));
+            let channel = self.channel(&self.taking, DECLARES).await?;
             let declared = channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments);
-            declared.await.map_err(refused)?;
+            self.answered(&self.taking, declared, refused).await?;
             self.leases().insert(queue.to_owned(), config.lease);
             Ok(())
         })
@@ -132,7 +176,7 @@ impl Engine for Amqp {
 
     fn put<'a>(&'a self, queue: &'a str, letter: Letter) -> Doing<'a, EngineReceipt> {
         Box::pin(async move {
-            let channel = self.channel().await?;
+            let channel = self.channel(&self.putting, PUTS).await?;
             let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
             if let Some(time) = letter.expires_after {
                 let millis = time.as_millis().clamp(1, EXPIRY_MS_MAX);
@@ -140,8 +184,9 @@ impl Engine for Amqp {
             }
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
             let sent = channel.basic_publish("".into(), queue.into(), options, &letter.payload, properties);
+            let confirmed = async { sent.await?.await };
             let unknown = |error| EngineError::Unknown(Box::new(error));
-            match sent.await.map_err(unknown)?.await.map_err(unknown)? {
+            match self.answered(&self.putting, confirmed, unknown).await? {
                 Confirmation::Ack(None) => Ok(EngineReceipt::new(Durability::Synced, None)),
                 Confirmation::Ack(Some(_)) => Err(EngineError::Refused("there is no such queue".into())),
                 _ => Err(EngineError::Refused("the broker did not take the message".into())),
@@ -152,9 +197,10 @@ impl Engine for Amqp {
     fn take<'a>(&'a self, queue: &'a str, within: Duration) -> Doing<'a, Option<Taken>> {
         Box::pin(async move {
             let lease = self.leases().get(queue).copied().ok_or(EngineError::Closed)?;
-            let channel = self.channel().await?;
-            let there = channel.basic_get(queue.into(), BasicGetOptions::default()).await;
-            let delivery = match there.map_err(unreachable)? {
+            // No queue's name begins so.
+            let channel = self.channel(&self.taking, &format!("take {queue}")).await?;
+            let there = channel.basic_get(queue.into(), BasicGetOptions::default());
+            let delivery = match self.answered(&self.taking, there, refused).await? {
                 Some(message) => Some(message.delivery),
                 None if within.is_zero() => None,
                 None => self.wait(&channel, queue, within).await?,
@@ -172,12 +218,18 @@ impl Engine for Amqp {
     fn close(&self) -> Doing<'_, ()> {
         Box::pin(async move {
             self.leases().clear();
-            match self.line.lock().await.take() {
-                Some((connection, _)) => {
-                    connection.close(GOODBYE, "closed".into()).await.map_err(unreachable)
+            self.is_closed.store(true, Ordering::Relaxed);
+            let mut outcome = Ok(());
+            for line in [&self.putting, &self.taking] {
+                if let Some(connection) = std::mem::take(&mut *line.lock().await).connection {
+                    let closed = timeout(ANSWER, connection.close(GOODBYE, "closed".into())).await;
+                    outcome = match closed {
+                        Ok(closed) => outcome.and(closed.map_err(unreachable)),
+                        Err(late) => Err(EngineError::Unreachable(Box::new(late))),
+                    };
                 }
-                None => Ok(()),
             }
+            outcome
         })
     }
 }
@@ -192,10 +244,12 @@ struct Shared {
     /// None when it is settled.
     acker: Mutex<Option<Acker>>,
     until: Mutex<Instant>,
+    settled: Notify,
 }
 
 impl Shared {
     fn settle(&self) -> Option<Acker> {
+        self.settled.notify_one();
         self.acker.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -207,13 +261,18 @@ impl Shared {
 impl InHand {
     fn new(acker: Acker, lease: Duration) -> Self {
         let until = Instant::now() + lease;
-        let shared = Arc::new(Shared { acker: Mutex::new(Some(acker)), until: Mutex::new(until) });
-        let watched = Arc::downgrade(&shared);
+        let (acker, settled) = (Mutex::new(Some(acker)), Notify::new());
+        let shared = Arc::new(Shared { acker, until: Mutex::new(until), settled });
+        // Also when nobody holds it any more, and nobody has told the broker.
+        let watched = shared.clone();
         tokio::spawn(async move {
             let mut until = until;
             loop {
-                sleep_until(until).await;
-                let Some(shared) = watched.upgrade() else { return };
+                tokio::select! {
+                    () = sleep_until(until) => {}
+                    () = watched.settled.notified() => return,
+                }
+                let shared = &watched;
                 let end = *shared.until();
                 if end <= Instant::now() {
                     if let Some(acker) = shared.settle() {
@@ -301,6 +360,11 @@ fn refused(error: lapin::Error) -> EngineError {
     }
 }
 
+/// What the channels are for that are not for taking from one queue.
+const DECLARES: &str = "declare";
+const PUTS: &str = "put";
+/// As good as never: how often a message may come back is counted above.
+const RETURNS_MAX: i32 = i32::MAX;
 /// Back to its queue.
 const AGAIN: BasicNackOptions = BasicNackOptions { multiple: false, requeue: true };
 /// The header in which quorum queues count.

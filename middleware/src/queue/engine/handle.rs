@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::super::config::check_name;
 use super::super::delivery::NotifyGuard;
 use super::super::error::{DeclareError, PutError};
 use super::super::message::{Message, PRIORITY};
+use super::begun::{Begun, Fetched, SLICE, Turn};
 use super::embedded::Embedded;
 use super::{Abilities, Engine, EngineError, EngineReceipt, Held, Letter};
 
@@ -30,6 +31,7 @@ pub struct EngineQueue {
     name: Arc<str>,
     dead: Option<Arc<str>>,
     config: EngineConfig,
+    begun: Arc<Begun>,
 }
 
 /// A message that was delivered and waits for its acknowledgement.
@@ -182,7 +184,8 @@ impl EngineQueues {
             self.engine.declare(dead, &EngineConfig { deliveries_max: None, ..config.clone() }).await?;
         }
         self.engine.declare(name, &config).await?;
-        Ok(EngineQueue { engine: self.engine.clone(), name: name.into(), dead: dead.map(Into::into), config })
+        let (engine, dead) = (self.engine.clone(), dead.map(Into::into));
+        Ok(EngineQueue { engine, name: name.into(), dead, config, begun: Arc::default() })
     }
 
     /// Lets go of connections and files; everything that is done with the queues from then on fails.
@@ -241,12 +244,35 @@ impl EngineQueue {
     /// # Errors
     /// See [`EngineError`].
     /// # Cancel safety
-    /// Dropping the future loses no message; one that was just coming goes back at once, and that counts as a delivery.
+    /// Dropping the future loses no message: one that comes within a second is for the next call. Without one it goes back, and
+    /// that counts as a delivery.
     pub async fn get(&self, within: Duration) -> Result<Option<EngineDelivery>, EngineError> {
+        let until = Instant::now().checked_add(within);
+        let mut turn = Turn { begun: self.begun.clone(), fetch: self.begun.take() };
+        if let Some(fetch) = &mut turn.fetch {
+            let answered = match until {
+                Some(until) => timeout_at(until, fetch).await.ok(),
+                None => Some(fetch.await),
+            };
+            match answered {
+                Some(answered) => {
+                    turn.fetch = None;
+                    // What else an earlier call would have been told is old.
+                    if let Ok(Ok(Some(delivery))) = answered {
+                        return Ok(Some(delivery));
+                    }
+                }
+                None if within.is_zero() => drop(turn),
+                None => return Ok(None),
+            }
+        }
         let (send, receive) = oneshot::channel();
-        tokio::spawn(self.clone().fetch(Instant::now().checked_add(within), send));
+        tokio::spawn(self.clone().fetch(until, send));
+        let mut turn = Turn { begun: self.begun.clone(), fetch: None };
+        let answered = turn.fetch.insert(receive).await;
+        turn.fetch = None;
         // Only a runtime that ends drops the task.
-        receive.await.unwrap_or(Err(EngineError::Closed))
+        answered.unwrap_or(Err(EngineError::Closed))
     }
 
     /// The next message if there is one now. As [`get`](Self::get) in all else.
@@ -258,7 +284,7 @@ impl EngineQueue {
     }
 
     /// Calls `handler` for each message, one after the other, until the guard is dropped or the queues are closed. While
-    /// the engine cannot be reached it is tried again once a second.
+    /// the engine cannot be reached, or says no, it is tried again once a second.
     ///
     /// Must be called inside a tokio runtime. The handler acknowledges; a delivery that it drops comes back.
     pub fn notify<F, Work>(&self, mut handler: F) -> NotifyGuard
@@ -272,13 +298,14 @@ impl EngineQueue {
                 match queue.get(Duration::MAX).await {
                     Ok(Some(delivery)) => handler(delivery).await,
                     Ok(None) => {}
-                    Err(error) if error.is_retryable() => {
-                        tracing::debug!(queue = queue.name(), %error, "notifications pause");
-                        tokio::time::sleep(TRY_AGAIN).await;
-                    }
-                    Err(error) => {
-                        tracing::debug!(queue = queue.name(), %error, "no more notifications");
+                    Err(EngineError::Closed) => {
+                        tracing::debug!(queue = queue.name(), "no more notifications");
                         return;
+                    }
+                    // Whatever it is, somebody may mend it.
+                    Err(error) => {
+                        tracing::warn!(queue = queue.name(), %error, "notifications pause");
+                        tokio::time::sleep(TRY_AGAIN).await;
                     }
                 }
             }
@@ -325,8 +352,16 @@ impl EngineQueue {
                     // So that burying it again after a crash stores nothing.
                     letter.name =
                         taken.id.filter(|_| can.names).map(|id| format!("{}.{id}", self.name).into());
-                    self.engine.put(dead, letter).await?;
-                    taken.held.ack().await?;
+                    if let Err(error) = self.engine.put(dead, letter).await {
+                        // It is not for whoever asked: it goes back, if the engine can be told.
+                        drop(taken.held.nack(TRY_AGAIN).await);
+                        return Err(error);
+                    }
+                    match taken.held.ack().await {
+                        // Somebody else buries it, too, as it took long.
+                        Ok(()) | Err(EngineError::LeaseLost) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
             }
         }
@@ -371,7 +406,7 @@ impl EngineDelivery {
     /// As [`ack`](Self::ack).
     pub async fn nack(mut self, delay: Duration) -> Result<(), EngineError> {
         match self.held.take() {
-            Some(held) => held.nack(delay).await,
+            Some(held) => held.nack(delay.min(LEASE_MAX)).await,
             None => Err(EngineError::LeaseLost),
         }
     }
@@ -419,14 +454,10 @@ impl fmt::Debug for EngineDelivery {
     }
 }
 
-type Fetched = Result<Option<EngineDelivery>, EngineError>;
-
 const DEAD_SUFFIX: &str = ".dead";
 /// What engines count leases in.
 const LEASE_MIN: Duration = Duration::from_millis(1);
 /// Clocks have room for it.
 const LEASE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
-/// How long an engine waits at a time: who gives up waiting is noticed so late.
-const SLICE: Duration = Duration::from_secs(1);
 /// How long an engine that cannot be reached is left alone.
 const TRY_AGAIN: Duration = Duration::from_secs(1);

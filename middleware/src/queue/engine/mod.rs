@@ -32,6 +32,7 @@
 
 #[cfg(feature = "amqp")]
 mod amqp;
+mod begun;
 mod embedded;
 mod error;
 mod handle;

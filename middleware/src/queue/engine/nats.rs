@@ -15,13 +15,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::context::{CreateStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::message::{Acker, PublishMessage};
-use async_nats::jetstream::stream::{self, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{self, ConsumerErrorKind, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, AckKind, Context};
 use async_nats::{Client, ConnectOptions};
 use futures_core::Stream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::super::message::Durability;
 use super::{Abilities, Doing, Engine, EngineConfig, EngineError, EngineReceipt, Held, Letter, Taken};
@@ -66,7 +66,10 @@ impl Nats {
             within => open.consumer.batch().max_messages(1).expires(within).messages().await,
         };
         let mut batch = batch.map_err(|error| EngineError::Unreachable(Box::new(error)))?;
-        match poll_fn(|context| Pin::new(&mut batch).poll_next(context)).await {
+        let next = poll_fn(|context| Pin::new(&mut batch).poll_next(context));
+        // A server that dies never answers those who do not wait.
+        let next = timeout(within.saturating_add(ANSWER), next).await;
+        match next.map_err(|late| EngineError::Unreachable(Box::new(late)))? {
             Some(message) => message.map(Some).map_err(EngineError::Unreachable),
             None => Ok(None),
         }
@@ -80,7 +83,6 @@ impl Engine for Nats {
 
     fn declare<'a>(&'a self, queue: &'a str, config: &'a EngineConfig) -> Doing<'a, ()> {
         Box::pin(async move {
-            let refused = |error: Box<dyn std::error::Error + Send + Sync>| EngineError::Refused(error);
             let stream = stream::Config {
                 name: stream_name(queue),
                 subjects: vec![subject(queue)],
@@ -90,7 +92,13 @@ impl Engine for Nats {
                 num_replicas: 1,
                 ..stream::Config::default()
             };
-            let stream = self.context.get_or_create_stream(stream).await.map_err(|e| refused(e.into()))?;
+            let stream = self.context.get_or_create_stream(stream).await;
+            let stream = stream.map_err(|error| match error.kind() {
+                CreateStreamErrorKind::TimedOut | CreateStreamErrorKind::JetStreamUnavailable => {
+                    EngineError::Unreachable(Box::new(error))
+                }
+                _ => EngineError::Refused(Box::new(error)),
+            })?;
             let consumer = pull::Config {
                 durable_name: Some(CONSUMER.to_owned()),
                 ack_policy: AckPolicy::Explicit,
@@ -98,8 +106,11 @@ impl Engine for Nats {
                 max_ack_pending: OUT_MAX,
                 ..pull::Config::default()
             };
-            let consumer =
-                stream.get_or_create_consumer(CONSUMER, consumer).await.map_err(|e| refused(e.into()))?;
+            let consumer = stream.get_or_create_consumer(CONSUMER, consumer).await;
+            let consumer = consumer.map_err(|error| match error.kind() {
+                ConsumerErrorKind::TimedOut => EngineError::Unreachable(Box::new(error)),
+                _ => EngineError::Refused(Box::new(error)),
+            })?;
             let lease = consumer.cached_info().config.ack_wait;
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             open.insert(queue.to_owned(), Open { consumer, lease });

@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
+use tokio_postgres::error::DbError;
 use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls, Statement};
 
 use super::super::message::Durability;
@@ -64,6 +65,8 @@ impl Postgres {
         let wrong = |_| EngineError::Url { reason: "is none of postgres" };
         let mut config: Config = url.parse().map_err(wrong)?;
         config.application_name("quorate").connect_timeout(ANSWER);
+        // One whose machine has gone says nothing at all.
+        config.tcp_user_timeout(ANSWER).keepalives_idle(ANSWER);
         let postgres = Self {
             config,
             line: tokio::sync::Mutex::new(Line::Broken),
@@ -87,7 +90,10 @@ impl Postgres {
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
                 if let AsyncMessage::Notification(rung) = message {
                     // All who wait look; those who find nothing wait again.
-                    bells.of(rung.payload()).notify_waiters();
+                    // Whoever takes has made one before it looked; others may invent any names.
+                    if let Some(bell) = bells.lock().get(rung.payload()) {
+                        bell.notify_waiters();
+                    }
                 }
             }
             // Whoever waits must find out.
@@ -95,7 +101,11 @@ impl Postgres {
                 bell.notify_waiters();
             }
         });
-        client.batch_execute(SCHEMA).await.map_err(failed)?;
+        // Creating what is there takes locks that whoever puts may be waiting for.
+        let version = client.query_one(VERSION, &[]).await.map_err(failed)?;
+        if version.try_get::<_, Option<String>>(0).map_err(failed)?.as_deref() != Some("quorate 2") {
+            client.batch_execute(SCHEMA).await.map_err(failed)?;
+        }
         client.batch_execute("LISTEN quorate").await.map_err(failed)?;
         let session = Session {
             put: client
@@ -241,7 +251,7 @@ fn millis(time: Duration) -> i64 {
 /// What the server says no to, told apart from that it says nothing.
 fn failed(error: Error) -> EngineError {
     match error.as_db_error() {
-        Some(told) if !told.code().code().starts_with(OPERATOR) => EngineError::Refused(Box::new(error)),
+        Some(told) if !passes(told) => EngineError::Refused(Box::new(error)),
         _ => EngineError::Unreachable(Box::new(error)),
     }
 }
@@ -249,12 +259,23 @@ fn failed(error: Error) -> EngineError {
 fn unknown(error: Error) -> EngineError {
     match error.as_db_error() {
         // The statement was rolled back, unless the server was stopped while it committed.
-        Some(told) if !told.code().code().starts_with(OPERATOR) => EngineError::Refused(Box::new(error)),
-        _ => EngineError::Unknown(Box::new(error)),
+        Some(told) if told.code().code().starts_with(OPERATOR) => EngineError::Unknown(Box::new(error)),
+        Some(_) => failed(error),
+        None => EngineError::Unknown(Box::new(error)),
     }
 }
 
+/// What the server says no to now, and may not later.
+fn passes(told: &DbError) -> bool {
+    PASSING.iter().any(|class| told.code().code().starts_with(class))
+}
+
 const SCHEMA: &str = include_str!("postgres.sql");
+/// Which schema the database has; null for none.
+const VERSION: &str = "SELECT obj_description(to_regclass('quorate_messages'), 'pg_class')";
+/// Error codes of these classes pass: connections, transactions that met others, a server that only reads for now, what it has
+/// too little of, what others hold, what its operator does.
+const PASSING: [&str; 6] = ["08", "25", "40", "53", "55", OPERATOR];
 /// Error codes of this class are an operator's doing, a shutdown above all.
 const OPERATOR: &str = "57";
 /// Names that are remembered for each queue.

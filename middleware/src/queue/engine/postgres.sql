@@ -1,4 +1,5 @@
--- The queues of quorate in a database. Run again and again: everything is created where it is missing, functions are replaced.
+-- The queues of quorate in a database, version 2 (the comment at the end). Where there is another one, everything is created that
+-- is missing, and functions are replaced.
 -- One who declares waits for another: replacing a function twice at a time is an error.
 SELECT pg_advisory_xact_lock(4981532767164201);
 
@@ -47,7 +48,8 @@ BEGIN
             SELECT id INTO number FROM quorate_names WHERE queue = to_queue AND name = its_name;
             RETURN;
         END IF;
-        IF number % 256 = 0 THEN
+        -- By chance: others take numbers from the same sequence, perhaps each second one.
+        IF random() < 1.0 / 256 THEN
             DELETE FROM quorate_names WHERE queue = to_queue AND id <= (
                 SELECT id FROM quorate_names WHERE queue = to_queue ORDER BY id DESC OFFSET names_max LIMIT 1);
         END IF;
@@ -112,3 +114,5 @@ BEGIN
     END IF;
     RETURN its_queue IS NOT NULL;
 END $$;
+
+COMMENT ON TABLE quorate_messages IS 'quorate 2';
