@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use quorate::queue::broker::{Broker, EditError, Rejected, RuleBase};
-use quorate::queue::{Message, Queue, QueueConfig, Queues};
-use quorate_journal::{FaultyStorage, MemoryStorage};
+use quorate::queue::{Message, Queue, QueueConfig, Queues, WhenFull};
+use quorate_journal::{Config, FaultyStorage, MemoryStorage};
 use tests::until;
 
 use super::{Outcome, config, open, take_all, texts};
@@ -209,4 +209,40 @@ fn q07_after_a_crash_at_every_disk_operation_every_message_has_left_exactly_once
         }
     }
     assert!(cut_by_place[0] > 0 && cut_by_place[1] > 1, "{cut_by_place:?}");
+}
+
+#[tokio::test]
+async fn q07_a_target_that_is_full_holds_up_the_broker_which_buries_nothing_and_takes_an_edit() -> Outcome {
+    let queues = open(MemoryStorage::new());
+    let strict = QueueConfig::new().messages_max(1).when_full(WhenFull::Reject);
+    queues.queue_with("full", strict).await?;
+    let broker = Broker::on(&queues, "in").start().await?;
+    let to = |queue: &str| {
+        let target = format!(r#""to": [{{ "queue": {{ "name": "{queue}" }} }}]"#);
+        rules(&format!(r#"{{ "rules": [{{ "name": "all", {target} }}] }}"#))
+    };
+    broker.edit(0, to("full")).await?;
+    let (input, dead) = (queues.queue("in").await?, queues.queue("in.dead").await?);
+    for _ in 0..5 {
+        input.put("{}").await?;
+    }
+    until(|| broker.stats().repeated > 20).await;
+    broker.edit(1, to("other")).await?;
+    drain(&queues.queue("other").await?, 4).await;
+    until(|| broker.stats().taken == 5).await;
+    assert_eq!((input.stats().messages, dead.stats().messages, broker.stats().rejected), (0, 0, 0));
+    broker.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn q07_what_is_rejected_may_be_as_large_as_anything_that_was_put() -> Outcome {
+    let queues = Queues::open(MemoryStorage::new(), Config::new(1).segment_bytes(4 << 20))?;
+    let broker = Broker::on(&queues, "in").start().await?;
+    let payload = vec![0xFF; 700_000];
+    queues.queue("in").await?.put(payload.clone()).await?;
+    let delivery = broker.rejected().get(Duration::from_secs(60)).await?.ok_or("it arrives")?;
+    assert_eq!(Rejected::read(delivery.payload()).ok_or("it is one")?.payload, payload);
+    broker.stop().await;
+    Ok(())
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use quorate::queue::{
-    DeadReason, Durability, Message, PutError, Queue, QueueConfig, QueueError, Settled, Standing, Start,
-    WhenExpired,
+    DeadReason, DeclareError, Durability, Message, PutError, Queue, QueueConfig, QueueError, Settled,
+    Standing, Start, WhenExpired,
 };
 use quorate_journal::MemoryStorage;
 use rand_core::{RngCore, SeedableRng};
@@ -298,7 +298,14 @@ async fn q03_what_is_retained_is_trimmed_in_all_queues_of_a_unit_of_work_and_beh
 
 #[tokio::test]
 async fn q03_wrong_keys_and_names_are_refused() -> Outcome {
-    let queue = open(MemoryStorage::new()).queue("q").await?;
+    let disk = MemoryStorage::new();
+    let queues = open(disk.clone());
+    // The one for its dead letters would have a name that is too long.
+    let long = queues.queue(&"q".repeat(124)).await;
+    assert!(matches!(long, Err(DeclareError::Name { .. })), "{long:?}");
+    queues.queue(&"q".repeat(123)).await?;
+    queues.close().await;
+    let queue = open(disk).queue("q").await?;
     for message in [
         Message::new("x").key(vec![0; 256]),
         Message::new("x").name(vec![0; 256]),

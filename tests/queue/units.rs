@@ -98,6 +98,18 @@ async fn q04_a_unit_of_work_waits_for_room_where_that_is_the_policy() -> Outcome
     Ok(())
 }
 
+#[tokio::test]
+async fn q04_what_a_unit_of_work_acknowledges_makes_room_for_what_it_puts() -> Outcome {
+    let queues = open(MemoryStorage::new());
+    let queue = queues.queue_with("q", QueueConfig::new().messages_max(1).bytes_max(10)).await?;
+    queue.put("first 567").await?;
+    let mut work = queues.work();
+    work.ack(queue.poll()?.ok_or("it is there")?).put(&queue, "second 78");
+    within(work.commit()).await?;
+    assert_eq!(texts(&take_all(&queue)), ["second 78"]);
+    Ok(())
+}
+
 /// Takes the message that is in the way out of a queue.
 async fn clear(queue: &Queue) -> Outcome {
     Ok(queue.poll()?.ok_or("it is there")?.ack().await?)
@@ -141,6 +153,47 @@ async fn q02_whoever_is_woken_for_room_and_does_not_use_it_wakes_the_next() -> O
     queues.queue_with("2", QueueConfig::new().messages_max(2)).await?;
     clear(&one).await?;
     within(first).await??;
+    Ok(())
+}
+
+#[tokio::test]
+async fn q02_a_large_message_that_waits_for_room_keeps_none_from_a_small_one() -> Outcome {
+    let queues = open(MemoryStorage::new());
+    let queue = queues.queue_with("q", QueueConfig::new().bytes_max(100)).await?;
+    for _ in 0..5 {
+        queue.put([b'o'; 20].to_vec()).await?;
+    }
+    let put = |size: usize| {
+        let queue = queue.clone();
+        tokio::spawn(async move { queue.put(vec![b'x'; size]).await })
+    };
+    let large = [put(90), put(80)];
+    tokio::task::yield_now().await;
+    let small = [put(10), put(10)];
+    tokio::task::yield_now().await;
+    clear(&queue).await?;
+    for small in small {
+        within(small).await??;
+    }
+    assert!(large.iter().all(|large| !large.is_finished()));
+    for _ in 0..6 {
+        clear(&queue).await?;
+    }
+    for large in large {
+        clear_all(&queue, &large).await?;
+        within(large).await??;
+    }
+    Ok(())
+}
+
+/// Takes what is there until somebody who waits for room has it.
+async fn clear_all<T>(queue: &Queue, waiting: &tokio::task::JoinHandle<T>) -> Outcome {
+    while !waiting.is_finished() {
+        if let Some(there) = queue.poll()? {
+            there.ack().await?;
+        }
+        tokio::task::yield_now().await;
+    }
     Ok(())
 }
 

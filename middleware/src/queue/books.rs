@@ -77,6 +77,8 @@ pub(super) struct Desk {
     pub(super) distance: Distance,
     pub(super) seen: Seen,
     pub(super) config: QueueConfig,
+    /// The settings are those that somebody has asked for in this life.
+    pub(super) is_opened: bool,
     /// The number of the queue for its dead letters.
     pub(super) dead: Option<u32>,
     /// Accepted and on their way to the disk.

@@ -129,7 +129,9 @@ impl Delivery {
 
     /// A message like this one, for another queue: bytes, key, name, priority, what is left of its time, durability.
     pub fn to_message(&self) -> Message {
-        let left = |moment: SystemTime| moment.duration_since(SystemTime::now()).unwrap_or_default();
+        // On the clock of the queues: the machine's may have been set since.
+        let now = moment_of(self.queue.room.now());
+        let left = |moment: SystemTime| moment.duration_since(now).unwrap_or_default();
         Message {
             payload: self.payload.clone(),
             key: self.key.clone(),
@@ -231,6 +233,11 @@ impl Queue {
                 match queue.get(Duration::MAX).await {
                     Ok(Some(delivery)) => handler(delivery).await,
                     Ok(None) => {}
+                    // What cannot be read now may be later.
+                    Err(QueueError::Read(error)) => {
+                        tracing::error!(queue = queue.name(), %error, "notifications pause");
+                        tokio::time::sleep(READ_AGAIN).await;
+                    }
                     Err(error) => {
                         tracing::debug!(queue = queue.name(), %error, "no more notifications");
                         return;
@@ -306,3 +313,6 @@ impl Drop for NotifyGuard {
         self.0.abort();
     }
 }
+
+/// How long a message that cannot be read is left alone.
+const READ_AGAIN: Duration = Duration::from_secs(1);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,16 +12,17 @@ use quorate_protocols::Time;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::config::QueueConfig;
+use super::config::{QueueConfig, check_name};
 use super::delivery::Delivery;
 use super::error::{DeclareError, PutError, QueueError, QueuesOpenError, WorkError};
 use super::record::{Step, decode_names};
 
+use super::bells::{Bells, until_rung};
 use super::books::Books;
 use super::checkpoint::begin;
 use super::message::{Durability, Message, MessageId};
 use super::plan::Wish;
-use super::room::{Attempt, Bells, CHECKPOINT, NAMES, Room, Stored, moment_of, wall_now};
+use super::room::{CHECKPOINT, NAMES, Room, Stored, moment_of, wall_now};
 #[cfg(unix)]
 use crate::node::Node;
 
@@ -170,8 +170,8 @@ impl Queues {
         self.queue_with(name, QueueConfig::new()).await
     }
 
-    /// The queue called `name` (1 to 128 of `a-z 0-9 - _ .`), created when there is none. `config` replaces the settings
-    /// that it had.
+    /// The queue called `name` (1 to 128 of `a-z 0-9 - _ .`, and so many with `.dead` behind where that is the name of the
+    /// queue for its dead letters), created when there is none. `config` replaces the settings that it had.
     ///
     /// # Errors
     /// See [`DeclareError`].
@@ -186,6 +186,9 @@ impl Queues {
             (None, _) if name.ends_with(DEAD_SUFFIX) => None,
             (None, _) => Some(format!("{name}{DEAD_SUFFIX}")),
         };
+        if let Some(dead) = &dead_name {
+            check_name(dead)?;
+        }
         let number = self.room.declare(name).await?;
         let dead = match &dead_name {
             Some(dead) => Some(self.room.declare(dead).await?),
@@ -195,6 +198,7 @@ impl Queues {
             let mut state = self.room.lock();
             let desk = state.books.desk(number);
             desk.config = config;
+            desk.is_opened = true;
             desk.dead = dead.filter(|dead| *dead != number);
             // What was delivered too often before a restart, or is so by now, may be known only here.
             let deliveries_max = desk.deliveries_max();
@@ -204,7 +208,7 @@ impl Queues {
             (state.bells(number), has_given_up)
         };
         // There may be more room, and leases may be shorter.
-        bells.room.notify_one();
+        bells.room.ring();
         bells.arrivals.notify_one();
         if has_given_up {
             // Whoever looks now finds it among the dead letters.
@@ -321,6 +325,9 @@ impl Queue {
     /// # Cancel safety
     /// Dropping the future takes no message.
     pub async fn get_many(&self, most: usize, within: Duration) -> Result<Vec<Delivery>, QueueError> {
+        if most == 0 {
+            return Ok(Vec::new());
+        }
         let until = Instant::now().checked_add(within);
         let _passed_on = PassedOn(&self.bells.arrivals);
         loop {
@@ -377,54 +384,6 @@ impl Queue {
     }
 }
 
-impl Room {
-    /// Does a wish, waiting for room where that is the policy.
-    pub(super) async fn carry_out(
-        self: &Arc<Self>,
-        wish: &Wish,
-        is_watched: bool,
-    ) -> Result<Stored, WorkError> {
-        let closed = || WorkError::Put(PutError::Journal(AppendError::Closed));
-        let mut heard: Option<Heard> = None;
-        loop {
-            // Before the attempt, so that nothing that goes meanwhile is missed.
-            let bell = heard.as_ref().map(|heard| heard.0.clone());
-            let rung = bell.as_ref().map(|bell| bell.notified());
-            tokio::pin!(rung);
-            if let Some(rung) = rung.as_mut().as_pin_mut() {
-                rung.enable();
-            }
-            match self.attempt(wish, is_watched)? {
-                // The sender goes only when the journal drops a completion, which it does when it is closed.
-                Attempt::Begun(stored) => {
-                    // Whoever waits for room behind this one need not wait for the disk, too.
-                    drop(heard);
-                    return stored.await.unwrap_or_else(|_| Err(closed()));
-                }
-                Attempt::After(known) => drop(known.await),
-                Attempt::Full(full, due) => match rung.as_mut().as_pin_mut() {
-                    Some(rung) if bell.as_ref().is_some_and(|bell| Arc::ptr_eq(bell, &full)) => {
-                        until_rung(rung, due).await;
-                    }
-                    _ => heard = Some(Heard(full)),
-                },
-            }
-        }
-    }
-}
-
-/// Waits for a bell, or for a moment.
-async fn until_rung(rung: impl Future<Output = ()>, wake: Option<Instant>) {
-    match wake {
-        Some(wake) => tokio::select! {
-            biased;
-            () = rung => {}
-            () = tokio::time::sleep_until(wake) => {}
-        },
-        None => rung.await,
-    }
-}
-
 impl fmt::Debug for Queues {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queues").field("names", &self.names()).finish_non_exhaustive()
@@ -442,16 +401,6 @@ impl fmt::Debug for Queue {
 struct PassedOn<'a>(&'a Notify);
 
 impl Drop for PassedOn<'_> {
-    fn drop(&mut self) {
-        self.0.notify_one();
-    }
-}
-
-/// The bell of a queue that had no room. A ring wakes one of those who wait: whoever goes, with room or without, or turns to
-/// another queue, wakes the next one, as there may be room left.
-struct Heard(Arc<Notify>);
-
-impl Drop for Heard {
     fn drop(&mut self) {
         self.0.notify_one();
     }

@@ -169,6 +169,8 @@ pub enum DeadReason {
     Deliveries,
     /// Its time was over before a consumer had acknowledged it.
     Expired,
+    /// It was on its way to another node, and the next one takes no message of that size.
+    TooLarge,
 }
 
 /// Where a dead letter comes from.

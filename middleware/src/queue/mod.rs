@@ -44,6 +44,7 @@
 //! ```
 
 mod apply;
+mod bells;
 mod bodies;
 mod books;
 #[cfg(feature = "broker")]

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use quorate_journal::Appended;
 use quorate_protocols::Time;
 
 use super::books::{Books, Unit};
 use super::config::WhenFull;
 use super::error::PutError;
-use super::message::{Durability, LABEL_BYTES_MAX, Message, MessageId};
+use super::face::Receipt;
+use super::message::{DeadReason, Durability, LABEL_BYTES_MAX, Message, MessageId, Origin};
 use super::planted::Bug;
 use super::record::{Put, Step, Why};
 use super::shelf::Lease;
@@ -56,6 +58,21 @@ pub(super) enum Refusal {
         limit: usize,
     },
     Put(PutError),
+}
+
+impl Planned {
+    /// What whoever put it is told.
+    pub(super) fn receipt(&self, appended: Option<Appended>) -> Receipt {
+        let record = appended.zip(self.record);
+        let position = record.map(|(appended, record)| appended.first.plus(record));
+        let durability = match record {
+            Some((appended, _)) if appended.durability == quorate_journal::Durability::Synced => {
+                Durability::Synced
+            }
+            _ => self.durability,
+        };
+        Receipt { id: self.id, durability, position, is_repeated: self.is_repeated }
+    }
 }
 
 impl From<PutError> for Refusal {
@@ -147,6 +164,14 @@ impl Books {
 
     fn check_room(&mut self, wish: &Wish, repeated: &[Option<MessageId>]) -> Result<(), Refusal> {
         let mut wanted: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
+        // What leaves in the same step makes room for what comes.
+        let mut freed: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
+        for (queue, id, lease) in &wish.acks {
+            if let Some(slip) = self.desk(*queue).shelf.settleable(*id, *lease) {
+                let (count, bytes) = freed.entry(*queue).or_default();
+                (*count, *bytes) = (*count + 1, *bytes + slip.size);
+            }
+        }
         for ((queue, message), repeated) in wish.puts.iter().zip(repeated) {
             let (desk, size) = (self.desk(*queue), message.payload.len());
             let limit = desk.config.message_bytes_max.min(desk.config.bytes_max);
@@ -164,7 +189,10 @@ impl Books {
             if count > messages || size > bytes {
                 return Err(PutError::TooMany { count, size, messages, bytes }.into());
             }
-            if !desk.has_room(count, size) {
+            let (gone, gone_bytes) = freed.get(&queue).copied().unwrap_or_default();
+            let is_there_room = desk.len() + desk.coming_messages + count <= messages.saturating_add(gone)
+                && desk.bytes() + desk.coming_bytes + size <= bytes.saturating_add(gone_bytes);
+            if !is_there_room {
                 return Err(if wish.when_full.unwrap_or(desk.config.when_full) == WhenFull::Wait {
                     Refusal::Wait(queue)
                 } else {
@@ -174,6 +202,33 @@ impl Books {
             }
         }
         Ok(())
+    }
+
+    /// A message that nobody has goes from one queue to another, as a dead letter; where it can never fit in, it only goes.
+    pub(super) fn plan_aside(
+        &mut self,
+        now: Time,
+        (queue, id): (u32, MessageId),
+        (dead, message): (u32, &Message),
+        reason: DeadReason,
+    ) -> Result<Unit, PutError> {
+        let (desk, size) = (self.desk(dead), message.payload.len());
+        let class = message.durability;
+        let mut steps = vec![Step::Gone { queue, id, why: Why::GivenUp, class }];
+        if size <= desk.config.bytes_max {
+            if !desk.has_room(1, size) {
+                let messages = desk.len() + desk.coming_messages;
+                return Err(PutError::Full { messages, bytes: desk.bytes() + desk.coming_bytes });
+            }
+            let origin = Some(Origin { queue, id, deliveries: 0, reason });
+            let (id, label) = (self.give_id(), message.label(now));
+            let (again, is_kept, payload) = (None, false, message.payload.clone());
+            steps.push(Step::Put(Put { queue: dead, id, label, origin, again, is_kept, class, payload }));
+        }
+        for step in &steps {
+            self.reserve(step);
+        }
+        Ok(Unit::of(steps))
     }
 
     /// Everything that is in a queue goes.

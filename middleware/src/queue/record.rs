@@ -14,7 +14,7 @@
 //!
 //! Flags of a message, and what follows in this order: 1 key (length `u8`, key), 2 name (length `u8`, name), 4 expires at
 //! `u64`, 8 not before `u64`, 16 dead letter (from queue `u32`, from id `u64`, deliveries there `u32`, reason `u8`: 0
-//! deliveries, 1 expired), 32 a message again, further on in the log (deliveries `u32`), 64 it was acknowledged and is
+//! deliveries, 1 expired, 2 too large), 32 a message again, further on in the log (deliveries `u32`), 64 it was acknowledged and is
 //! kept, 128 it was not to be synced.
 //!
 //! A record may speak of a message whose own record was truncated away; it is then ignored. Names of queues: the snapshot
@@ -27,7 +27,6 @@ use quorate_journal::{Entry, Record};
 use quorate_protocols::Time;
 
 use super::books::DELIVERED_BYTES;
-use super::config::QUEUE_NAME_BYTES_MAX;
 use super::message::{DeadReason, Durability, Label, MessageId, Origin};
 
 /// One decoded record: a change of the queues. The same is done when it has become durable, and after a restart.
@@ -212,7 +211,11 @@ impl Put {
         if let Some(Origin { queue, id, deliveries, reason }) = &self.origin {
             put_about(out, *queue, *id);
             out.put_u32_le(*deliveries);
-            out.put_u8((*reason == DeadReason::Expired).into());
+            out.put_u8(match reason {
+                DeadReason::Deliveries => 0,
+                DeadReason::Expired => 1,
+                DeadReason::TooLarge => 2,
+            });
         }
         if let Some(deliveries) = self.again {
             out.put_u32_le(deliveries);
@@ -254,9 +257,7 @@ pub(super) fn decode_names(blob: Bytes) -> Result<BTreeMap<u32, String>, &'stati
     while !input.0.is_empty() {
         let number = input.u32()?;
         let name = input.text()?;
-        if name.len() > QUEUE_NAME_BYTES_MAX {
-            return Err("name too long");
-        }
+        // Queues for dead letters had longer names than one may give now.
         let name = String::from_utf8(name.to_vec()).map_err(|_| "name is not text")?;
         names.insert(number, name);
     }
@@ -315,6 +316,7 @@ impl Input {
         let reason = match self.u8()? {
             0 => DeadReason::Deliveries,
             1 => DeadReason::Expired,
+            2 => DeadReason::TooLarge,
             _ => return Err("unknown reason"),
         };
         Ok(Origin { queue, id, deliveries, reason })

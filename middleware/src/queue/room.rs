@@ -10,9 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use quorate_journal::{AppendError, Appended, Journal, Position};
 use quorate_protocols::Time;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::bells::{Bells, RoomBell};
 use super::books::{Books, Desk, Effect, Unit};
 use super::delivery::Delivery;
 use super::error::{DeclareError, PutError, QueueError, WorkError};
@@ -36,7 +37,7 @@ pub(super) enum Attempt {
     /// It is on its way.
     Begun(oneshot::Receiver<Result<Stored, WorkError>>),
     /// A queue has no room: try again when this rings, or when something in it is due.
-    Full(Arc<Notify>, Option<Instant>),
+    Full(Arc<RoomBell>, Option<Instant>),
     /// Something must be stored first: try again when that is known.
     After(oneshot::Receiver<()>),
 }
@@ -66,15 +67,6 @@ pub(super) struct State {
     watched: BTreeMap<MessageId, Vec<oneshot::Sender<Settled>>>,
     /// Why nothing works any more.
     failure: Option<AppendError>,
-}
-
-#[derive(Clone, Default)]
-pub(super) struct Bells {
-    /// Rung for each message that becomes ready, whenever a message may be due earlier than known, and by each consumer
-    /// that leaves.
-    pub(super) arrivals: Arc<Notify>,
-    /// Rung once for each message that goes.
-    pub(super) room: Arc<Notify>,
 }
 
 impl Room {
@@ -413,7 +405,7 @@ impl State {
         for effect in effects {
             match effect {
                 Effect::Ready(queue) => self.bells(queue).arrivals.notify_one(),
-                Effect::Room(queue) => self.bells(queue).room.notify_one(),
+                Effect::Room(queue) => self.bells(queue).room.ring(),
                 Effect::Left(id, how) => self.tell(id, how),
                 Effect::Swept(below, how) => {
                     let old = self.watched.range(..below).map(|(id, _)| *id);
@@ -466,23 +458,9 @@ impl State {
             self.books.bodies.close();
             for bells in self.bells.values() {
                 bells.arrivals.notify_waiters();
-                bells.room.notify_waiters();
+                bells.room.ring_all();
             }
         }
-    }
-}
-
-impl Planned {
-    fn receipt(&self, appended: Option<Appended>) -> Receipt {
-        let record = appended.zip(self.record);
-        let position = record.map(|(appended, record)| appended.first.plus(record));
-        let durability = match record {
-            Some((appended, _)) if appended.durability == quorate_journal::Durability::Synced => {
-                Durability::Synced
-            }
-            _ => self.durability,
-        };
-        Receipt { id: self.id, durability, position, is_repeated: self.is_repeated }
     }
 }
 

@@ -174,7 +174,8 @@ impl Books {
     pub(super) fn plan_trim(&mut self, now: Time, queue: u32) -> Option<Unit> {
         let desk = self.desks.get(&queue)?;
         let kept = desk.shelf.kept();
-        if desk.sweeping > 0 || kept.is_empty() {
+        // Nobody has said yet what is to be kept.
+        if !desk.is_opened || desk.sweeping > 0 || kept.is_empty() {
             return None;
         }
         let config = &desk.config;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+#[cfg(feature = "broker")]
+use super::config::WhenFull;
 use super::delivery::Delivery;
 use super::error::{PutError, WorkError};
 use super::face::{Queue, Queues, Receipt};
@@ -156,6 +158,28 @@ impl Work {
             delivery.let_go();
         }
         Ok(stored.receipts)
+    }
+}
+
+#[cfg(feature = "broker")]
+impl Work {
+    /// What is done where a queue is full, whatever its policy is.
+    pub(super) fn when_full(&mut self, policy: WhenFull) {
+        self.wish.when_full = Some(policy);
+    }
+
+    /// As [`commit`](Self::commit), but what was taken stays taken when nothing is done.
+    pub(super) async fn commit_or_back(self) -> Result<Vec<Receipt>, (WorkError, Vec<Delivery>)> {
+        if let Some(error) = self.refused {
+            return Err((WorkError::Put(error), self.taken));
+        }
+        match self.queues.room.carry_out(&self.wish, false).await {
+            Ok(stored) => {
+                self.taken.into_iter().for_each(Delivery::let_go);
+                Ok(stored.receipts)
+            }
+            Err(error) => Err((error, self.taken)),
+        }
     }
 }
 

@@ -5,18 +5,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quorate_transports::NodeId;
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::format::Formats;
-use super::machine::{Code, Decision, Incoming, Machine, Outgoing, Reason};
+use super::machine::{Code, Machine};
 use super::rejected::Rejected;
 use super::rules::{RuleBase, RulesError};
+use super::task::run;
 use crate::queue::config::QueueConfig;
-use crate::queue::delivery::Delivery;
-use crate::queue::error::{DeclareError, PutError, QueueError, WorkError};
+use crate::queue::error::{DeclareError, QueueError, WorkError};
 use crate::queue::face::{Queue, Queues};
 use crate::queue::manager::{QueueManager, RemoteQueue};
 use crate::queue::message::{Message, MessageId};
@@ -110,30 +109,32 @@ pub struct BrokerStats {
     pub repeated: u64,
 }
 
-struct Inner {
-    queues: Queues,
-    input: Queue,
-    rejected: Queue,
-    manager: Option<QueueManager>,
+pub(super) struct Inner {
+    pub(super) queues: Queues,
+    pub(super) input: Queue,
+    pub(super) rejected: Queue,
+    /// Of what is taken.
+    pub(super) lease: Duration,
+    pub(super) manager: Option<QueueManager>,
     /// Held from a decision until it is stored, and by edits.
-    current: tokio::sync::Mutex<Current>,
+    pub(super) current: tokio::sync::Mutex<Current>,
     stats: Mutex<BrokerStats>,
-    stopping: Notify,
+    pub(super) stopping: Notify,
 }
 
-struct Current {
-    machine: Machine,
-    last: Option<MessageId>,
-    queues: BTreeMap<String, Queue>,
-    remotes: BTreeMap<(u64, String), RemoteQueue>,
+pub(super) struct Current {
+    pub(super) machine: Machine,
+    pub(super) last: Option<MessageId>,
+    pub(super) queues: BTreeMap<String, Queue>,
+    pub(super) remotes: BTreeMap<(u64, String), RemoteQueue>,
     /// Messages that are done one by one, because several together failed.
-    alone: usize,
-    /// What is to be rejected when it comes again, because its results cannot be put.
-    refused: Option<(MessageId, String)>,
+    pub(super) alone: usize,
+    /// What is to be rejected, because its results cannot be put, and whether that could not be put either.
+    pub(super) refused: Option<(MessageId, String, bool)>,
 }
 
 /// Where a message goes from here.
-enum Aim {
+pub(super) enum Aim {
     Here(Queue),
     There(RemoteQueue),
 }
@@ -157,8 +158,8 @@ impl Broker {
     }
 
     /// Puts `base` in the place of the rules of revision `revision`: 0 is that of the first, empty ones. Returns when it is
-    /// stored and counts. What was taken before is decided by the old rules, what is taken from then on by the new ones, and
-    /// no message by some of both.
+    /// stored and counts. What was stored before was decided by the old rules, what is stored from then on is by the new ones,
+    /// also what waits for room meanwhile, and no message by some of both.
     ///
     /// # Errors
     /// See [`EditError`].
@@ -266,7 +267,9 @@ impl BrokerBuilder {
         let machine = Machine::with_code(base, &input, formats, code)?;
         let rejected = format!("{input}{REJECTED}");
         let input = open(&queues, &input, QueueConfig::new()).await?;
-        let rejected = open(&queues, &rejected, QueueConfig::new().deliveries_max(None)).await?;
+        let any_size = QueueConfig::new().deliveries_max(None).message_bytes_max(REJECTED_BYTES_MAX);
+        let rejected = open(&queues, &rejected, any_size).await?;
+        let lease = queues.room.lock().books.desk(input.number).config.lease;
         let current = Current {
             machine,
             last: None,
@@ -279,6 +282,7 @@ impl BrokerBuilder {
             queues,
             input,
             rejected,
+            lease,
             manager,
             current: tokio::sync::Mutex::new(current),
             stats: Mutex::default(),
@@ -289,32 +293,8 @@ impl BrokerBuilder {
     }
 }
 
-async fn run(inner: Arc<Inner>) {
-    loop {
-        let most = if inner.current.lock().await.alone > 0 { 1 } else { BATCH };
-        let taken = tokio::select! {
-            biased;
-            () = inner.stopping.notified() => return,
-            taken = inner.input.get_many(most, Duration::MAX) => taken,
-        };
-        let done = match taken {
-            Ok(deliveries) => inner.carry_out(deliveries).await,
-            Err(error) => Err(Some(error.to_string())),
-        };
-        match done {
-            Ok(()) => {}
-            // A queue is full, or the disk is: soon it may not be.
-            Err(None) => tokio::time::sleep(TRY_AGAIN).await,
-            Err(Some(error)) => {
-                tracing::debug!(queue = inner.input.name(), error, "the broker ends");
-                return;
-            }
-        }
-    }
-}
-
 impl Inner {
-    fn stats(&self) -> MutexGuard<'_, BrokerStats> {
+    pub(super) fn stats(&self) -> MutexGuard<'_, BrokerStats> {
         // Nothing panics while it is held.
         self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -337,173 +317,16 @@ impl Inner {
         tracing::info!(queue = self.input.name(), revision = now + 1, "rules edited");
         Ok(Edited { revision: now + 1, after: current.last })
     }
-
-    /// Decides and stores, all of it in one unit of work. Fails without an error when it is to be tried again, and with one when
-    /// it is over.
-    async fn carry_out(&self, deliveries: Vec<Delivery>) -> Result<(), Option<String>> {
-        let mut current = self.current.lock().await;
-        let mut done = BrokerStats { taken: deliveries.len() as u64, ..BrokerStats::default() };
-        let (count, last) = (deliveries.len(), deliveries.last().map(Delivery::id));
-        current.alone = current.alone.saturating_sub(count);
-        let mut work = self.queues.work();
-        for delivery in deliveries {
-            let refused = current.refused.take_if(|(id, _)| *id == delivery.id());
-            let decision = match refused {
-                Some((_, reason)) => Decision::Reject(Reason::Put { reason }),
-                None => current.machine.decide(&incoming(&self.input, &delivery)),
-            };
-            let like = delivery.to_message();
-            let outcome = match decision {
-                Decision::Send(results) => {
-                    self.aim(&mut current, results).await.map_err(|e| Some(e.to_string()))?
-                }
-                Decision::Reject(reason) => Err(reason),
-            };
-            match outcome {
-                Ok(results) => {
-                    done.sent += results.len() as u64;
-                    for (aim, payload) in results {
-                        let message = Message { payload, name: None, ..like.clone() };
-                        match aim {
-                            Aim::Here(queue) => work.put(&queue, message),
-                            Aim::There(queue) => work.send(&queue, message),
-                        };
-                    }
-                }
-                Err(reason) => {
-                    tracing::warn!(queue = self.input.name(), id = %delivery.id(), %reason, "rejected");
-                    done.rejected += 1;
-                    let revision = current.machine.base().revision;
-                    let payload = like.payload.clone();
-                    let rejected = Rejected { reason: reason.to_string(), revision, payload }.write();
-                    // Its time does not run out there.
-                    let message = Message { payload: rejected, name: None, expires_after: None, ..like };
-                    work.put(&self.rejected, message);
-                }
-            }
-            work.ack(delivery);
-        }
-        let error = match work.commit().await {
-            Ok(_) => {
-                current.last = last;
-                let mut stats = self.stats();
-                stats.taken += done.taken;
-                stats.sent += done.sent;
-                stats.rejected += done.rejected;
-                return Ok(());
-            }
-            Err(error) => error,
-        };
-        self.stats().repeated += 1;
-        match error {
-            // All went back, and come again.
-            WorkError::LeaseLost => Ok(()),
-            WorkError::Put(error) if is_over(&error) => Err(Some(error.to_string())),
-            WorkError::Put(error) if error.is_retryable() => Err(None),
-            error if count == 1 => {
-                current.refused = last.map(|id| (id, told(&error)));
-                Ok(())
-            }
-            _ => {
-                current.alone = count;
-                Ok(())
-            }
-        }
-    }
-
-    /// Finds the queues of results; where one of them is not to be had, there is a reason to reject the message.
-    async fn aim(
-        &self,
-        current: &mut Current,
-        results: Vec<Outgoing>,
-    ) -> Result<Result<Vec<(Aim, bytes::Bytes)>, Reason>, DeclareError> {
-        let mut aimed = Vec::with_capacity(results.len());
-        for result in results {
-            let put = |reason: String| Reason::Put { reason };
-            let aim = match result.node {
-                None => self.here(current, &result).await.map(|found| found.map(Aim::Here)),
-                Some(node) => self.there(current, node, &result).await.map(|found| found.map(Aim::There)),
-            };
-            match aim {
-                Ok(Some(aim)) => aimed.push((aim, result.payload)),
-                Ok(None) if result.node.is_some() => {
-                    return Ok(Err(put("the broker has no queue manager".to_owned())));
-                }
-                Ok(None) => return Ok(Err(put(format!("there is no queue {:?}", result.queue)))),
-                Err(error @ DeclareError::Journal(_)) => return Err(error),
-                Err(error) => return Ok(Err(put(error.to_string()))),
-            }
-        }
-        Ok(Ok(aimed))
-    }
-
-    async fn here(&self, current: &mut Current, to: &Outgoing) -> Result<Option<Queue>, DeclareError> {
-        if let Some(queue) = current.queues.get(&to.queue) {
-            return Ok(Some(queue.clone()));
-        }
-        let queue = match self.queues.existing(&to.queue) {
-            Some(queue) => queue,
-            // Content makes no queues: it would make any number.
-            None if to.is_named_by_content => return Ok(None),
-            None => self.queues.queue(&to.queue).await?,
-        };
-        if current.queues.len() >= QUEUES_MAX {
-            current.queues.clear();
-        }
-        current.queues.insert(to.queue.clone(), queue.clone());
-        Ok(Some(queue))
-    }
-
-    async fn there(
-        &self,
-        current: &mut Current,
-        node: u64,
-        to: &Outgoing,
-    ) -> Result<Option<RemoteQueue>, DeclareError> {
-        let Some(manager) = &self.manager else { return Ok(None) };
-        let key = (node, to.queue.clone());
-        if let Some(queue) = current.remotes.get(&key) {
-            return Ok(Some(queue.clone()));
-        }
-        let queue = manager.remote(NodeId(node), &to.queue).await?;
-        current.remotes.insert(key, queue.clone());
-        Ok(Some(queue))
-    }
 }
 
-fn incoming<'a>(input: &'a Queue, delivery: &'a Delivery) -> Incoming<'a> {
-    Incoming {
-        queue: input.name(),
-        key: delivery.key().map(|key| &key[..]),
-        name: delivery.name().map(|name| &name[..]),
-        priority: delivery.priority(),
-        deliveries: delivery.deliveries(),
-        payload: delivery.payload(),
-    }
-}
-
-/// A queue with the settings that it has, or with these if there is none.
+/// A queue with the settings that somebody has given it in this life, or with these.
 async fn open(queues: &Queues, name: &str, config: QueueConfig) -> Result<Queue, DeclareError> {
-    match queues.existing(name) {
+    let opened = queues.existing(name);
+    let is_opened = |queue: &Queue| queues.room.lock().books.desk(queue.number).is_opened;
+    match opened.filter(is_opened) {
         Some(queue) => Ok(queue),
         None => queues.queue_with(name, config).await,
     }
-}
-
-fn is_over(error: &PutError) -> bool {
-    use quorate_journal::AppendError::{Closed, Poisoned};
-    matches!(error, PutError::Journal(Closed | Poisoned(_)))
-}
-
-/// An error with what is behind it, for people.
-fn told(error: &WorkError) -> String {
-    let mut text = error.to_string();
-    let mut behind = std::error::Error::source(error);
-    while let Some(error) = behind {
-        text = format!("{text}: {error}");
-        behind = error.source();
-    }
-    text
 }
 
 /// Where the rules of a broker are among the queues' own entries.
@@ -525,9 +348,5 @@ impl fmt::Debug for BrokerBuilder {
 
 /// Behind the name of the queue.
 const REJECTED: &str = ".rejected";
-/// Messages that are stored together: one sync for all of them.
-const BATCH: usize = 64;
-/// Queues that are remembered; content may name any that is there.
-const QUEUES_MAX: usize = 4096;
-/// How long a full queue is left alone.
-const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// What is rejected is larger than it was, up to six times; it must fit into a segment as ever.
+const REJECTED_BYTES_MAX: usize = 64 << 20;

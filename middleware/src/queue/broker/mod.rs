@@ -52,6 +52,7 @@ pub mod format;
 mod machine;
 mod rejected;
 mod rules;
+mod task;
 #[cfg(test)]
 mod tests;
 

@@ -187,6 +187,7 @@ impl World {
         for queue in QUEUES {
             let config = QueueConfig::new().deduplicate(WINDOW).lease(Duration::from_secs(2));
             let desk: &mut Desk = books.desk(queue);
+            desk.is_opened = true;
             desk.config = match queue {
                 WORK => config.deliveries_max(Some(3)).retain(4, Duration::from_secs(3600)),
                 _ => config.deliveries_max(None),
