@@ -19,7 +19,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -219,6 +219,8 @@ async fn torture(arguments: &Arguments) -> Outcome<bool> {
             sites.insert(victim, site);
         }
         introduce(&mut sites, &addresses).await?;
+        // So that what is on its way at the end has arrived soon.
+        sites[0].tell(&format!("{TAKEN} {}", told.total(TAKEN))).await?;
         if shown.elapsed() > Duration::from_secs(10) {
             shown = Instant::now();
             eprintln!("{:.0?}: {:?}, {kills} killed", begun.elapsed(), told.totals);
@@ -303,6 +305,7 @@ async fn run_site(id: u64, arguments: &Arguments) -> Outcome {
         turns: turns.clone(),
     };
     let stop = Arc::new(AtomicBool::new(false));
+    let taken = Arc::new(AtomicU64::new(total(&queues, "next")));
     for worker in 0..WORKERS {
         let chance = Chance(arguments.seed.wrapping_add(worker));
         match id {
@@ -316,12 +319,13 @@ async fn run_site(id: u64, arguments: &Arguments) -> Outcome {
         tokio::spawn(until_it_fails(drain(queues.clone(), backlog.clone())));
         let pour = pour(queues.clone(), backlog, Chance(arguments.seed), stop.clone());
         producing.push(tokio::spawn(until_it_fails(pour)));
-        let produce = hand().produce(Chance(arguments.seed), stop.clone());
+        let produce = hand().produce(Chance(arguments.seed), stop.clone(), taken.clone());
         producing.push(tokio::spawn(until_it_fails(produce)));
     }
     let mut orders = BufReader::new(stdin()).lines();
     while let Some(order) = orders.next_line().await? {
         match order.split_once(' ') {
+            Some((TAKEN, count)) => taken.store(count.parse()?, Ordering::Relaxed),
             Some((peer, address)) => node.add_address(NodeId(peer.parse()?), address.parse()?),
             None => {
                 stop.store(true, Ordering::Relaxed);
@@ -355,11 +359,16 @@ struct Hand {
 impl Hand {
     /// Counts per key. The next number is part of the unit of work that puts this one; or it is set afterwards, and whoever
     /// is killed between the two puts the same again, under the same name.
-    async fn produce(self, mut chance: Chance, stop: Arc<AtomicBool>) -> Outcome {
+    async fn produce(self, mut chance: Chance, stop: Arc<AtomicBool>, taken: Arc<AtomicU64>) -> Outcome {
         let mut is_last = false;
         while !is_last {
             // The last time all keys, so that everything that was put is counted.
             is_last = stop.load(Ordering::Relaxed);
+            let on_the_way = total(&self.queues, "next").saturating_sub(taken.load(Ordering::Relaxed));
+            if !is_last && on_the_way > ON_THE_WAY_MAX {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                continue;
+            }
             let mut work = self.queues.work();
             let first = if is_last { 0 } else { chance.below(KEYS) };
             for key in (first..KEYS).take(if is_last { KEYS as usize } else { 16 }) {
@@ -543,5 +552,7 @@ const POURED: &str = "poured";
 const DRAINED: &str = "drained";
 const KEYS: u64 = 64;
 const WORKERS: u64 = 24;
+/// Messages that were counted and not taken; beyond it the first process waits.
+const ON_THE_WAY_MAX: u64 = 10_000;
 /// How long a process may take to come up, and nothing arrive in the end, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -16,6 +16,7 @@ mod inline_loop;
 mod lanes;
 mod ours;
 mod promises;
+mod queues;
 mod report;
 mod rpc;
 mod sockets;
@@ -48,6 +49,8 @@ enum Command {
     Connections(Settings),
     /// Publish and subscribe with a subscriber that never reads.
     Audience(Settings),
+    /// Durable puts, here, into another process, and with the brokers that are installed.
+    Queues(Settings),
     /// All of these.
     All(Settings),
     /// One side of one comparison; the other commands start it.
@@ -56,6 +59,9 @@ enum Command {
     /// The subscribers of `audience`.
     #[command(hide = true)]
     Attend(audience::Audience),
+    /// The other process of `queues`.
+    #[command(hide = true)]
+    Depot(queues::Depot),
     /// The clients of `connections`.
     #[command(hide = true)]
     Crowd(connections::Crowd),
@@ -89,15 +95,18 @@ fn main() -> Outcome<()> {
         Command::Lanes(settings) => lanes::run(&settings),
         Command::Connections(settings) => connections::run(&settings),
         Command::Audience(settings) => audience::run(&settings),
+        Command::Queues(settings) => queues::run(&settings),
         Command::All(settings) => {
             sockets::run(&settings)?;
             rpc::run(&settings)?;
             chain::run(&settings)?;
             lanes::run(&settings)?;
             audience::run(&settings)?;
+            queues::run(&settings)?;
             connections::run(&settings)
         }
         Command::Attend(audience) => audience::attend(&audience),
+        Command::Depot(depot) => queues::keep(&depot),
         Command::Crowd(crowd) => connections::crowd(&crowd),
         Command::Worker { arguments } => {
             let task = Task::from_arguments(arguments.into_iter())?;
