@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use quorate::node::Limits;
 use quorate::queue::{
-    ManagerError, Message, PutError, QueueConfig, QueueManager, Queues, UNDELIVERED, WhenFull,
+    DeadReason, ManagerError, Message, PutError, QueueConfig, QueueManager, Queues, UNDELIVERED, WhenFull,
 };
 use quorate::{Node, NodeId};
-use quorate_journal::{AppendError, Config, Faults, FaultyStorage, MemoryStorage, Storage};
+use quorate_journal::{AppendError, Config, Faults, FaultyStorage, FileStorage, MemoryStorage, Storage};
 use tests::{memory, until, within};
 
 use super::managers::{Site, drain};
@@ -182,5 +182,95 @@ async fn q05_a_manager_that_nobody_holds_stops_also_while_a_message_waits_for_ro
     })
     .await?;
     assert_eq!(drain(&work, 2).await, ["0", "1"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn q05_what_the_next_node_cannot_take_is_a_dead_letter_here_and_what_is_behind_it_goes_on() -> Outcome {
+    let net = memory();
+    let sender = Site::open(&net, 1, MemoryStorage::new()).await;
+    let mut limits = Limits::default();
+    limits.connection.message_bytes_max = 2048;
+    let small = net.builder(2).limits(limits).start().await?;
+    let receiver = Site::on(small, Queues::open(MemoryStorage::new(), config())?).await;
+    let work = receiver.queue("work").await;
+    let remote = sender.manager.remote(NodeId(2), "work").await?;
+    let large = |number: usize| format!("{number:03000}");
+    for number in 0..20 {
+        remote.put(number.to_string()).await?;
+        if number % 7 == 0 {
+            remote.put(large(number)).await?;
+        }
+    }
+    sender.node.add_address(NodeId(2), receiver.address());
+    assert_eq!(drain(&work, 20).await, numbers(20));
+    let undelivered = sender.queue(UNDELIVERED).await;
+    for number in [0, 7, 14] {
+        let letter = undelivered.get(Duration::from_secs(60)).await?.ok_or("it is there")?;
+        assert_eq!(letter.payload(), large(number).as_bytes());
+        let story = letter.dead_letter().ok_or("it has a story")?;
+        assert_eq!((story.queue.as_str(), story.reason), ("outgoing.2", DeadReason::TooLarge));
+        letter.ack().await?;
+    }
+    until(|| sender.queues.names().len() == 2 && receiver.manager.dropped() == 0).await;
+    while sender.manager.waiting().await > 0 {
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn q05_a_directory_that_was_restored_from_a_copy_loses_nothing_that_is_put_afterwards_and_tells()
+-> Outcome {
+    let (place, copy) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let net = memory();
+    let receiver = Site::open(&net, 2, MemoryStorage::new()).await;
+    let work = receiver.queue("work").await;
+    let sender = async || -> Result<Site, Box<dyn std::error::Error>> {
+        let site = Site::open(&net, 1, FileStorage::open(place.path())?).await;
+        site.node.add_address(NodeId(2), receiver.address());
+        Ok(site)
+    };
+    let send = async |site: &Site, texts: &[&str]| -> Outcome {
+        let remote = site.manager.remote(NodeId(2), "work").await?;
+        for text in texts {
+            remote.put((*text).to_owned()).await?;
+        }
+        assert_eq!(drain(&work, texts.len()).await, texts);
+        while site.manager.waiting().await > 0 {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    };
+    let copied = |from: &std::path::Path, to: &std::path::Path| -> Outcome {
+        for old in std::fs::read_dir(to)? {
+            std::fs::remove_file(old?.path())?;
+        }
+        for file in std::fs::read_dir(from)? {
+            let file = file?;
+            std::fs::copy(file.path(), to.join(file.file_name()))?;
+        }
+        Ok(())
+    };
+    let site = sender().await?;
+    send(&site, &["0", "1", "2"]).await?;
+    site.close().await;
+    copied(place.path(), copy.path())?;
+    // The other future, of two lives.
+    for texts in [["3", "4"], ["5", "6"]] {
+        let site = sender().await?;
+        send(&site, &texts).await?;
+        assert_eq!(site.manager.forks(), 0);
+        site.close().await;
+    }
+    copied(copy.path(), place.path())?;
+    let site = sender().await?;
+    send(&site, &["three", "four"]).await?;
+    assert_eq!(site.manager.forks(), 1, "it shows");
+    send(&site, &["five"]).await?;
+    site.close().await;
+    let site = sender().await?;
+    send(&site, &["six"]).await?;
+    assert_eq!(site.manager.forks(), 0, "it is over");
     Ok(())
 }

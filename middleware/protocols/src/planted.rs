@@ -143,6 +143,8 @@ pub enum Planted {
     TransferForgetsPlaces,
     /// Transfer: the numbers of a sender's new disk are taken for those of its old one.
     TransferIgnoresBirth,
+    /// Transfer: a position that another future of a restored disk has led to is taken for one's own.
+    TransferIgnoresForks,
     /// Two-phase commit: a participant does not remember what has ended, so that a late prepare runs again.
     CommitForgetsFinished,
 }

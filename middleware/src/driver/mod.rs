@@ -42,6 +42,12 @@ pub(crate) trait Sink<M: Machine>: Send + 'static {
         let _ = (from, frame);
     }
 
+    /// A node can be reached from which the machine has heard nothing yet: what it is to be told of that.
+    fn met(&mut self, node: NodeId) -> Option<M::Command> {
+        let _ = node;
+        None
+    }
+
     /// A command that the sink itself wants to give, for example because it is full. Asked once a turn, and whenever
     /// [`Setup::wake`] was notified.
     fn command(&mut self) -> Option<M::Command> {
@@ -466,7 +472,10 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
             }
             Arrival::Peer(PeerEvent::Up(peer)) => match self.last_life(peer.node) {
                 Some(peer) => self.feed(Input::Reachable(peer)),
-                None => Ok(()),
+                None => match self.sink.met(peer.node) {
+                    Some(command) => self.feed(Input::Command(command)),
+                    None => Ok(()),
+                },
             },
             Arrival::Peer(PeerEvent::Down(Identity { node, .. })) | Arrival::Refused(node) => {
                 if let Some(life) = self.lives.get_mut(&node) {

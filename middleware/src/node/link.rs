@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
@@ -85,15 +86,17 @@ impl Inner {
     /// Dials a peer until it is connected or nobody wants it any more.
     pub(super) async fn redial(this: Arc<Self>, peer: Arc<Peer>) {
         let mut insists = false;
+        let mut tried = peer.state().addresses();
         loop {
             let Some((failures, _)) = this.start_attempt(&peer, false) else { return };
             let pause = this.backoff(failures);
             if !pause.is_zero() {
                 let pause_ms = pause.as_millis() as u64;
                 tracing::debug!(node = %this.identity, peer = %peer.node, failures, pause_ms, "dialling again later");
-                tokio::time::sleep(pause).await;
+                Self::pause(&peer, pause, &tried).await;
             }
             let Some((_, addresses)) = this.start_attempt(&peer, true) else { return };
+            tried.clone_from(&addresses);
             let mut is_turned_away = false;
             for address in addresses {
                 match Self::dial_once(&this, &address, Some(peer.node), insists).await {
@@ -121,6 +124,21 @@ impl Inner {
             }
             drop(state);
             peer.changed.notify_waiters();
+        }
+    }
+
+    /// Waits, unless the peer gets an address that was not tried: that one need not wait for what the others did.
+    async fn pause(peer: &Peer, pause: Duration, tried: &[Address]) {
+        let until = Instant::now() + pause;
+        loop {
+            let mut changed = pin!(peer.changed.notified());
+            changed.as_mut().enable();
+            if peer.state().addresses().iter().any(|address| !tried.contains(address)) {
+                return;
+            }
+            if tokio::time::timeout_at(until, changed).await.is_err() {
+                return;
+            }
         }
     }
 

@@ -20,10 +20,10 @@ fn hear(machine: &mut Transfer, message: Message) -> Vec<Output<Transfer>> {
 
 #[test]
 fn q05_a_peer_that_says_again_and_again_that_its_disk_is_new_fills_no_memory() {
-    let mut machine = Transfer::new(Config::new(1, 1), []);
+    let mut machine = Transfer::new(Config::new(1, 1), [], []);
     let batch = |birth, number| {
         let items = vec![Item { number, body: Bytes::from_static(b"body") }];
-        Message::Batch { birth, previous: number - 1, items }
+        Message::Batch { birth, life: 1, mark: 1, previous: number - 1, items }
     };
     let mut storing = Vec::new();
     for birth in 1..5 {
@@ -47,19 +47,20 @@ fn q05_a_peer_that_says_again_and_again_that_its_disk_is_new_fills_no_memory() {
 
 #[test]
 fn q05_a_peer_whose_disk_is_older_than_its_last_one_is_told_to_the_user() {
-    let mut machine = Transfer::new(Config::new(1, 1), []);
+    let mut machine = Transfer::new(Config::new(1, 1), [], []);
     let open = |birth| Message::Open { birth, question: Question { life: 1, number: birth } };
     hear(&mut machine, open(9));
     let heard = hear(&mut machine, open(8));
-    let is_told = matches!(&heard[..], [Output::Event(Event::Outdated { from: 7, birth: 8, known: 9 })]);
-    assert!(is_told, "{}", heard.len());
+    let [told, Output::Send { message: answer, .. }] = &heard[..] else { panic!("{}", heard.len()) };
+    assert!(matches!(told, Output::Event(Event::Outdated { from: 7, birth: 8, known: 9 })), "{told:?}");
+    assert!(matches!(answer, Message::Outdated { birth: 8, known: 9, .. }), "so is the peer: {answer:?}");
 }
 
 #[test]
 fn q05_a_batch_takes_no_more_on_the_wire_than_asked_but_for_a_single_large_message() {
     let mut config = Config::new(1, 1);
     config.batch_bytes = 500;
-    let mut machine = Transfer::new(config, []);
+    let mut machine = Transfer::new(config, [], []);
     let items: Vec<_> = (1..=300)
         .map(|number| Item {
             number,
@@ -72,7 +73,7 @@ fn q05_a_batch_takes_no_more_on_the_wire_than_asked_but_for_a_single_large_messa
         for output in give(&mut machine, input) {
             match output {
                 Output::Send { message: Message::Open { birth, question }, .. } => {
-                    let message = Message::Opened { birth, question, stored: 0 };
+                    let message = Message::Opened { birth, question, stored: 0, mark: 0, bytes_max: 1 << 20 };
                     inputs.push(Input::Received { from: PEER, message });
                 }
                 Output::Send { message, .. } => {

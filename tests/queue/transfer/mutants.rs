@@ -49,3 +49,8 @@ fn a_receiver_that_forgets_its_places_is_found() {
 fn a_new_disk_taken_for_the_old_one_is_found() {
     must_be_found(Planted::TransferIgnoresBirth);
 }
+
+#[test]
+fn a_restored_disk_taken_for_one_that_went_on_is_found() {
+    must_be_found(Planted::TransferIgnoresForks);
+}

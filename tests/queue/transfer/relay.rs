@@ -22,6 +22,10 @@ pub(crate) struct Relay {
     store_time: Duration,
     put_every: Duration,
     replaces: bool,
+    /// The first disk goes back to a copy, sooner or later.
+    restores: bool,
+    /// What may arrive again because of that.
+    again: BTreeSet<u64>,
     serial: u64,
     /// Told durable at the first station.
     put: BTreeSet<u64>,
@@ -40,6 +44,8 @@ impl Relay {
             store_time: Duration::from_micros(rng.between(1, 300_000)),
             put_every: Duration::from_micros(rng.between(5_000, 300_000)),
             replaces: rng.chance(Chance::percent(30)),
+            restores: rng.chance(Chance::percent(30)),
+            again: BTreeSet::new(),
             serial: 0,
             put: BTreeSet::new(),
             births: 1,
@@ -51,13 +57,32 @@ impl Relay {
     /// Whether what has arrived is right: once, and in order.
     fn check(&self, station: &Station) -> Result<(), Violation> {
         let arrived = &station.disk().arrived;
-        match arrived.windows(2).find(|pair| pair[0] >= pair[1]) {
-            Some(pair) => Err(Violation(format!("{} arrived after {}", pair[1], pair[0]))),
+        let once = || arrived.iter().filter(|serial| !self.again.contains(serial));
+        match once().zip(once().skip(1)).find(|(before, after)| before >= after) {
+            Some((before, after)) => Err(Violation(format!("{after} arrived after {before}"))),
             None if arrived.last().is_some_and(|last| *last > self.serial) => {
                 Err(Violation("something arrived that was not put".into()))
             }
             None => Ok(()),
         }
+    }
+
+    /// Copies the first disk, or takes it back to its copy; true when there is more to do.
+    fn restore(&mut self, world: &mut World<Station>) -> bool {
+        let Some(disk) = world.machine(0).map(Station::disk) else { return true };
+        let Some(saved) = disk.saved() else {
+            world.command(0, Command::Save);
+            return true;
+        };
+        let saved: BTreeSet<u64> = saved.collect();
+        // What was put since and has not left goes with the disk; whether it is durable is not told any more.
+        if disk.outgoing().chain([self.serial]).any(|serial| !self.put.contains(&serial)) {
+            return true;
+        }
+        self.put.retain(|serial| saved.contains(serial) || !disk.is_waiting(*serial));
+        self.again.extend(saved);
+        world.command(0, Command::Restore);
+        false
     }
 
     fn put(&mut self, world: &mut World<Station>) {
@@ -101,9 +126,11 @@ impl Scenario for Relay {
             let is_empty = world.machine(0).is_some_and(Station::is_empty);
             // Nothing is lost with a disk that is empty; then its numbers begin again.
             if self.replaces && is_empty && self.put.contains(&self.serial) {
-                self.births += 1;
+                self.births += 1000;
                 world.command(0, Command::Replace(self.births));
                 self.replaces = world.rng().chance(Chance::percent(50));
+            } else if self.restores && world.rng().chance(Chance::percent(10)) {
+                self.restores = self.restore(world);
             } else {
                 let burst = if world.rng().chance(Chance::percent(20)) { 8 } else { 1 };
                 (0..burst).for_each(|_| self.put(world));

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use quorate_protocols::transfer::{self, Item, Message, Place, Transfer};
+use quorate_protocols::transfer::{self, Item, Life, Message, Place, Transfer};
 use quorate_protocols::wire::{put_count, take_count, take_u64};
 use quorate_protocols::{Input, Machine, Output, Outputs, Time, Wire, WireError};
 
@@ -15,6 +15,8 @@ pub(crate) struct Station {
     /// Where its messages go on to; `None` at the end of the way.
     next: Option<u64>,
     config: transfer::Config,
+    /// The life of the disk is on the disk.
+    is_noted: bool,
     transfer: Transfer,
     heard: Outputs<Transfer>,
     disk: Disk,
@@ -26,6 +28,11 @@ pub(crate) struct Station {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Disk {
     birth: u64,
+    /// And those that single peers are told.
+    births: BTreeMap<u64, u64>,
+    lives: Vec<Life>,
+    /// A copy of all this.
+    saved: Option<Box<Disk>>,
     /// The next number.
     number: u64,
     /// On their way to the next station.
@@ -47,6 +54,19 @@ pub(crate) enum Record {
     Settled {
         through: u64,
     },
+    /// A life of the disk begins.
+    Life {
+        mark: u64,
+    },
+    /// The disk is copied.
+    Saved,
+    /// It is again as it was when it was copied.
+    Restored,
+    /// A peer is told another birth.
+    Reborn {
+        to: u64,
+        birth: u64,
+    },
     Stored {
         place: Place,
         serials: Vec<u64>,
@@ -61,6 +81,10 @@ pub(crate) enum Command {
     Store,
     /// The disk is replaced by an empty one; only where nothing is on its way.
     Replace(u64),
+    /// The disk is copied.
+    Save,
+    /// It is again as it was when it was copied.
+    Restore,
 }
 
 #[derive(Debug)]
@@ -81,9 +105,19 @@ impl Station {
         for record in records {
             disk.apply(record, next.is_some());
         }
-        let config = transfer::Config { birth: disk.birth, ..config };
-        let transfer = Transfer::new(config.clone(), disk.places.values().copied());
-        Self { next, config, transfer, heard: Outputs::new(), disk, storing: VecDeque::new() }
+        disk.begin_life(config.life);
+        let transfer = disk.transfer(&config);
+        let (heard, storing) = (Outputs::new(), VecDeque::new());
+        Self { next, config, is_noted: false, transfer, heard, disk, storing }
+    }
+
+    /// The machine is made anew, as by a start on what the disk has now.
+    fn begin_again(&mut self, out: &mut Outputs<Self>) {
+        self.config.life += LIVES;
+        self.persist(Record::Life { mark: self.config.life }, out);
+        out.barrier();
+        self.transfer = self.disk.transfer(&self.config);
+        self.storing.clear();
     }
 
     pub(crate) fn disk(&self) -> &Disk {
@@ -130,6 +164,14 @@ impl Station {
                     self.storing.push_back((place, items));
                     out.event(Event::Store);
                 }
+                Output::Event(transfer::Event::Forked { to, above }) => {
+                    let birth = above + 1;
+                    self.persist(Record::Reborn { to, birth }, out);
+                    out.barrier();
+                    self.step(now, Input::Command(transfer::Command::Born { to, birth }), out);
+                }
+                // Peers take all there is here.
+                Output::Event(transfer::Event::TooLarge { .. }) => {}
                 Output::Event(transfer::Event::Gap { .. }) => out.event(Event::Gap),
                 // An old question that was late.
                 Output::Event(transfer::Event::Outdated { .. }) => {}
@@ -153,6 +195,10 @@ impl Machine for Station {
     type Record = Record;
 
     fn handle(&mut self, now: Time, input: Input<Self>, out: &mut Outputs<Self>) {
+        if !std::mem::replace(&mut self.is_noted, true) {
+            out.persist(Record::Life { mark: self.config.life });
+            out.barrier();
+        }
         match input {
             Input::Tick => self.step(now, Input::Tick, out),
             Input::Received { from, message } => self.step(now, Input::Received { from, message }, out),
@@ -183,10 +229,13 @@ impl Machine for Station {
             }
             Input::Command(Command::Replace(birth)) => {
                 self.persist(Record::Born { birth }, out);
-                out.barrier();
-                self.config.birth = birth;
-                self.config.life += LIVES;
-                self.transfer = Transfer::new(self.config.clone(), []);
+                self.begin_again(out);
+            }
+            Input::Command(Command::Save) => self.persist(Record::Saved, out),
+            Input::Command(Command::Restore) => {
+                self.persist(Record::Restored, out);
+                self.begin_again(out);
+                self.offer(now, out);
             }
         }
     }
@@ -197,11 +246,43 @@ impl Machine for Station {
 }
 
 impl Disk {
+    pub(crate) fn is_waiting(&self, serial: u64) -> bool {
+        self.outgoing.values().any(|waiting| *waiting == serial)
+    }
+
+    /// What waited when it was copied; none without a copy.
+    pub(crate) fn saved(&self) -> Option<impl Iterator<Item = u64>> {
+        self.saved.as_ref().map(|saved| saved.outgoing.values().copied())
+    }
+
+    /// What waits now.
+    pub(crate) fn outgoing(&self) -> impl Iterator<Item = u64> {
+        self.outgoing.values().copied()
+    }
+
+    fn transfer(&self, config: &transfer::Config) -> Transfer {
+        let config = transfer::Config { birth: self.birth, lives: self.lives.clone(), ..config.clone() };
+        Transfer::new(config, self.places.values().copied(), self.births.clone())
+    }
+
+    fn begin_life(&mut self, mark: u64) {
+        self.lives.retain(|life| life.first < self.number && life.mark != mark);
+        self.lives.push(Life { first: self.number, mark });
+    }
+
     fn apply(&mut self, record: &Record, has_next: bool) {
         match record {
             Record::Born { birth } => {
                 *self = Self { birth: *birth, number: 1, arrived: self.arrived.clone(), ..Self::default() };
             }
+            Record::Life { mark } => self.begin_life(*mark),
+            Record::Saved => self.saved = Some(Box::new(Self { saved: None, ..self.clone() })),
+            Record::Restored => {
+                if let Some(saved) = self.saved.take() {
+                    *self = *saved;
+                }
+            }
+            Record::Reborn { to, birth } => drop(self.births.insert(*to, *birth)),
             Record::Put { serial } => self.send(*serial),
             Record::Settled { through } => self.outgoing = self.outgoing.split_off(&(through + 1)),
             Record::Stored { place, serials } => {
@@ -239,8 +320,12 @@ impl Wire for Record {
                 out.put_u64_le(2);
                 out.put_u64_le(*through);
             }
+            Self::Life { mark } => [4, *mark].iter().for_each(|number| out.put_u64_le(*number)),
+            Self::Saved => out.put_u64_le(5),
+            Self::Restored => out.put_u64_le(6),
+            Self::Reborn { to, birth } => [7, *to, *birth].iter().for_each(|number| out.put_u64_le(*number)),
             Self::Stored { place, serials } => {
-                for number in [3, place.from, place.birth, place.through] {
+                for number in [3, place.from, place.birth, place.through, place.mark] {
                     out.put_u64_le(number);
                 }
                 put_count(out, serials.len());
@@ -254,9 +339,14 @@ impl Wire for Record {
             0 => Self::Born { birth: take_u64(input, "birth")? },
             1 => Self::Put { serial: take_u64(input, "serial")? },
             2 => Self::Settled { through: take_u64(input, "number")? },
+            4 => Self::Life { mark: take_u64(input, "mark")? },
+            5 => Self::Saved,
+            6 => Self::Restored,
+            7 => Self::Reborn { to: take_u64(input, "peer")?, birth: take_u64(input, "birth")? },
             _ => {
                 let (from, birth) = (take_u64(input, "from")?, take_u64(input, "birth")?);
-                let place = Place { from, birth, through: take_u64(input, "number")? };
+                let (through, mark) = (take_u64(input, "number")?, take_u64(input, "mark")?);
+                let place = Place { from, birth, through, mark };
                 let count = take_count(input, 8, "serials")?;
                 let serials = (0..count).map(|_| take_u64(input, "serial")).collect::<Result<_, _>>()?;
                 Self::Stored { place, serials }

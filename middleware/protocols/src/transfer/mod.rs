@@ -6,8 +6,13 @@
 //! Method      messages have increasing numbers, with gaps, and each batch names the number before it. The receiver stores
 //!             messages and its position in *one* step, and takes a batch only if it follows what it has: what it has is
 //!             dropped, what leaves a hole is refused. After every doubt (a start, a silence, a hole) the sender asks for
-//!             the receiver's position and goes on from there. A sender whose disk was replaced has another *birth*, so that
+//!             the receiver's position and goes on from there; the answer comes when all is stored that the receiver has taken,
+//!             and from then on it takes nothing of an earlier life. A sender whose disk was replaced has another *birth*, so that
 //!             its numbers are not taken for old ones.
+//! Restored    a disk that goes back to an earlier state gives numbers again. So each of its lives has a *mark*, which goes
+//!             with the numbers and comes back with the receiver's position: a position that another future of the disk has
+//!             led to is told from one's own, and the sender goes on with a later birth. What was to be sent when the state
+//!             was saved, and was sent in the other future, may then come again; nothing is taken for sent that was not.
 //! Sans-IO     reading the transmission queue ([`Event::Fetch`]), dropping from it ([`Event::Settled`]) and storing at the
 //!             other end ([`Event::Store`]) are asked for and answered by commands; both ends of any number of channels are
 //!             one machine.
@@ -23,8 +28,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use message::{BATCH_BYTES, ITEM_BYTES, Item, Message};
-use receiving::Receiving;
-use sending::Sending;
+use receiving::{Batch, Receiving};
+use sending::{Opened, Sending};
 
 use crate::machine::{Input, Lane, Machine, Outputs, ProcessId};
 use crate::planted::{Plant, Planted};
@@ -34,6 +39,8 @@ use crate::time::Time;
 pub struct Transfer {
     config: Config,
     asked: u64,
+    /// Of the disk as single peers know it, where that is not as all others do.
+    births: BTreeMap<u64, u64>,
     sending: BTreeMap<u64, Sending>,
     receiving: BTreeMap<u64, Receiving>,
 }
@@ -46,14 +53,27 @@ pub struct Config {
     pub birth: u64,
     /// A number that no earlier life of this process had: it tells answers to this life's questions from old ones.
     pub life: u64,
+    /// The lives of the disk, this one included, in their order. What gave numbers before the first of them is not known.
+    pub lives: Vec<Life>,
+    /// Bytes of the largest message of this protocol that the process can send, and be sent. Default: as large as you like.
+    pub message_bytes_max: usize,
     /// Most bytes that are under way to a peer, its answer still to come. Default 1 MiB.
     pub window_bytes: usize,
     /// Most bytes of one batch on the wire; one message may be larger. Default 64 KiB.
     pub batch_bytes: usize,
-    /// How long a peer may be silent before it is asked again; doubled with each silence, up to eight times. Default 500 ms.
+    /// How long a peer may be silent, or store nothing, before it is asked again; doubled each time, up to eight times. Default 500 ms.
     pub silence: Duration,
     /// A bug to plant, for tests.
     pub plant: Plant,
+}
+
+/// One life of a disk: from an opening to the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// The first number that it may give.
+    pub first: u64,
+    /// Tells it from all others, also of the same disk after it was restored from a copy. Not zero.
+    pub mark: u64,
 }
 
 /// Up to where messages of a peer are stored: durable together with them, and given back to the next life.
@@ -65,6 +85,8 @@ pub struct Place {
     pub birth: u64,
     /// The number of the last message that is stored.
     pub through: u64,
+    /// The life of the peer's disk that gave this number; zero if that is not known.
+    pub mark: u64,
 }
 
 /// What the user of the machine tells it.
@@ -86,6 +108,25 @@ pub enum Command {
     },
     /// The answer to [`Event::Store`]: the messages are durable, and so is the place.
     Stored(Place),
+    /// The answer to [`Event::TooLarge`]: the message is somewhere else, and no longer in the transmission queue; durably.
+    SetAside {
+        /// The peer.
+        to: u64,
+        /// The message.
+        number: u64,
+    },
+    /// The answer to [`Event::Forked`]: it is durable that this peer is told this birth from now on.
+    Born {
+        /// The peer.
+        to: u64,
+        /// Larger than what was asked to be exceeded.
+        birth: u64,
+    },
+    /// A peer can be reached: what [`Input::Reachable`] says of one that was never heard.
+    Met {
+        /// The peer.
+        peer: u64,
+    },
 }
 
 /// What the user of the machine is told.
@@ -125,6 +166,26 @@ pub enum Event {
         /// What it had.
         settled: u64,
     },
+    /// A message is larger than what the peer can be sent; those behind it wait. Put it somewhere else, take it out of the
+    /// transmission queue, and answer with [`Command::SetAside`].
+    TooLarge {
+        /// The peer.
+        to: u64,
+        /// The message.
+        number: u64,
+        /// What a batch with nothing else takes.
+        size: usize,
+        /// What it may take.
+        limit: usize,
+    },
+    /// This disk was restored from a copy: the peer has had messages that it does not know of. Choose another birth for
+    /// it, make that durable, and answer with [`Command::Born`].
+    Forked {
+        /// The peer.
+        to: u64,
+        /// The birth must be larger than this.
+        above: u64,
+    },
     /// A peer sends from a disk that is older than one that it has sent from: nothing of that is taken.
     Outdated {
         /// The peer.
@@ -142,22 +203,47 @@ impl Config {
         Self {
             birth,
             life,
+            lives: Vec::new(),
+            message_bytes_max: usize::MAX,
             window_bytes: 1 << 20,
             batch_bytes: 64 << 10,
             silence: Duration::from_millis(500),
             plant: Plant::NONE,
         }
     }
+
+    /// Whether a peer's position is one that this disk has led to, as far as can be known.
+    fn is_ours(&self, stored: u64, mark: u64) -> bool {
+        let is_known = [0, mark].contains(&self.mark_of(stored));
+        mark == 0 || is_known || self.plant.has(Planted::TransferIgnoresForks)
+    }
+
+    /// Which life gave a number; zero if that is not known.
+    fn mark_of(&self, number: u64) -> u64 {
+        let after = self.lives.partition_point(|life| life.first <= number);
+        after.checked_sub(1).and_then(|index| self.lives.get(index)).map_or(0, |life| life.mark)
+    }
+
+    /// The last number of a life that is over.
+    fn last_of(&self, mark: u64) -> Option<u64> {
+        let index = self.lives.iter().position(|life| life.mark == mark)?;
+        self.lives.get(index + 1)?.first.checked_sub(1)
+    }
 }
 
 impl Transfer {
-    /// A new life, with the places that the last one had stored.
-    pub fn new(config: Config, places: impl IntoIterator<Item = Place>) -> Self {
+    /// A new life, with the places that the last one had stored, and for each peer that has its own the
+    /// [birth](Command::Born).
+    pub fn new(
+        config: Config,
+        places: impl IntoIterator<Item = Place>,
+        births: impl IntoIterator<Item = (u64, u64)>,
+    ) -> Self {
         let mut receiving = BTreeMap::new();
         if !config.plant.has(Planted::TransferForgetsPlaces) {
             receiving.extend(places.into_iter().map(|place| (place.from, Receiving::at(place))));
         }
-        Self { config, asked: 0, sending: BTreeMap::new(), receiving }
+        Self { config, asked: 0, births: births.into_iter().collect(), sending: BTreeMap::new(), receiving }
     }
 
     /// True when nothing is under way to anyone and nothing was offered that was not sent.
@@ -169,7 +255,8 @@ impl Transfer {
         if self.sending.len() >= PEERS_MAX && !self.sending.contains_key(&to) {
             return None;
         }
-        Some(self.sending.entry(to).or_default())
+        let birth = self.births.get(&to).copied().unwrap_or(self.config.birth);
+        Some(self.sending.entry(to).or_insert_with(|| Sending::new(birth)))
     }
 
     /// A question that was never asked before.
@@ -189,40 +276,42 @@ impl Transfer {
     fn received(&mut self, now: Time, from: u64, message: Message, out: &mut Outputs<Self>) {
         match message {
             Message::Open { birth, question } => {
-                let plant = self.config.plant;
+                let config = self.config.clone();
                 let Some(receiving) = self.receiving(from) else { return };
-                match receiving.open(birth, plant) {
-                    Ok(stored) => {
-                        let answer = Message::Opened { birth, question, stored };
-                        out.send(ProcessId::any_life(from), Lane::Ordinary, answer);
-                    }
-                    Err(known) => out.event(Event::Outdated { from, birth, known }),
+                if let Err(known) = receiving.open(birth, question, &config, from, out) {
+                    out.event(Event::Outdated { from, birth, known });
+                    let answer = Message::Outdated { birth, question, known };
+                    out.send(ProcessId::any_life(from), Lane::Ordinary, answer);
                 }
             }
-            Message::Batch { birth, previous, items } => {
+            Message::Batch { birth, life, mark, previous, items } => {
                 let plant = self.config.plant;
                 let Some(receiving) = self.receiving(from) else { return };
-                receiving.batch(from, birth, previous, items, plant, out);
+                receiving.batch(Batch { from, birth, life, mark, previous, items }, plant, out);
             }
-            Message::Opened { birth, question, stored } => {
-                if birth == self.config.birth
-                    && let Some(sending) = self.sending.get_mut(&from)
+            Message::Opened { birth, question, stored, mark, bytes_max } => {
+                if let Some(sending) = self.sending.get_mut(&from).filter(|sending| sending.birth() == birth)
                 {
-                    sending.opened(from, question, stored, out);
+                    let opened = Opened { question, stored, mark, bytes_max };
+                    sending.opened(from, opened, &self.config, out);
                     self.pump(now, from, out);
                 }
             }
-            Message::Stored { birth, stored } => {
-                if birth == self.config.birth
-                    && let Some(sending) = self.sending.get_mut(&from)
+            Message::Outdated { birth, question, known } => {
+                if let Some(sending) = self.sending.get_mut(&from).filter(|sending| sending.birth() == birth)
                 {
-                    sending.stored(now, from, stored, &self.config, out);
+                    sending.outdated(from, question, known, out);
+                }
+            }
+            Message::Stored { birth, stored, mark } => {
+                if let Some(sending) = self.sending.get_mut(&from).filter(|sending| sending.birth() == birth)
+                {
+                    sending.stored(now, from, (stored, mark), &self.config, out);
                     self.pump(now, from, out);
                 }
             }
             Message::Behind { birth } => {
-                if birth == self.config.birth
-                    && let Some(sending) = self.sending.get_mut(&from)
+                if let Some(sending) = self.sending.get_mut(&from).filter(|sending| sending.birth() == birth)
                 {
                     sending.doubt();
                     self.pump(now, from, out);
@@ -282,13 +371,26 @@ impl Machine for Transfer {
             }
             Input::Command(Command::Stored(place)) => {
                 if let Some(receiving) = self.receiving.get_mut(&place.from) {
-                    receiving.stored(place, out);
+                    receiving.stored(place, &self.config, out);
                 }
             }
-            Input::Reachable(peer) => {
-                if let Some(sending) = self.sending.get_mut(&peer.node) {
-                    sending.doubt();
-                    self.pump(now, peer.node, out);
+            Input::Command(Command::SetAside { to, number }) => {
+                if let Some(sending) = self.sending.get_mut(&to) {
+                    sending.set_aside(number);
+                    self.pump(now, to, out);
+                }
+            }
+            Input::Command(Command::Born { to, birth }) => {
+                self.births.insert(to, birth);
+                if let Some(sending) = self.sending.get_mut(&to) {
+                    sending.born(birth);
+                    self.pump(now, to, out);
+                }
+            }
+            Input::Command(Command::Met { peer }) | Input::Reachable(ProcessId { node: peer, .. }) => {
+                if let Some(sending) = self.sending.get_mut(&peer) {
+                    sending.reachable();
+                    self.pump(now, peer, out);
                 }
             }
             // What was under way may be lost; the silence will tell.

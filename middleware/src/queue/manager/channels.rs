@@ -8,20 +8,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_journal::AppendError;
 use quorate_protocols::transfer::{Command, Event, Item, Place, Transfer};
+use quorate_transports::NodeId;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::super::config::WhenFull;
-use super::super::error::{DeclareError, PutError, QueueError, WorkError};
-use super::super::face::Queue;
-use super::super::message::{Message, MessageId};
+use super::super::error::{DeclareError, PutError, WorkError};
+use super::super::message::Message;
 use super::super::plan::Wish;
 use super::super::room::{Room, wall_now};
-use super::super::view::{Standing, Start};
 use super::super::work::OWN_STATE;
 use super::envelope::Envelope;
 use super::{HOPS_MAX, Inner, OUTGOING, PLACES, QueueManager};
-use crate::driver::{Handle, Sink};
+use crate::driver::Sink;
 
 /// What the machine has asked for. Bounded by the machine: one reading and one number per peer that we send to, and so many
 /// batches of a peer that sends to us as it takes at a time.
@@ -32,20 +31,26 @@ pub(super) struct Desk {
     arrivals: Notify,
     /// Messages that no queue here takes.
     pub(super) dropped: AtomicU64,
+    /// Peers that had more from this directory than it knows of.
+    pub(super) forks: AtomicU64,
 }
 
 #[derive(Default)]
-struct State {
-    outgoing: BTreeMap<u64, Outgoing>,
+pub(super) struct State {
+    pub(super) outgoing: BTreeMap<u64, Outgoing>,
     storing: BTreeMap<u64, Storing>,
 }
 
 #[derive(Default)]
-struct Outgoing {
-    fetch: Option<(u64, usize)>,
-    settled: Option<u64>,
-    reading: Arc<Notify>,
-    settling: Arc<Notify>,
+pub(super) struct Outgoing {
+    pub(super) fetch: Option<(u64, usize)>,
+    pub(super) settled: Option<u64>,
+    /// The number of a message that is too large for the peer.
+    pub(super) large: Option<u64>,
+    /// The birth that another one must exceed.
+    pub(super) fork: Option<u64>,
+    pub(super) reading: Arc<Notify>,
+    pub(super) settling: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -56,7 +61,7 @@ struct Storing {
 }
 
 impl Desk {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,6 +79,10 @@ impl Feed {
 }
 
 impl Sink<Transfer> for Feed {
+    fn met(&mut self, node: NodeId) -> Option<Command> {
+        Some(Command::Met { peer: node.0 })
+    }
+
     fn take(&mut self, event: Event) {
         let mut state = self.desk.lock();
         match event {
@@ -95,6 +104,22 @@ impl Sink<Transfer> for Feed {
                     self.desk.arrivals.notify_one();
                 }
             }
+            Event::TooLarge { to, number, size, limit } => {
+                let why = "a message is too large for the next node: it is undelivered";
+                tracing::warn!(peer = to, number, size, limit, "{why}");
+                let outgoing = state.outgoing.entry(to).or_default();
+                outgoing.large = Some(number);
+                outgoing.settling.notify_one();
+            }
+            Event::Forked { to, above } => {
+                let why = "a peer had more from this directory than it knows of: it was restored from a copy, and what waited \
+                           then may arrive there again";
+                tracing::error!(peer = to, "{why}");
+                self.desk.forks.fetch_add(1, Ordering::Relaxed);
+                let outgoing = state.outgoing.entry(to).or_default();
+                outgoing.fork = Some(above);
+                outgoing.settling.notify_one();
+            }
             Event::Gap { to, stored, settled } => {
                 tracing::warn!(peer = to, stored, settled, "a peer has less than it told: it lost its disk");
             }
@@ -104,67 +129,6 @@ impl Sink<Transfer> for Feed {
             }
         }
     }
-}
-
-/// Reads a transmission queue for the machine, and drops what has arrived, until the queues are closed.
-pub(super) async fn forward(to: u64, queue: Queue, handle: Arc<Handle<Transfer>>, desk: Arc<Desk>) {
-    let (reading, settling) = {
-        let mut state = desk.lock();
-        let outgoing = state.outgoing.entry(to).or_default();
-        (outgoing.reading.clone(), outgoing.settling.clone())
-    };
-    let reads = async {
-        loop {
-            if handle.command(Command::Offer { to }).await.is_err() {
-                return;
-            }
-            loop {
-                let wish = desk.lock().outgoing.entry(to).or_default().fetch.take();
-                if let Some((after, bytes_max)) = wish {
-                    let Ok(items) = read(&queue, after, bytes_max) else { return };
-                    if handle.command(Command::Fetched { to, after, items }).await.is_err() {
-                        return;
-                    }
-                }
-                tokio::select! {
-                    () = reading.notified() => {}
-                    () = queue.arrivals() => break,
-                }
-            }
-        }
-    };
-    let drops = async {
-        loop {
-            settling.notified().await;
-            let settled = desk.lock().outgoing.entry(to).or_default().settled.take();
-            if let Some(through) = settled {
-                let next = MessageId::from_u64(through.saturating_add(1));
-                if queue.seek(Start::At(next)).await.is_err() {
-                    return;
-                }
-            }
-        }
-    };
-    tokio::join!(reads, drops);
-}
-
-/// The messages behind a number, about so many bytes.
-fn read(queue: &Queue, after: u64, bytes_max: usize) -> Result<Vec<Item>, QueueError> {
-    let mut items: Vec<Item> = Vec::new();
-    let (mut after, mut bytes) = (after, 0);
-    while bytes < bytes_max {
-        let views = queue.browse(Start::At(MessageId::from_u64(after.saturating_add(1))), READ_AT_ONCE)?;
-        let Some(last) = views.last() else { break };
-        after = last.id.as_u64();
-        for view in views.into_iter().filter(|view| view.standing != Standing::Kept) {
-            bytes += view.payload.len();
-            items.push(Item { number: view.id.as_u64(), body: view.payload });
-            if bytes >= bytes_max {
-                break;
-            }
-        }
-    }
-    Ok(items)
 }
 
 impl QueueManager {
@@ -208,7 +172,7 @@ struct Ways {
     undelivered: Vec<(u64, &'static str)>,
 }
 
-enum Outcome {
+pub(super) enum Outcome {
     /// In this one of the ways.
     Stored(usize),
     /// Not so, not even later.
@@ -300,11 +264,13 @@ async fn carry_out(room: &Arc<Room>, wishes: &[Wish]) -> Outcome {
 }
 
 impl Outcome {
-    fn of(error: WorkError) -> Self {
+    pub(super) fn of(error: WorkError) -> Self {
         match &error {
             WorkError::Put(PutError::Journal(AppendError::Poisoned(_) | AppendError::Closed)) => {
                 Self::Never(error)
             }
+            // A name that somebody here has put in memory only must not hold up a peer.
+            WorkError::Put(PutError::InMemory { .. }) => Self::Refused(error),
             WorkError::Put(put) if put.is_retryable() => Self::Later(error),
             _ => Self::Refused(error),
         }
@@ -384,22 +350,21 @@ impl QueueManager {
 }
 
 /// What is put where nobody asks for more than its bytes.
-fn unwrapped(payload: &Bytes) -> Message {
+pub(super) fn unwrapped(payload: &Bytes) -> Message {
     // What was read shares a large buffer with its neighbours.
     Message::new(Bytes::copy_from_slice(payload))
 }
 
 /// How far it has come with a peer's messages, as it is stored with them.
 fn cell(place: Place) -> (Bytes, Option<Bytes>) {
-    let mut value = Vec::with_capacity(16);
+    let mut value = Vec::with_capacity(24);
     value.extend_from_slice(&place.birth.to_le_bytes());
     value.extend_from_slice(&place.through.to_le_bytes());
+    value.extend_from_slice(&place.mark.to_le_bytes());
     (format!("{OWN_STATE}{PLACES}{}", place.from).into(), Some(value.into()))
 }
 
 /// The last of a single message's [`Ways`]: only its place is stored.
 const WAY_OUT: usize = 2;
 /// How long a full disk is left alone.
-const STORE_AGAIN: Duration = Duration::from_secs(1);
-/// Messages that are read under one lock.
-const READ_AT_ONCE: usize = 64;
+pub(super) const STORE_AGAIN: Duration = Duration::from_secs(1);

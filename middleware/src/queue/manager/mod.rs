@@ -9,14 +9,19 @@
 //!             ([`QueueManager::route`]), each of which does the same.
 //! Source      queue managers, transmission queues and message channels: Tanenbaum & van Steen, "Distributed Systems"
 //!             (message-queuing systems).
+//! Restored    a directory that was restored from a copy sends to each neighbour again what waited when the copy was made, if
+//!             that had gone to it since ([`QueueManager::forks`]); what is put after the restoring arrives once, as ever.
 //! Limits      a message takes [`HOPS_MAX`] hops. What cannot be put where it goes (there is no such queue, it is too large
 //!             for it, it went too far, nobody knows the way) is in the queue `undelivered` of the node where that showed. A
 //!             full queue stops the channel that it is filled from, also one that rejects what others put. What others send
-//!             is forwarded to nodes that this one knows, to at most [`LINES_MAX`] of them. A message travels in one piece: no
-//!             node on its way may have a smaller limit for messages than the one where it was put.
+//!             is forwarded to nodes that this one knows, to at most [`LINES_MAX`] of them. A message travels in one piece: where
+//!             the next node has a smaller limit, it is in `undelivered` with [`DeadReason::TooLarge`]
+//!             (super::DeadReason::TooLarge), and what is behind it goes on. Of [`LIVES_MAX`] openings of a directory is
+//!             known which message was put in which; a copy that is older may not be noticed as one.
 
 mod channels;
 mod envelope;
+mod forward;
 mod named;
 
 use std::collections::BTreeMap;
@@ -25,13 +30,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use quorate_protocols::transfer::{BATCH_BYTES, Config, ITEM_BYTES, Place, Transfer};
+use quorate_protocols::transfer::{BATCH_BYTES, Config, ITEM_BYTES, Life, Place, Transfer};
 use quorate_transports::NodeId;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use self::channels::{Desk, Feed};
 use self::envelope::Envelope;
+use self::forward::{Line, forward};
 use self::named::Routes;
 use super::config::QueueConfig;
 use super::error::{DeclareError, PutError, WorkError};
@@ -107,14 +113,15 @@ impl QueueManager {
         let any_size =
             QueueConfig::new().deliveries_max(None).message_bytes_max(driver::message_bytes_max(node));
         let undelivered = queues.queue_with(UNDELIVERED, any_size).await?;
-        let birth = birth(queues).await?;
+        let (birth, lives) = live(queues).await?;
         // What the manager before this one stored last may still be on its way, and its place with it.
         queues.room.journal.sync().await.map_err(|error| WorkError::Put(PutError::Journal(error)))?;
         let me = driver::new_life(node);
         let desk = Arc::new(Desk::default());
         let mut config = Config::new(birth, me.incarnation);
-        config.batch_bytes = config.batch_bytes.min(driver::message_bytes_max(node));
-        let machine = Transfer::new(config, places(queues));
+        config.message_bytes_max = driver::message_bytes_max(node);
+        config.lives = lives;
+        let machine = Transfer::new(config, places(queues), births(queues));
         let setup = Setup { port, me, machine, stable: None, wake: Arc::new(Notify::new()) };
         let handle = Arc::new(driver::start(node, setup, Feed::new(desk.clone())));
         let inner = Inner {
@@ -151,7 +158,8 @@ impl QueueManager {
         Ok(RemoteQueue { node: node.0, queue, outgoing, _manager: self.clone() })
     }
 
-    /// From now on what is for `to` goes by way of `next`, a neighbour, which forwards it.
+    /// From now on what is for `to` goes by way of `next`, a neighbour, which forwards it. What was put before, and what is put by a
+    /// [`RemoteQueue`] that was opened before, goes the old way.
     pub fn route(&self, to: NodeId, next: NodeId) {
         self.routes().ways.insert(to.0, next.0);
     }
@@ -165,6 +173,12 @@ impl QueueManager {
     /// are larger than what a segment of the queues' journal holds, unless that queue was given a smaller limit.
     pub fn dropped(&self) -> u64 {
         self.inner.desk.dropped.load(Ordering::Relaxed)
+    }
+
+    /// How often since the start a neighbour had more messages from this directory than it knows of, and of another one: it
+    /// was restored from a copy that was made before. Each was told in the log.
+    pub fn forks(&self) -> u64 {
+        self.inner.desk.forks.load(Ordering::Relaxed)
     }
 
     /// Stops the channels. What was not forwarded stays here for the next life.
@@ -212,12 +226,14 @@ impl QueueManager {
         let settings = settings(&self.inner.node);
         let queue = self.inner.queues.queue_with(&format!("{OUTGOING}{to}"), settings).await?;
         lines.open.insert(to, queue.clone());
-        lines.tasks.spawn(channels::forward(
+        lines.tasks.spawn(forward(Line {
             to,
-            queue.clone(),
-            self.inner.handle.clone(),
-            self.inner.desk.clone(),
-        ));
+            queue: queue.clone(),
+            queues: self.inner.queues.clone(),
+            undelivered: self.inner.undelivered.number,
+            handle: self.inner.handle.clone(),
+            desk: self.inner.desk.clone(),
+        }));
         Ok(queue)
     }
 }
@@ -270,18 +286,40 @@ fn settings(node: &Node) -> QueueConfig {
     usual.message_bytes_max(wrapped.min(carried))
 }
 
-/// When this directory came to be, as its channels know it: decided once, and durable before anything is sent.
-async fn birth(queues: &Queues) -> Result<u64, WorkError> {
-    let key = format!("{OWN_STATE}birth");
-    if let Some(birth) = queues.state(&key).and_then(|value| Some(u64::from_le_bytes(*value.first_chunk()?)))
-    {
-        return Ok(birth);
-    }
-    let birth = wall_now().as_nanos().max(1);
+/// When this directory came to be, as its channels know it, and its lives with the one that begins: durable before anything
+/// is sent.
+async fn live(queues: &Queues) -> Result<(u64, Vec<Life>), WorkError> {
+    let now = wall_now().as_nanos().max(1);
+    let [birth_key, lives_key] = ["birth", "lives"].map(|key| format!("{OWN_STATE}{key}"));
     let mut work = queues.own_work();
-    work.set(key, birth.to_le_bytes().to_vec());
+    let known = queues.state(&birth_key).and_then(|value| number(&value));
+    let birth = known.unwrap_or_else(|| {
+        work.set(birth_key, now.to_le_bytes().to_vec());
+        now
+    });
+    let stored = queues.state(&lives_key).unwrap_or_default();
+    let stored = stored.chunks_exact(LIFE_BYTES);
+    let mut lives: Vec<Life> =
+        stored.filter_map(|life| Some(Life { first: number(life)?, mark: number(&life[8..])? })).collect();
+    let first = queues.room.lock().books.next.as_u64();
+    // A life in which nothing was put has marked nothing.
+    lives.retain(|life| life.first < first);
+    lives.push(Life { first, mark: now });
+    lives.drain(..lives.len().saturating_sub(LIVES_MAX));
+    let bytes = lives.iter().flat_map(|life| [life.first, life.mark]).flat_map(u64::to_le_bytes);
+    work.set(lives_key, bytes.collect::<Vec<u8>>());
     work.commit().await?;
-    Ok(birth)
+    Ok((birth, lives))
+}
+
+/// What single neighbours are told instead of that birth.
+fn births(queues: &Queues) -> Vec<(u64, u64)> {
+    let entries = queues.own_entries(BORN);
+    entries.into_iter().filter_map(|(key, value)| Some((key.parse().ok()?, number(&value)?))).collect()
+}
+
+fn number(value: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(*value.first_chunk()?))
 }
 
 /// How far this directory has come with the messages of others.
@@ -290,9 +328,10 @@ fn places(queues: &Queues) -> Vec<Place> {
 }
 
 fn read_place(key: &str, value: &[u8]) -> Option<Place> {
-    let (birth, through) = value.split_first_chunk()?;
-    let (birth, through) = (u64::from_le_bytes(*birth), u64::from_le_bytes(*through.first_chunk()?));
-    Some(Place { from: key.parse().ok()?, birth, through })
+    let (birth, through) = (number(value)?, number(value.get(8..)?)?);
+    // Older versions stored none.
+    let mark = value.get(16..).and_then(number).unwrap_or(0);
+    Some(Place { from: key.parse().ok()?, birth, through, mark })
 }
 
 /// Hops that a message takes at most: a circle in the routes is noticed.
@@ -303,5 +342,10 @@ pub const LINES_MAX: usize = 1024;
 pub const UNDELIVERED: &str = "undelivered";
 /// Transmission queues are called so, with the neighbour's number behind it.
 const OUTGOING: &str = "outgoing.";
+/// Of so many openings of the directory is known which numbers they gave.
+const LIVES_MAX: usize = 256;
+const LIFE_BYTES: usize = 16;
+/// What single neighbours are told to be the birth of the directory, in the queues' own state.
+const BORN: &str = "born.";
 /// The places of peers, in the queues' own state.
 const PLACES: &str = "place.";
