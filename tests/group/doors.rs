@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate::NodeId;
+use quorate::{Node, NodeId};
 #[cfg(target_os = "linux")]
 use quorate::group::{Beacon, JoinError};
 use quorate::group::{Builder, Event, Events, Fifo, Limits, Total, VisitError, Visitor};
 use quorate::naming::{Directory, Entry, Names};
 #[cfg(target_os = "linux")]
 use tests::{in_namespace, ip};
-use tests::{nets, tcp, within};
+use quorate_transports::fault::FaultHandle;
+use quorate_transports::fault::model::{LatencyModel, LinkModel};
+use tests::{memory, nets, tcp, within};
 
 use super::{group, until_members};
 
@@ -125,4 +127,23 @@ async fn g01_members_are_found_in_the_directory_under_the_name_of_their_group() 
     let looking = within(Names::connect(&joiner, &founder.addresses())).await.expect("it answers");
     let (_group, _events) = within(builder().join_found(&joiner, &looking)).await.expect("finds the founder");
     until_members(&mut events, 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn g01_a_joiner_is_let_in_over_a_path_on_which_one_handshake_takes_long() {
+    let (net, faults) = (memory(), FaultHandle::new(1));
+    let latency = LatencyModel::Constant(Duration::from_millis(700));
+    faults.change(|network| network.set_default(LinkModel { latency, ..LinkModel::PERFECT }));
+    let mut nodes = Vec::new();
+    for id in 1..=2 {
+        let node = Node::builder().id(id).listen(net.listen()).transport(faults.wrap(id, net.transport()));
+        nodes.push(node.start().await.expect("the node starts"));
+    }
+    let mut limits = Limits::default();
+    limits.suspect_after = Duration::from_secs(10);
+    limits.join_within = LONG;
+    let builder = Builder::<Total>::total("room").stateless().limits(limits);
+    let (_group, _events) = within(builder.clone().create(&nodes[0])).await.expect("founds the group");
+    let joined = within(builder.join(&nodes[1], &nodes[0].addresses())).await;
+    assert_eq!(joined.expect("joins the group").0.view().expect("is in a view").members.len(), 2);
 }

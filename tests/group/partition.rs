@@ -46,6 +46,8 @@ async fn cut_and_heal(net: Net) {
     let mut limits = Limits::default();
     // Longer than a busy machine keeps any of the members from running: nobody else may be suspected.
     limits.suspect_after = Duration::from_secs(6);
+    // And for as long as that may take there.
+    limits.join_within = Duration::from_secs(55);
     let mut all: Vec<Member> = Vec::new();
     for id in 1..=5_u64 {
         let node = Node::builder().id(id).listen(net.listen()).transport(faults.wrap(id, net.transport()));

@@ -1,5 +1,6 @@
 //! How a membership begins.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use quorate_protocols::group::{Command, Config, OUTSIDER_BYTES};
 use quorate_protocols::multicast::fragment::MESSAGE_BYTES_MAX;
 use quorate_protocols::stack::MEMBERS_MAX;
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::events::{Events, GroupSink, Shared};
@@ -293,23 +295,37 @@ impl<O: Order> Builder<O> {
         group: &Group<O>,
         deadline: Instant,
     ) -> Result<(), JoinError> {
+        let mut dials = Dials::default();
+        let mut known = Vec::new();
         loop {
             let found = timeout_at(deadline, discover.find(&self.name)).await;
             let contacts = found.unwrap_or_default();
-            let known = reach(node, &contacts, deadline).await;
+            dials.begin(node, &contacts);
             if !known.is_empty() {
-                self.begin(group, Command::Join { contacts: known }).await?;
+                self.begin(group, Command::Join { contacts: known.clone() }).await?;
             }
             // Whoever was not reached, or not a member yet, is asked again with the next round.
             let round = deadline.min(Instant::now() + CONTACT_ROUND);
-            match timeout_at(round, group.inner.shared.wait_view()).await {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(why)) => return Err(JoinError::ended(why)),
-                Err(_) if Instant::now() >= deadline => {
-                    let (name, deadline) = (self.name, self.limits.join_within);
-                    return Err(JoinError::Deadline { name, deadline, tried: contacts });
+            loop {
+                tokio::select! {
+                    view = timeout_at(round, group.inner.shared.wait_view()) => match view {
+                        Ok(Ok(_)) => return Ok(()),
+                        Ok(Err(why)) => return Err(JoinError::ended(why)),
+                        Err(_) if Instant::now() >= deadline => {
+                            let (name, deadline) = (self.name, self.limits.join_within);
+                            return Err(JoinError::Deadline { name, deadline, tried: contacts });
+                        }
+                        Err(_) => break,
+                    },
+                    Some(reached) = dials.next() => {
+                        // Addressed in whichever life it is.
+                        let contact = ProcessId::any_life(reached.0);
+                        if reached != node.identity().node && !known.contains(&contact) {
+                            known.push(contact);
+                            self.begin(group, Command::Join { contacts: known.clone() }).await?;
+                        }
+                    }
                 }
-                Err(_) => {}
             }
         }
     }
@@ -420,24 +436,49 @@ impl<O: Order> Builder<O> {
     }
 }
 
-/// Connects to as many contacts as answer; each is addressed in whichever life it is.
-async fn reach(node: &Node, contacts: &[Address], deadline: Instant) -> Vec<ProcessId> {
-    let mut known = Vec::new();
-    for address in contacts {
-        let patience = deadline.min(Instant::now() + CONTACT_ROUND);
-        if let Ok(Ok(identity)) = timeout_at(patience, node.connect(address)).await
-            && identity.node != node.identity().node
-        {
-            known.push(ProcessId { node: identity.node.0, incarnation: 0 });
+/// Contacts that are dialled, each for as long as it takes: on a slow path no round would be long enough for a handshake that
+/// begins anew with each.
+#[derive(Default)]
+struct Dials {
+    under_way: JoinSet<(Address, Option<NodeId>)>,
+    addresses: BTreeSet<Address>,
+}
+
+impl Dials {
+    /// Dials those that are not being dialled already.
+    fn begin(&mut self, node: &Node, contacts: &[Address]) {
+        for address in contacts {
+            if self.addresses.len() < DIALS_MAX && self.addresses.insert(address.clone()) {
+                let (node, address) = (node.clone(), address.clone());
+                self.under_way.spawn(async move {
+                    let reached = node.connect(&address).await.ok();
+                    (address, reached.map(|identity| identity.node))
+                });
+            }
         }
     }
-    known
+
+    /// The next one that is reached; `None` when nobody is dialled.
+    async fn next(&mut self) -> Option<NodeId> {
+        loop {
+            // A dial does not panic; were it to, its address would not be dialled again.
+            if let Ok((address, reached)) = self.under_way.join_next().await? {
+                self.addresses.remove(&address);
+                if reached.is_some() {
+                    return reached;
+                }
+            }
+        }
+    }
 }
 
 /// What the headers of a message may take: some hundred bytes, and 8 for each member of the view.
 const HEADERS_BYTES_MAX: usize = 4096;
 
-/// How long one contact is tried before the next, and how often all are tried anew.
+/// Contacts that are dialled at the same time.
+const DIALS_MAX: usize = 64;
+
+/// How often all are tried anew.
 const CONTACT_ROUND: Duration = Duration::from_millis(500);
 
 const SUSPECT_AFTER_MIN: Duration = Duration::from_millis(50);
