@@ -7,6 +7,9 @@
 //!             which is the limit of the medium, without order, acknowledgement or membership.
 //!             Latency: 1,000 messages a second in all, from the call to the delivery at another member, by the
 //!             machine's common clock.
+//!             Pauses: the longest time without a delivery at a member that goes on, while 1,000 messages a second are sent and
+//!             the sequencer is killed (SIGKILL), and while three members send 30,000 messages of 1 KiB a second and a fourth
+//!             one joins, which is given 100 MiB of state; the latter also without a joiner.
 //! Blind spot  three processes share the machine's cores, so the rate is bounded by their CPU time together; no loss.
 //! Run         cargo bench -p benches --bench groups [-- --quick]
 
@@ -96,6 +99,20 @@ fn compare(quick: bool) -> Outcome<()> {
         };
         println!("{name:<28} {bytes:>5} B {rate:>14.0} {cpu:>16.2} {:>10.2}", rate / raw);
     }
+    let pauses = |mode| (0..rounds).map(|_| run_pause(mode, millis.max(1000))).collect::<Outcome<Vec<_>>>();
+    let (killed, joined, quiet) = (pauses("kill")?, pauses("join")?, pauses("quiet")?);
+    let worst = |pauses: &[Pause]| pauses.iter().map(|pause| pause.gap_ms).fold(0.0, f64::max);
+    let middle = |pauses: &[Pause]| median(pauses.iter().map(|pause| pause.gap_ms));
+    println!("sequencer killed: {:.0} ms without delivery, {:.0} at worst", middle(&killed), worst(&killed));
+    println!(
+        "joiner with 100 MiB of state: joined after {:.0} ms; {:.1} ms without delivery at the others, {:.1} at worst; \
+         without a joiner {:.1}, {:.1} at worst",
+        median(joined.iter().map(|pause| pause.joined_ms)),
+        middle(&joined),
+        worst(&joined),
+        middle(&quiet),
+        worst(&quiet)
+    );
     let at = |pick: fn(&Report) -> f64| median(late.iter().map(pick));
     println!(
         "total order, 1,000 msg/s, one way: p50 {:.0} us, p99 {:.0} us, p99.9 {:.0} us",
@@ -197,6 +214,51 @@ fn run(mode: &str, bytes: usize, millis: u64) -> Outcome<Report> {
     })
 }
 
+/// What a change of members cost the others.
+struct Pause {
+    /// The longest time without a delivery at a member that goes on.
+    gap_ms: f64,
+    joined_ms: f64,
+}
+
+/// Three processes under load, of which one is killed or to which another one comes.
+fn run_pause(mode: &str, millis: u64) -> Outcome<Pause> {
+    let mut first = Process::start(0, mode, 1024, millis, None)?;
+    let contact = first.line()?;
+    let mut processes = vec![first];
+    for index in 1..3 {
+        processes.push(Process::start(index, mode, 1024, millis, Some(&contact))?);
+    }
+    for process in &mut processes {
+        process.line()?;
+    }
+    for process in &mut processes {
+        writeln!(process.input, "go")?;
+        process.input.flush()?;
+    }
+    // They warm up for a quarter of the time.
+    std::thread::sleep(Duration::from_millis(millis / 2));
+    let mut joined_ms = 0.0;
+    let mut joiner = None;
+    match mode {
+        "kill" => drop(processes.remove(0)),
+        "join" => {
+            let mut fourth = Process::start(3, mode, 1024, millis, Some(&contact))?;
+            joined_ms = fourth.line()?.parse()?;
+            joiner = Some(fourth);
+        }
+        _ => {}
+    }
+    let mut gap_ms: f64 = 0.0;
+    for process in &mut processes {
+        let line = process.line()?;
+        let gap: f64 = line.split_whitespace().nth(5).ok_or("no gap")?.parse()?;
+        gap_ms = gap_ms.max(gap);
+    }
+    drop(joiner);
+    Ok(Pause { gap_ms, joined_ms })
+}
+
 struct Member {
     index: usize,
     mode: String,
@@ -212,6 +274,7 @@ impl Member {
         }
         let node = Node::builder().listen("tcp://127.0.0.1:0").start().await?;
         let builder = Builder::total("bench");
+        let begun = Instant::now();
         let (group, mut events) = match &self.contact {
             None => {
                 println!("{}", node.addresses()[0]);
@@ -219,6 +282,12 @@ impl Member {
             }
             Some(contact) => builder.join(&node, &[contact.parse::<Address>()?]).await?,
         };
+        if self.index == 3 {
+            while !matches!(events.next().await.ok_or("the membership ended")?, Event::State(_)) {}
+            println!("{}", begun.elapsed().as_secs_f64() * 1e3);
+            let _ = self.count(&mut events, self.time).await;
+            return Ok(());
+        }
         // The founder gives its state to one joiner after the other.
         let mut answered = 0;
         while !(self.is_complete(&group) && (self.index > 0 || answered == 2)) {
@@ -228,17 +297,22 @@ impl Member {
             }
         }
         wait_go().await?;
-        let sends = matches!(self.mode.as_str(), "all" | "slow") || self.index == 0;
+        let sends = match self.mode.as_str() {
+            "all" | "slow" | "join" | "quiet" => true,
+            "kill" => self.index > 0,
+            _ => self.index == 0,
+        };
         let stop = Arc::new(AtomicBool::new(false));
         let sender = sends.then(|| tokio::spawn(self.sender(group.clone(), stop.clone())));
         // A quarter of the time to warm up.
         self.count(&mut events, self.time / 4).await?;
         let cpu = cpu_us()?;
-        let (delivered, late) = self.count(&mut events, self.time).await?;
+        let Counted { delivered, late, gap } = self.count(&mut events, self.time).await?;
         let cpu = cpu_us()? - cpu;
         stop.store(true, Ordering::Relaxed);
         let at = |quantile: f64| late.value_at_quantile(quantile) as f64 / 1e3;
-        println!("{delivered} {cpu} {} {} {}", at(0.5), at(0.99), at(0.999));
+        let gap_ms = gap.as_secs_f64() * 1e3;
+        println!("{delivered} {cpu} {} {} {} {gap_ms}", at(0.5), at(0.99), at(0.999));
         // Keep delivering until all have measured: the parent ends the run.
         let _ = self.count(&mut events, self.time / 2).await;
         drop(sender);
@@ -254,12 +328,24 @@ impl Member {
         group: Group<Total>,
         stop: Arc<AtomicBool>,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let (bytes, slow) = (self.bytes, self.mode == "slow");
+        let bytes = self.bytes;
+        // How many at a time, and how often.
+        let pace = match self.mode.as_str() {
+            "slow" => Some((1, 3)),
+            "kill" => Some((1, 2)),
+            "join" | "quiet" => Some((10, 1)),
+            _ => None,
+        };
         async move {
-            let mut pace = tokio::time::interval(Duration::from_millis(3));
-            while !stop.load(Ordering::Relaxed) {
-                if slow {
-                    pace.tick().await;
+            let mut timer = tokio::time::interval(Duration::from_millis(pace.map_or(1, |(_, every)| every)));
+            for number in 0_u64.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                if let Some((burst, _)) = pace
+                    && number.is_multiple_of(burst)
+                {
+                    timer.tick().await;
                 }
                 let mut payload = BytesMut::with_capacity(bytes);
                 payload.put_u64_le(now_nanos());
@@ -271,9 +357,12 @@ impl Member {
         }
     }
 
-    async fn count(&self, events: &mut Events, time: Duration) -> Outcome<(u64, Histogram<u64>)> {
+    async fn count(&self, events: &mut Events, time: Duration) -> Outcome<Counted> {
         let mut late = Histogram::new_with_bounds(1, LATE_NANOS_MAX, 3)?;
         let mut delivered = 0;
+        let times_gaps = matches!(self.mode.as_str(), "kill" | "join" | "quiet");
+        let (mut last, mut gap) = (Instant::now(), Duration::ZERO);
+        let state = Bytes::from(vec![0; if self.mode == "join" { STATE_BYTES } else { 0 }]);
         let end = Instant::now() + time;
         let end_of = tokio::time::sleep(time);
         tokio::pin!(end_of);
@@ -283,8 +372,14 @@ impl Member {
                 event = events.next() => event.ok_or("the membership ended")?,
                 () = &mut end_of => break,
             };
-            if let Event::Message { payload, .. } = event {
+            if let Event::StateWanted(request) = event {
+                request.answer(state.clone());
+            } else if let Event::Message { payload, .. } = event {
                 delivered += 1;
+                if times_gaps {
+                    let now = Instant::now();
+                    gap = gap.max(now - std::mem::replace(&mut last, now));
+                }
                 if self.mode == "slow"
                     && let Some(sent) = payload.first_chunk()
                 {
@@ -296,7 +391,7 @@ impl Member {
                 break;
             }
         }
-        Ok((delivered, late))
+        Ok(Counted { delivered, late, gap: gap.max(if times_gaps { last.elapsed() } else { gap }) })
     }
 
     /// The limit of the medium: no order, no acknowledgement, no membership.
@@ -348,6 +443,14 @@ impl Member {
     }
 }
 
+/// What a member saw in some time.
+struct Counted {
+    delivered: u64,
+    late: Histogram<u64>,
+    /// The longest time without a delivery.
+    gap: Duration,
+}
+
 async fn wait_go() -> Outcome<()> {
     println!("ready");
     wait_line().await
@@ -375,6 +478,8 @@ fn cpu_us() -> Outcome<f64> {
     let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
     Ok(ticks * 10_000.0)
 }
+
+const STATE_BYTES: usize = 100 << 20;
 
 /// Messages later than this count as this late.
 const LATE_NANOS_MAX: u64 = 60_000_000_000;
