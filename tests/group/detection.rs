@@ -9,10 +9,11 @@ use tests::{Net, everywhere, memory, tcp, within};
 
 use crate::until_members;
 
-const MANNERS: [Detection; 3] = [
+const MANNERS: [Detection; 4] = [
     Detection::Heartbeat(Judge::Timeout),
     Detection::Heartbeat(Judge::Phi(8.0)),
     Detection::Swim { helpers: 3 },
+    Detection::Gossip,
 ];
 
 async fn three(net: &Net, faults: &FaultHandle, detection: Detection) -> Vec<(Node, Group<Total>, Events)> {

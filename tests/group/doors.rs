@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate::{Node, NodeId};
 #[cfg(target_os = "linux")]
 use quorate::group::{Beacon, JoinError};
 use quorate::group::{Builder, Event, Events, Fifo, Limits, Total, VisitError, Visitor};
 use quorate::naming::{Directory, Entry, Names};
-#[cfg(target_os = "linux")]
-use tests::{in_namespace, ip};
+use quorate::{Node, NodeId};
 use quorate_transports::fault::FaultHandle;
 use quorate_transports::fault::model::{LatencyModel, LinkModel};
+#[cfg(target_os = "linux")]
+use tests::{in_namespace, ip};
 use tests::{memory, nets, tcp, within};
 
 use super::{group, until_members};

@@ -7,6 +7,7 @@ mod doors;
 mod endings;
 mod large;
 mod lego;
+mod merging;
 mod partition;
 mod pressure;
 mod replicas;

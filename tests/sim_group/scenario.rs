@@ -73,6 +73,7 @@ impl<S: Layer> GroupScenario<S> {
         config.detection = match rng.below(4) {
             0 => Detection::Heartbeat(Judge::Phi(8.0)),
             1 => Detection::Swim { helpers: 3 },
+            2 => Detection::Gossip,
             _ => Detection::Heartbeat(Judge::Timeout),
         };
         Self {

@@ -61,6 +61,10 @@ pub enum Planted {
     TokenTrustsEmptyTurns,
     /// View change: fewer members than the configured quorum go on.
     ViewIgnoresQuorumMin,
+    /// Reunion: a side goes over to another one although it is the senior.
+    ReunionIgnoresSeniority,
+    /// Reunion: nobody is told of a side.
+    ReunionStaysSilent,
     /// Guard: what was taken before is taken again.
     GuardTakesReplays,
     /// Guard: whoever says hello is believed to have the secret.

@@ -10,12 +10,12 @@ use quorate_protocols::ProcessId;
 use quorate_protocols::group::{Command, Config, OUTSIDER_BYTES};
 use quorate_protocols::multicast::fragment::MESSAGE_BYTES_MAX;
 use quorate_protocols::stack::MEMBERS_MAX;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::events::{Events, GroupSink, Shared};
-use super::introduce::Introducer;
+use super::introduce::{Introducer, Sides};
 use super::outside::Desk;
 #[cfg(feature = "secrets")]
 use super::secret::{Seals, Secret};
@@ -30,7 +30,7 @@ use quorate_protocols::guard::Guard;
 use quorate_protocols::planted::Plant;
 
 /// Says what group to make or join, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Builder<O> {
     name: String,
     limits: Limits,
@@ -39,6 +39,8 @@ pub struct Builder<O> {
     total_by: TotalBy,
     quorum_min: u16,
     admit: Option<Admission>,
+    /// Where words about sides go, in a group whose sides go on apart.
+    line: Option<mpsc::Sender<(NodeId, u64)>>,
     #[cfg(feature = "secrets")]
     secret: Option<Secret>,
     order: PhantomData<O>,
@@ -115,6 +117,21 @@ impl Default for Limits {
     }
 }
 
+// Not derived: an order is a name only, and need not be one that can be cloned.
+impl<O> Clone for Builder<O> {
+    fn clone(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            limits: self.limits.clone(),
+            admit: self.admit.clone(),
+            line: self.line.clone(),
+            #[cfg(feature = "secrets")]
+            secret: self.secret.clone(),
+            ..*self
+        }
+    }
+}
+
 impl Builder<Total> {
     /// A group in uniform total order.
     pub fn total(name: impl Into<String>) -> Self {
@@ -159,6 +176,7 @@ impl<O: Order> Builder<O> {
             total_by: TotalBy::default(),
             quorum_min: 1,
             admit: None,
+            line: None,
             #[cfg(feature = "secrets")]
             secret: None,
             order: PhantomData,
@@ -237,10 +255,18 @@ impl<O: Order> Builder<O> {
     /// # Cancel safety
     /// Dropping the future founds nothing.
     pub async fn create(self, node: &Node) -> Result<(Group<O>, Events), JoinError> {
+        self.create_as(node, |me| me.incarnation ^ me.node.rotate_left(32)).await
+    }
+
+    /// As [`create`](Self::create), with the number that `number` says for the founder. It must be unlike that of any other
+    /// founding: nodes have ids of their own, and lives that only grow.
+    pub(super) async fn create_as(
+        self,
+        node: &Node,
+        number: impl FnOnce(ProcessId) -> u64,
+    ) -> Result<(Group<O>, Events), JoinError> {
         let (group, events) = self.start(node)?;
-        // Unlike any other founding: nodes have ids of their own, and lives that only grow.
-        let unique = group.me().incarnation ^ group.me().node.rotate_left(32);
-        self.begin(&group, Command::Create { group: unique }).await?;
+        self.begin(&group, Command::Create { group: number(group.me()) }).await?;
         group.inner.shared.wait_view().await.map_err(JoinError::ended)?;
         Ok((group, events))
     }
@@ -383,7 +409,7 @@ impl<O: Order> Builder<O> {
         if self.is_open && self.secret.is_some() {
             return Err(JoinError::Limit { name: "open", reason: "who has not the secret is not heard" });
         }
-        let channel = Channel::named("group", &self.name);
+        let channel = self.channel();
         let admit = self.admit.as_ref().map(|admission| admission.0.clone());
         let port = Port::open_to(node, channel, admit)
             .map_err(|source| JoinError::Taken { name: self.name.clone(), source })?;
@@ -392,7 +418,7 @@ impl<O: Order> Builder<O> {
         let machine = O::machine(me, self.config(room)).map_err(JoinError::Impossible)?;
         let wake = Arc::new(Notify::new());
         let shared = Arc::new(Shared::new(me, wake.clone(), limits));
-        let introducer = Introducer::new(node.clone(), channel, me);
+        let introducer = Introducer::new(node.clone(), channel, me).hearing_sides(self.line.clone());
         #[cfg(feature = "secrets")]
         let seals = self.secret.as_ref().map(|secret| Seals::new(secret, channel));
         #[cfg(feature = "secrets")]
@@ -413,6 +439,33 @@ impl<O: Order> Builder<O> {
         let events = Events::new(shared.clone());
         let inner = Inner { handle, shared, payload_bytes_max };
         Ok((Group { inner: Arc::new(inner) }, events))
+    }
+
+    pub(super) fn hearing_sides(mut self, line: mpsc::Sender<(NodeId, u64)>) -> Self {
+        self.line = Some(line);
+        self
+    }
+
+    pub(super) fn sides(&self, node: &Node) -> Sides {
+        let channel = self.channel();
+        Sides {
+            node: node.clone(),
+            channel,
+            #[cfg(feature = "secrets")]
+            seals: self.secret.as_ref().map(|secret| Seals::new(secret, channel)),
+        }
+    }
+
+    pub(super) const fn is_stateless(&self) -> bool {
+        !self.has_state
+    }
+
+    pub(super) const fn suspect_after(&self) -> Duration {
+        self.limits.suspect_after
+    }
+
+    fn channel(&self) -> Channel {
+        Channel::named("group", &self.name)
     }
 
     /// The machine's limits, for messages that leave `room` bytes beside their headers.

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::introduce::Introducer;
 use super::outside::Desk;
-use super::{ASIDE_INTRODUCTION, ASIDE_OUTSIDE, GroupStats, Limits, SlowReader};
+use super::{ASIDE_INTRODUCTION, ASIDE_OUTSIDE, ASIDE_SIDE, GroupStats, Limits, SlowReader};
 use crate::driver::{Sink, Stopped};
 
 /// What a member is told, in this order: a view, for a joiner the state at its beginning, then the messages of the
@@ -415,6 +415,7 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
     fn take_aside(&mut self, from: NodeId, mut frame: Bytes) {
         match frame.try_get_u8() {
             Ok(ASIDE_INTRODUCTION) => self.introducer.hear(from, frame),
+            Ok(ASIDE_SIDE) => self.introducer.hear_of_side(from, frame),
             Ok(ASIDE_OUTSIDE) => {
                 if self.desk.hear(from, frame, self.shared.view().is_some()) {
                     self.shared.wake.notify_one();

@@ -1,9 +1,11 @@
-//! Members tell each other where the others can be dialled, so that a joiner needs the address of only one.
+//! Members tell each other where the others can be dialled, so that a joiner needs the address of only one; and, where sides
+//! go on apart, which side they are on.
 //!
 //! Trust       only the word of a member of the view is taken, and only about members: as hearsay, which a node tries last
 //!             and forgets first.
 //! Method      a joiner hears of the others before it is in a view itself: what cannot be judged yet waits for the next view.
-//! Format      behind the kind: count u16, then for each: node u64, length u16, address as text; little-endian.
+//! Format      behind the kind: count u16, then for each: node u64, length u16, address as text; of a side its number u64;
+//!             little-endian.
 //! Limits      [`INTRODUCED_MAX`] addresses in one introduction, [`EARLY_MAX`] introductions that wait.
 
 use std::collections::VecDeque;
@@ -13,7 +15,9 @@ use quorate_protocols::ProcessId;
 use quorate_protocols::stack::View;
 use quorate_transports::{Address, NodeId};
 
-use super::ASIDE_INTRODUCTION;
+use tokio::sync::mpsc;
+
+use super::{ASIDE_INTRODUCTION, ASIDE_SIDE};
 use crate::driver::send_aside;
 use crate::node::{Channel, Node};
 #[cfg(feature = "secrets")]
@@ -25,6 +29,8 @@ pub(super) struct Introducer {
     channel: Channel,
     me: ProcessId,
     book: Book,
+    /// Where words about sides go, if they are wanted.
+    line: Option<mpsc::Sender<(NodeId, u64)>>,
     /// Proves that whoever introduces has the group's secret, if it has one.
     #[cfg(feature = "secrets")]
     seals: Option<super::secret::Seals>,
@@ -37,9 +43,16 @@ impl Introducer {
             channel,
             me,
             book: Book::default(),
+            line: None,
             #[cfg(feature = "secrets")]
             seals: None,
         }
+    }
+
+    /// Passes on what others say about their sides.
+    pub(super) fn hearing_sides(mut self, line: Option<mpsc::Sender<(NodeId, u64)>>) -> Self {
+        self.line = line;
+        self
     }
 
     /// Members of a group with a secret prove that they have it.
@@ -52,16 +65,16 @@ impl Introducer {
     #[cfg(feature = "secrets")]
     fn prove(&self, known: &[u8], frame: &mut Vec<u8>) {
         if let Some(seals) = &self.seals {
-            frame.extend_from_slice(&seals.vouch(&said_by(self.me.node, known)));
+            frame.extend_from_slice(&seals.vouch(&said_by(INTRODUCTION, self.me.node, known)));
         }
     }
 
     #[cfg(feature = "secrets")]
-    fn is_proved(&self, from: NodeId, frame: &mut Bytes) -> bool {
+    fn is_proved(&self, kind: &[u8], from: NodeId, frame: &mut Bytes) -> bool {
         let Some(seals) = &self.seals else { return true };
         let Some(proof) = frame.first_chunk::<32>().copied() else { return false };
         frame.advance(proof.len());
-        seals.believes(&said_by(from.0, frame), &proof)
+        seals.believes(&said_by(kind, from.0, frame), &proof)
     }
 
     /// Tells every other member of a new view where the members are, as far as this one knows.
@@ -91,7 +104,7 @@ impl Introducer {
         #[cfg(feature = "secrets")]
         let mut frame = frame;
         #[cfg(feature = "secrets")]
-        if !self.is_proved(from, &mut frame) {
+        if !self.is_proved(INTRODUCTION, from, &mut frame) {
             return tracing::debug!(%from, "unproved introduction dropped");
         }
         match decode(frame) {
@@ -100,9 +113,43 @@ impl Introducer {
         }
     }
 
+    /// Another node says which side it is on. What finds no room is said again.
+    pub(super) fn hear_of_side(&self, from: NodeId, frame: Bytes) {
+        let mut frame = frame;
+        #[cfg(feature = "secrets")]
+        if !self.is_proved(SIDE, from, &mut frame) {
+            return tracing::debug!(%from, "unproved word about a side dropped");
+        }
+        if let (Some(line), Ok(side)) = (&self.line, frame.try_get_u64_le()) {
+            let _ = line.try_send((from, side));
+        }
+    }
+
     fn note(&mut self, read: impl FnOnce(&mut Book) -> Vec<(NodeId, Address)>) {
         let known = read(&mut self.book).into_iter().filter(|(node, _)| node.0 != self.me.node);
         known.for_each(|(node, address)| self.node.hear_address(node, address));
+    }
+}
+
+/// Says which side this node is on.
+pub(super) struct Sides {
+    pub(super) node: Node,
+    pub(super) channel: Channel,
+    #[cfg(feature = "secrets")]
+    pub(super) seals: Option<super::secret::Seals>,
+}
+
+impl Sides {
+    /// Tells these nodes; may be lost.
+    pub(super) fn tell(&self, to: &[u64], side: u64) {
+        let said = side.to_le_bytes();
+        let mut frame = vec![ASIDE_SIDE];
+        #[cfg(feature = "secrets")]
+        if let Some(seals) = &self.seals {
+            frame.extend_from_slice(&seals.vouch(&said_by(SIDE, self.node.identity().node.0, &said)));
+        }
+        frame.extend_from_slice(&said);
+        to.iter().for_each(|node| send_aside(&self.node, self.channel, NodeId(*node), &frame));
     }
 }
 
@@ -143,10 +190,10 @@ impl Book {
     }
 }
 
-/// What is proved: that it is an introduction, by this node.
+/// What is proved: that it is of this kind, by this node.
 #[cfg(feature = "secrets")]
-fn said_by(node: u64, known: &[u8]) -> Vec<u8> {
-    let mut said = b"introduction".to_vec();
+fn said_by(kind: &[u8], node: u64, known: &[u8]) -> Vec<u8> {
+    let mut said = kind.to_vec();
     said.extend_from_slice(&node.to_le_bytes());
     said.extend_from_slice(known);
     said
@@ -185,6 +232,11 @@ pub(super) fn decode(mut frame: Bytes) -> Option<Vec<(NodeId, Address)>> {
     }
     frame.is_empty().then_some(known)
 }
+
+#[cfg(feature = "secrets")]
+const INTRODUCTION: &[u8] = b"introduction";
+#[cfg(feature = "secrets")]
+const SIDE: &[u8] = b"side of a group";
 
 /// Addresses in one introduction: far more than members of a group.
 const INTRODUCED_MAX: usize = 1024;

@@ -50,6 +50,7 @@ mod discover;
 mod error;
 mod events;
 mod introduce;
+mod merging;
 mod outside;
 #[cfg(feature = "secrets")]
 mod secret;
@@ -71,6 +72,7 @@ pub use discover::Discover;
 pub use discover::{Answering, Beacon};
 pub use error::{CastError, JoinError, LeaveError};
 pub use events::{Event, Events, StateRequest};
+pub use merging::{Merging, OfferRequest, Tidings, Told};
 pub use outside::{UNDER_WAY_BYTES_MAX, UNDER_WAY_MAX, VisitError, Visitor};
 pub use quorate_protocols::ProcessId;
 pub use quorate_protocols::membership::detector::Detection;
@@ -267,7 +269,7 @@ pub struct GroupStats {
     pub views: u64,
     /// Times that a member was suspected to be dead.
     pub suspicions: u64,
-    /// Those that were taken back, because the member spoke again before it was left out.
+    /// Those that were false, because the member spoke again, be it too late: after it was left out.
     pub false_suspicions: u64,
     /// Events that nobody has read yet.
     pub waiting: usize,
@@ -298,6 +300,7 @@ impl<O: Order> fmt::Debug for Group<O> {
 /// What members say beside the protocol begins with its kind.
 const ASIDE_INTRODUCTION: u8 = 0;
 const ASIDE_OUTSIDE: u8 = 1;
+const ASIDE_SIDE: u8 = 2;
 
 /// Anything that delivers to all its members the same messages in the same order, with the state for joiners.
 /// Replication stands on this. Dropping it ends the membership, after which the [`Events`] end, too.

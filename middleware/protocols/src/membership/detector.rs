@@ -6,6 +6,7 @@ use crate::machine::ProcessId;
 use crate::stack::{Down, Either, Flow, Impossible, Layer, Offer, Up};
 use crate::time::Time;
 
+use super::gossip::{self, GossipDetector};
 use super::heartbeat::{Config, Heartbeat, HeartbeatDetector, Judge};
 use super::swim::{self, SwimDetector};
 
@@ -19,6 +20,8 @@ pub enum Detection {
         /// How many are asked. Three are usual; with none, a lost message makes a doubt.
         helpers: usize,
     },
+    /// Members pass on who was heard of: see [`gossip`].
+    Gossip,
 }
 
 impl Default for Detection {
@@ -34,6 +37,8 @@ pub enum Detector {
     Heartbeat(HeartbeatDetector),
     /// Members probe each other in turn.
     Swim(SwimDetector),
+    /// Members pass on who was heard of.
+    Gossip(GossipDetector),
 }
 
 impl Detector {
@@ -42,12 +47,21 @@ impl Detector {
         match detection {
             Detection::Heartbeat(judge) => Self::Heartbeat(HeartbeatDetector::new(me, config, judge)),
             Detection::Swim { helpers } => Self::Swim(SwimDetector::new(me, config, helpers)),
+            Detection::Gossip => Self::Gossip(GossipDetector::new(me, config)),
         }
     }
 }
 
 /// What detectors of one manner send each other; another manner's messages are not for them.
-pub type Message = Either<Heartbeat, swim::Message>;
+pub type Message = Either<Heartbeat, Either<swim::Message, gossip::Message>>;
+
+fn of_swim(message: swim::Message) -> Message {
+    Either::Lower(Either::Upper(message))
+}
+
+fn of_gossip(message: gossip::Message) -> Message {
+    Either::Lower(Either::Lower(message))
+}
 
 impl Layer for Detector {
     type Message = Message;
@@ -55,14 +69,16 @@ impl Layer for Detector {
     fn down(&mut self, now: Time, request: Down, flow: &mut Flow<Message>) {
         match self {
             Self::Heartbeat(detector) => within(flow, Either::Upper, |own| detector.down(now, request, own)),
-            Self::Swim(detector) => within(flow, Either::Lower, |own| detector.down(now, request, own)),
+            Self::Swim(detector) => within(flow, of_swim, |own| detector.down(now, request, own)),
+            Self::Gossip(detector) => within(flow, of_gossip, |own| detector.down(now, request, own)),
         }
     }
 
     fn up(&mut self, now: Time, event: Up, flow: &mut Flow<Message>) {
         match self {
             Self::Heartbeat(detector) => within(flow, Either::Upper, |own| detector.up(now, event, own)),
-            Self::Swim(detector) => within(flow, Either::Lower, |own| detector.up(now, event, own)),
+            Self::Swim(detector) => within(flow, of_swim, |own| detector.up(now, event, own)),
+            Self::Gossip(detector) => within(flow, of_gossip, |own| detector.up(now, event, own)),
         }
     }
 
@@ -71,8 +87,11 @@ impl Layer for Detector {
             (Self::Heartbeat(detector), Either::Upper(message)) => {
                 within(flow, Either::Upper, |own| detector.receive(now, from, message, own));
             }
-            (Self::Swim(detector), Either::Lower(message)) => {
-                within(flow, Either::Lower, |own| detector.receive(now, from, message, own));
+            (Self::Swim(detector), Either::Lower(Either::Upper(message))) => {
+                within(flow, of_swim, |own| detector.receive(now, from, message, own));
+            }
+            (Self::Gossip(detector), Either::Lower(Either::Lower(message))) => {
+                within(flow, of_gossip, |own| detector.receive(now, from, message, own));
             }
             _ => {}
         }
@@ -81,7 +100,8 @@ impl Layer for Detector {
     fn tick(&mut self, now: Time, flow: &mut Flow<Message>) {
         match self {
             Self::Heartbeat(detector) => within(flow, Either::Upper, |own| detector.tick(now, own)),
-            Self::Swim(detector) => within(flow, Either::Lower, |own| detector.tick(now, own)),
+            Self::Swim(detector) => within(flow, of_swim, |own| detector.tick(now, own)),
+            Self::Gossip(detector) => within(flow, of_gossip, |own| detector.tick(now, own)),
         }
     }
 
@@ -89,6 +109,7 @@ impl Layer for Detector {
         match self {
             Self::Heartbeat(detector) => detector.deadline(),
             Self::Swim(detector) => detector.deadline(),
+            Self::Gossip(detector) => detector.deadline(),
         }
     }
 
@@ -96,6 +117,7 @@ impl Layer for Detector {
         match self {
             Self::Heartbeat(detector) => detector.stands_on(below),
             Self::Swim(detector) => detector.stands_on(below),
+            Self::Gossip(detector) => detector.stands_on(below),
         }
     }
 }

@@ -101,6 +101,8 @@ pub struct ViewSync {
     reports: Reports,
     joiners: BTreeMap<ProcessId, Time>,
     leavers: BTreeSet<ProcessId>,
+    /// Those that the last view change has left out although they did not wish to go, and who have not spoken since.
+    given_up: BTreeSet<ProcessId>,
     quorum_lost: bool,
     /// Messages of this process to itself: a leader is also a member.
     to_self: Vec<Message>,
@@ -192,6 +194,7 @@ impl ViewSync {
             reports: Reports::default(),
             joiners: BTreeMap::new(),
             leavers: BTreeSet::new(),
+            given_up: BTreeSet::new(),
             quorum_lost: false,
             to_self: Vec::new(),
         }
@@ -356,6 +359,10 @@ impl ViewSync {
 
     /// Tells a process that is still in an older view how it went on.
     fn help(&mut self, from: ProcessId, view: ViewId, flow: &mut Flow<Message>) {
+        if self.given_up.remove(&from) {
+            // It lives: the suspicion was false, and it is too late to take it back.
+            flow.up(Up::Trust(from));
+        }
         let Phase::Member(member) = &self.phase else { return };
         let message = match &member.origin {
             Some(proposal) if view.next() == proposal.view.id => {
@@ -458,6 +465,9 @@ impl ViewSync {
     fn on_view(&mut self, view: View, flow: &mut Flow<Message>) {
         let origin = self.member().and_then(|member| member.decided.take());
         self.joiners.retain(|joiner, _| !view.contains(*joiner));
+        let before: Vec<_> = self.member().map_or_else(Vec::new, |member| member.view.members.to_vec());
+        let is_given_up = |process: &ProcessId| !view.contains(*process) && !self.leavers.contains(process);
+        self.given_up = before.into_iter().filter(is_given_up).collect();
         self.leavers.retain(|leaver| view.contains(*leaver));
         // The detector starts afresh with each view, too: who is in it has just answered.
         self.suspects.clear();
