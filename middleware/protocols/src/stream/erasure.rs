@@ -191,21 +191,29 @@ fn combine(out: &mut [u8], factors: &[u8], sources: &[&[u8]]) {
 
 /// `out` becomes the XOR of all terms, which are as long as it is.
 fn sum(out: &mut [u8], terms: &[&[u8]]) {
-    let (eights, rest) = terms.as_chunks::<8>();
-    out.fill(0);
-    // Eight at a time: the sum is then loaded and stored once where it would be eight times.
-    for [a, b, c, d, e, f, g, h] in eights {
-        let n = out.len();
-        let (a, b, c, d, e, f, g, h) =
-            (&a[..n], &b[..n], &c[..n], &d[..n], &e[..n], &f[..n], &g[..n], &h[..n]);
-        for i in 0..n {
-            out[i] ^= a[i] ^ b[i] ^ c[i] ^ d[i] ^ e[i] ^ f[i] ^ g[i] ^ h[i];
-        }
+    match out.len() {
+        64.. => sum_by::<64>(out, terms),
+        16.. => sum_by::<16>(out, terms),
+        _ => sum_by::<1>(out, terms),
     }
-    for term in rest {
-        for (out, byte) in out.iter_mut().zip(*term) {
-            *out ^= byte;
+}
+
+/// In parts of `N` bytes, whose sum stays in registers; the last part overlaps the one before, so that no short one is left.
+fn sum_by<const N: usize>(out: &mut [u8], terms: &[&[u8]]) {
+    let Some(last) = out.len().checked_sub(N) else { return };
+    let mut at = 0;
+    loop {
+        let mut total = [0; N];
+        for part in terms.iter().filter_map(|term| term[at..].first_chunk::<N>()) {
+            for (total, byte) in total.iter_mut().zip(part) {
+                *total ^= byte;
+            }
         }
+        out[at..at + N].copy_from_slice(&total);
+        if at == last {
+            return;
+        }
+        at = last.min(at + N);
     }
 }
 

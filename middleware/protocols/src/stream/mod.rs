@@ -9,6 +9,8 @@
 //! | --- | --- |
 //! | the flow specification and how streams transmit | [`flow`], [`mode`] |
 //! | how much may be sent, and when | [`bucket`], [`admission`] |
+//! | when each unit is played | [`playout`] |
+//! | several sub-streams together | [`skew`] |
 //! | what repairs losses | [`erasure`], [`interleave`] |
 //! | what a receiver tells the sender | [`report`] |
 
@@ -18,7 +20,9 @@ pub mod erasure;
 pub mod flow;
 pub mod interleave;
 pub mod mode;
+pub mod playout;
 pub mod report;
+pub mod skew;
 
 pub use admission::{Admission, Grant, Refusal, Verdict};
 pub use bucket::{Pacer, PacerFull, Refused, TokenBucket};
@@ -26,4 +30,6 @@ pub use erasure::{CodeError, ErasureCode};
 pub use flow::{FlowSpec, SpecError};
 pub use interleave::{Blocks, Interleaver};
 pub use mode::{Breach, Monitor, TransmissionMode};
+pub use playout::{Playout, PlayoutStats, Policy};
 pub use report::{Reception, Report};
+pub use skew::Synchroniser;
