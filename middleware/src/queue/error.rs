@@ -49,7 +49,7 @@ pub enum DeclareError {
         name: String,
     },
     /// A setting is out of its range.
-    #[error("queue setting `{field}` is zero")]
+    #[error("queue setting `{field}` is out of its range")]
     Config {
         /// The setting.
         field: &'static str,

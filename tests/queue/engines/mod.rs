@@ -76,7 +76,11 @@ async fn with_server(server: Result<Server, &'static str>, returns: Return) -> O
     server.open().await.close().await?;
     // The handle that had the connection finds the way back.
     tokio::time::timeout(4 * PATIENCE, stories::after_the_crash(&queues)).await?;
+    let queue = queues.queue("closed").await?;
     queues.close().await?;
+    queue.put("too late").await.expect_err("closed");
+    queue.poll().await.expect_err("closed");
+    queues.queue("late").await.expect_err("closed");
     Ok(())
 }
 
@@ -91,6 +95,8 @@ async fn q08_an_engine_that_is_not_there_is_told_with_the_reason() {
         "the engine's url of a journal has an absolute path: `journal:///directory`"
     );
     assert_eq!(refused("journal:///tmp/x?node=me").await, "the engine's url has no number behind `node=`");
+    assert_eq!(refused("amqp:guest:secret@localhost").await, "the engine's url is none of amqp");
+    assert_eq!(refused("postgres://a@b:secret").await, "the engine's url is none of postgres");
     // Nobody listens there: it is the port of a service that nobody has.
     for url in
         ["nats://127.0.0.1:1", "amqp://guest:secret@127.0.0.1:1", "postgres://shop:secret@127.0.0.1:1/shop"]

@@ -25,7 +25,7 @@ pub(super) async fn all(queues: &EngineQueues, returns: Return) {
     macro_rules! tell {
         ($($story:ident)*) => { $({ let queues = queues.clone(); stories.spawn(async move { $story(queues).await }); })* };
     }
-    tell!(order delayed leases dead_letters given_up cancelled crowd woken keys priorities delays expiry names limits notified);
+    tell!(order delayed leases let_go dead_letters kept given_up cancelled crowd woken keys priorities delays expiry names limits notified);
     stories.spawn(comes_back(queues.clone(), returns));
     while let Some(told) = stories.join_next().await {
         told.expect("the story ends well");
@@ -134,6 +134,18 @@ async fn leases(queues: EngineQueues) {
     assert!(queue.poll().await.expect("it works").is_none());
 }
 
+async fn let_go(queues: EngineQueues) {
+    let config = EngineConfig::new().lease(Duration::from_secs(1));
+    let queue = queues.queue_with("let-go", config).await.expect("declared");
+    queue.put("left").await.expect("put");
+    let delivery = next(&queue).await;
+    // Where there is no runtime only the end of the lease can give it back.
+    std::thread::spawn(move || drop(delivery)).join().expect("it is dropped");
+    let delivery = next(&queue).await;
+    assert_eq!((text(&delivery), delivery.deliveries()), ("left", 2));
+    done(delivery).await;
+}
+
 async fn dead_letters(queues: EngineQueues) {
     let queue =
         queues.queue_with("poison", EngineConfig::new().deliveries_max(Some(2))).await.expect("declared");
@@ -160,6 +172,18 @@ async fn dead_letters(queues: EngineQueues) {
     assert!(dead.poll().await.expect("it works").is_none(), "once");
 }
 
+/// What is tried for ever is, also where the engine has a limit of its own.
+async fn kept(queues: EngineQueues) {
+    let queue = queues.queue("kept.dead").await.expect("declared");
+    queue.put("looked at again and again").await.expect("put");
+    for n in 1..=25 {
+        let delivery = next(&queue).await;
+        assert_eq!(delivery.deliveries(), n);
+        delivery.nack(Duration::ZERO).await.expect("it is ours");
+    }
+    done(next(&queue).await).await;
+}
+
 async fn given_up(queues: EngineQueues) {
     let queue = queues.queue("given-up").await.expect("declared");
     assert!(queue.get(Duration::from_millis(10)).await.expect("it works").is_none());
@@ -172,21 +196,31 @@ async fn given_up(queues: EngineQueues) {
     done(delivery).await;
 }
 
-/// Who asks looks at something else now and then.
+/// Gets that are given up again and again take nothing out of the queue and wear nothing out.
 async fn cancelled(queues: EngineQueues) {
-    let queue = queues.queue("cancelled").await.expect("declared");
-    let ask = || tokio::time::timeout(Duration::from_millis(20), queue.get(PATIENCE));
-    for _ in 0..30 {
-        assert!(ask().await.is_err(), "nothing is there");
-    }
-    queue.put("once").await.expect("put");
+    let config = EngineConfig::new().deliveries_max(Some(2));
+    let queue = queues.queue_with("cancelled", config).await.expect("declared");
+    let (begin, begun) = tokio::sync::oneshot::channel();
+    let putting = tokio::spawn({
+        let queue = queue.clone();
+        async move {
+            begun.await.expect("the test goes on");
+            queue.put("for the patient").await.expect("put");
+        }
+    });
+    let (mut begin, mut given_up) = (Some(begin), 0);
     let delivery = loop {
-        if let Ok(answer) = ask().await {
-            break answer.expect("an engine that works").expect("a message");
+        tokio::select! {
+            delivery = queue.get(Duration::MAX) => break delivery.expect("it works").expect("a message"),
+            () = tokio::time::sleep(Duration::from_millis(10)) => given_up += 1,
+        }
+        if given_up == 20 {
+            begin.take().expect("once").send(()).expect("it waits");
         }
     };
-    assert_eq!((text(&delivery), delivery.deliveries()), ("once", 1), "nobody else has had it");
+    assert_eq!((text(&delivery), delivery.deliveries()), ("for the patient", 1));
     done(delivery).await;
+    putting.await.expect("it was put");
 }
 
 async fn crowd(queues: EngineQueues) {
@@ -352,11 +386,12 @@ async fn notified(queues: EngineQueues) {
         let send = send.clone();
         async move {
             let payload = text(&delivery).to_owned();
+            assert!(payload != "trips" || delivery.deliveries() > 1, "a handler that trips over a message");
             done(delivery).await;
             send.send(payload).await.expect("the test waits");
         }
     });
-    for payload in ["one", "two"] {
+    for payload in ["one", "trips", "two"] {
         queue.put(payload).await.expect("put");
         assert_eq!(receive.recv().await.as_deref(), Some(payload));
     }

@@ -139,6 +139,7 @@ fn put_error(error: PutError) -> EngineError {
         PutError::Journal(AppendError::Closed) => EngineError::Closed,
         PutError::Journal(AppendError::Poisoned(_)) => EngineError::Unknown(Box::new(error)),
         PutError::TooLarge { size, limit } => EngineError::TooLarge { size, limit },
+        error if error.is_retryable() => EngineError::Unreachable(Box::new(error)),
         error => EngineError::Refused(Box::new(error)),
     }
 }
@@ -148,6 +149,7 @@ fn queue_error(error: QueueError) -> EngineError {
         QueueError::LeaseLost => EngineError::LeaseLost,
         QueueError::Closed => EngineError::Closed,
         QueueError::Journal(AppendError::Poisoned(_)) => EngineError::Unknown(Box::new(error)),
+        QueueError::Journal(ref told) if told.is_retryable() => EngineError::Unreachable(Box::new(error)),
         error => EngineError::Refused(Box::new(error)),
     }
 }

@@ -45,14 +45,15 @@ pub enum EngineError {
         /// Which of them.
         field: &'static str,
     },
-    /// The engine cannot be reached, or not any more. Retry later: it is connected to anew.
+    /// The engine cannot be reached, or not any more, or has no means to do it now (a full disk, say). Retry later: where the
+    /// connection broke it is made anew.
     #[error("the engine cannot be reached")]
     Unreachable(#[source] Box<dyn Error + Send + Sync>),
     /// The connection broke, or the engine was silent, after a message or its acknowledgement had left: it **may or may
     /// not** have been stored. Retry with the same [name](super::super::Message::name), where the engine knows names.
     #[error("the outcome is unknown")]
     Unknown(#[source] Box<dyn Error + Send + Sync>),
-    /// The engine said no.
+    /// The engine said no: there is no such queue any more, say, or one with other settings.
     #[error("the engine refused")]
     Refused(#[source] Box<dyn Error + Send + Sync>),
     /// The lease ran out: the message comes again, or has come.

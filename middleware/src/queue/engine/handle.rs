@@ -1,5 +1,6 @@
 //! What a user holds, whichever engine is behind it.
 
+use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -7,16 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::task::JoinSet;
 
 use super::super::config::check_name;
 use super::super::delivery::NotifyGuard;
 use super::super::error::{DeclareError, PutError};
 use super::super::message::{Message, PRIORITY};
-use super::begun::{Begun, Fetched, SLICE, Turn};
 use super::embedded::Embedded;
-use super::{Abilities, Engine, EngineError, EngineReceipt, Held, Letter};
+use super::fetch::Counter;
+use super::{Abilities, Engine, EngineError, EngineReceipt, Held, Letter, Taken};
 
 /// The queues of an engine. Clones are cheap and share it.
 #[derive(Clone)]
@@ -27,11 +27,11 @@ pub struct EngineQueues {
 /// One queue of an engine. Clones are cheap and share it.
 #[derive(Clone)]
 pub struct EngineQueue {
-    engine: Arc<dyn Engine>,
-    name: Arc<str>,
-    dead: Option<Arc<str>>,
-    config: EngineConfig,
-    begun: Arc<Begun>,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) name: Arc<str>,
+    pub(super) dead: Option<Arc<str>>,
+    pub(super) config: EngineConfig,
+    pub(super) counter: Arc<Counter>,
 }
 
 /// A message that was delivered and waits for its acknowledgement.
@@ -44,6 +44,7 @@ pub struct EngineDelivery {
     payload: Bytes,
     key: Option<Bytes>,
     deliveries: u32,
+    lease: Duration,
     /// None when it is settled.
     held: Option<Box<dyn Held>>,
 }
@@ -121,7 +122,8 @@ impl EngineQueues {
     /// # Errors
     /// [`EngineError::Url`], [`EngineError::NotBuilt`], [`EngineError::Unreachable`], [`EngineError::Refused`].
     /// # Cancel safety
-    /// Dropping the future leaves nothing behind.
+    /// Dropping the future leaves nothing behind, but of `journal:`: there the opening goes on, and the directory is in use
+    /// until it has ended.
     pub async fn open(url: &str) -> Result<Self, EngineError> {
         let (scheme, _) = url.split_once(':').ok_or(EngineError::Url { reason: "has no scheme" })?;
         let engine: Arc<dyn Engine> = match scheme {
@@ -184,8 +186,8 @@ impl EngineQueues {
             self.engine.declare(dead, &EngineConfig { deliveries_max: None, ..config.clone() }).await?;
         }
         self.engine.declare(name, &config).await?;
-        let (engine, dead) = (self.engine.clone(), dead.map(Into::into));
-        Ok(EngineQueue { engine, name: name.into(), dead, config, begun: Arc::default() })
+        let (engine, counter) = (self.engine.clone(), Arc::default());
+        Ok(EngineQueue { engine, name: name.into(), dead: dead.map(Into::into), config, counter })
     }
 
     /// Lets go of connections and files; everything that is done with the queues from then on fails.
@@ -236,43 +238,18 @@ impl EngineQueue {
         self.engine.put(&self.name, letter).await
     }
 
-    /// The next message, waiting at most `within` for one; `None` when there was none. [`Duration::MAX`] waits for ever.
-    /// Must be called inside a tokio runtime.
+    /// The next message, waiting at most `within` for one; `None` when there was none. [`Duration::MAX`] waits for ever. An
+    /// engine that is silent is given up ten seconds later. Must be called inside a tokio runtime.
     ///
     /// The message belongs to this consumer for [`EngineConfig::lease`]; acknowledge it when the work is done.
     ///
     /// # Errors
     /// See [`EngineError`].
     /// # Cancel safety
-    /// Dropping the future loses no message: one that comes within a second is for the next call. Without one it goes back, and
-    /// that counts as a delivery.
+    /// Dropping the future loses no message; one that was just coming is for the next who asks this handle or a clone of it,
+    /// within a second (or half of its lease). If nobody does it goes back, and that counts as a delivery.
     pub async fn get(&self, within: Duration) -> Result<Option<EngineDelivery>, EngineError> {
-        let until = Instant::now().checked_add(within);
-        let mut turn = Turn { begun: self.begun.clone(), fetch: self.begun.take() };
-        if let Some(fetch) = &mut turn.fetch {
-            let answered = match until {
-                Some(until) => timeout_at(until, fetch).await.ok(),
-                None => Some(fetch.await),
-            };
-            match answered {
-                Some(answered) => {
-                    turn.fetch = None;
-                    // What else an earlier call would have been told is old.
-                    if let Ok(Ok(Some(delivery))) = answered {
-                        return Ok(Some(delivery));
-                    }
-                }
-                None if within.is_zero() => drop(turn),
-                None => return Ok(None),
-            }
-        }
-        let (send, receive) = oneshot::channel();
-        tokio::spawn(self.clone().fetch(until, send));
-        let mut turn = Turn { begun: self.begun.clone(), fetch: None };
-        let answered = turn.fetch.insert(receive).await;
-        turn.fetch = None;
-        // Only a runtime that ends drops the task.
-        answered.unwrap_or(Err(EngineError::Closed))
+        self.fetched(within).await
     }
 
     /// The next message if there is one now. As [`get`](Self::get) in all else.
@@ -284,9 +261,10 @@ impl EngineQueue {
     }
 
     /// Calls `handler` for each message, one after the other, until the guard is dropped or the queues are closed. While
-    /// the engine cannot be reached, or says no, it is tried again once a second.
+    /// the engine cannot be reached, or refuses, it is tried again once a second, with a warning in the log.
     ///
-    /// Must be called inside a tokio runtime. The handler acknowledges; a delivery that it drops comes back.
+    /// Must be called inside a tokio runtime. The handler acknowledges; a delivery that it drops comes back, also when its
+    /// future panics, which is logged.
     pub fn notify<F, Work>(&self, mut handler: F) -> NotifyGuard
     where
         F: FnMut(EngineDelivery) -> Work + Send + 'static,
@@ -296,79 +274,43 @@ impl EngineQueue {
         NotifyGuard::new(tokio::spawn(async move {
             loop {
                 match queue.get(Duration::MAX).await {
-                    Ok(Some(delivery)) => handler(delivery).await,
-                    Ok(None) => {}
-                    Err(EngineError::Closed) => {
-                        tracing::debug!(queue = queue.name(), "no more notifications");
-                        return;
+                    Ok(Some(delivery)) => {
+                        // A task of its own, which ends with this one: its panic is nobody else's.
+                        let mut call = JoinSet::new();
+                        call.spawn(handler(delivery));
+                        if let Some(Err(error)) = call.join_next().await {
+                            tracing::error!(queue = queue.name(), %error, "a handler of notifications ended");
+                        }
                     }
-                    // Whatever it is, somebody may mend it.
+                    Ok(None) => {}
+                    Err(EngineError::Closed) => return,
+                    // What an engine refuses now it may do later: a queue that was deleted is declared again by somebody.
                     Err(error) => {
-                        tracing::warn!(queue = queue.name(), %error, "notifications pause");
+                        tracing::warn!(queue = queue.name(), %error, reason = ?error.source(), "notifications pause");
                         tokio::time::sleep(TRY_AGAIN).await;
                     }
                 }
             }
         }))
     }
-
-    /// Takes a message for who waits at the other end. The engine's work is never dropped half-way: a message that came for
-    /// somebody who has gone goes back.
-    async fn fetch(self, until: Option<Instant>, answer: oneshot::Sender<Fetched>) {
-        loop {
-            let left = until.map_or(SLICE, |until| until.saturating_duration_since(Instant::now()));
-            let outcome = self.take(left.min(SLICE)).await;
-            let is_over = until.is_some_and(|until| Instant::now() >= until) || answer.is_closed();
-            if matches!(outcome, Ok(None)) && !is_over {
-                continue;
-            }
-            // Whoever waited may have gone: the delivery goes back as it is dropped.
-            drop(answer.send(outcome));
-            return;
-        }
-    }
-
-    async fn take(&self, within: Duration) -> Fetched {
-        let until = Instant::now() + within;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let Some(taken) = self.engine.take(&self.name, left).await? else { return Ok(None) };
-            let is_spent = self.config.deliveries_max.is_some_and(|max| taken.deliveries > max);
-            match self.dead.as_ref().filter(|_| is_spent) {
-                None => {
-                    return Ok(Some(EngineDelivery {
-                        queue: self.name.clone(),
-                        payload: taken.payload,
-                        key: taken.key,
-                        deliveries: taken.deliveries,
-                        held: Some(taken.held),
-                    }));
-                }
-                Some(dead) => {
-                    tracing::warn!(queue = %self.name, deliveries = taken.deliveries, "a dead letter");
-                    let mut letter = Letter::from(Message::new(taken.payload));
-                    let can = self.engine.abilities();
-                    letter.key = taken.key.filter(|_| can.keys);
-                    // So that burying it again after a crash stores nothing.
-                    letter.name =
-                        taken.id.filter(|_| can.names).map(|id| format!("{}.{id}", self.name).into());
-                    if let Err(error) = self.engine.put(dead, letter).await {
-                        // It is not for whoever asked: it goes back, if the engine can be told.
-                        drop(taken.held.nack(TRY_AGAIN).await);
-                        return Err(error);
-                    }
-                    match taken.held.ack().await {
-                        // Somebody else buries it, too, as it took long.
-                        Ok(()) | Err(EngineError::LeaseLost) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-            }
-        }
-    }
 }
 
 impl EngineDelivery {
+    pub(super) fn new(queue: &EngineQueue, taken: Taken) -> Self {
+        Self {
+            queue: queue.name.clone(),
+            payload: taken.payload,
+            key: taken.key,
+            deliveries: taken.deliveries,
+            lease: queue.config.lease,
+            held: Some(taken.held),
+        }
+    }
+
+    pub(super) fn lease(&self) -> Duration {
+        self.lease
+    }
+
     /// The bytes that were put.
     pub fn payload(&self) -> &Bytes {
         &self.payload

@@ -7,7 +7,7 @@
 //!             `nats://` (JetStream), `amqp://` (RabbitMQ's quorum queues) and `postgres://` (a table). What each of them
 //!             keeps says [`Abilities`], and the table in the guide. Others are added by the trait [`Engine`].
 //! Method      everything that is the same for all of them (leases in the caller's hand, dead letters, waiting that may be
-//!             given up) is in `handle.rs`; an engine only puts, takes and settles.
+//!             given up) is in `handle.rs` and `fetch.rs`; an engine only puts, takes and settles.
 //! Limits      dead letters go to the queue with `.dead` behind its name, by a put and then an acknowledgement: a crash between
 //!             the two may leave the message in both, where the engine does not know names.
 //!
@@ -32,9 +32,9 @@
 
 #[cfg(feature = "amqp")]
 mod amqp;
-mod begun;
 mod embedded;
 mod error;
+mod fetch;
 mod handle;
 #[cfg(feature = "nats")]
 mod nats;
@@ -57,7 +57,8 @@ pub type Doing<'a, T> = Pin<Box<dyn Future<Output = Result<T, EngineError>> + Se
 
 /// Something that keeps queues.
 ///
-/// What its futures begin they carry out: they are not dropped half-way by the handles above.
+/// What [`take`](Self::take) begins it carries out: the handles above do not drop it half-way. All other futures are dropped
+/// when whoever waits for them is.
 pub trait Engine: Send + Sync + 'static {
     /// What it can do; always the same.
     fn abilities(&self) -> Abilities;

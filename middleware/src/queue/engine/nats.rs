@@ -6,7 +6,7 @@
 //! Names       the header `Nats-Msg-Id`: known for [`NAMES_FOR`], by the server.
 //! Expiry      a header of ours, looked at by the consumer that takes the message: older servers have none of their own.
 //! Leases      the server's `ack_wait`. It takes late acknowledgements, so the end of a lease is watched here, too.
-//! Limits      [`OUT_MAX`] messages of a queue are out at a time; no keys, priorities or delays.
+//! Limits      no keys, priorities or delays of puts. What is out and what waits for its delay is in the server's memory.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -66,12 +66,11 @@ impl Nats {
             within => open.consumer.batch().max_messages(1).expires(within).messages().await,
         };
         let mut batch = batch.map_err(|error| EngineError::Unreachable(Box::new(error)))?;
-        let next = poll_fn(|context| Pin::new(&mut batch).poll_next(context));
-        // A server that dies never answers those who do not wait.
-        let next = timeout(within.saturating_add(ANSWER), next).await;
-        match next.map_err(|late| EngineError::Unreachable(Box::new(late)))? {
-            Some(message) => message.map(Some).map_err(EngineError::Unreachable),
-            None => Ok(None),
+        // A question without a wait has no end of its own when its answer is lost.
+        match timeout(within + ANSWER, poll_fn(|context| Pin::new(&mut batch).poll_next(context))).await {
+            Ok(Some(message)) => message.map(Some).map_err(EngineError::Unreachable),
+            Ok(None) => Ok(None),
+            Err(late) => Err(EngineError::Unreachable(Box::new(late))),
         }
     }
 }
@@ -92,13 +91,13 @@ impl Engine for Nats {
                 num_replicas: 1,
                 ..stream::Config::default()
             };
-            let stream = self.context.get_or_create_stream(stream).await;
-            let stream = stream.map_err(|error| match error.kind() {
-                CreateStreamErrorKind::TimedOut | CreateStreamErrorKind::JetStreamUnavailable => {
-                    EngineError::Unreachable(Box::new(error))
-                }
-                _ => EngineError::Refused(Box::new(error)),
-            })?;
+            let stream =
+                self.context.get_or_create_stream(stream).await.map_err(|error| match error.kind() {
+                    CreateStreamErrorKind::TimedOut
+                    | CreateStreamErrorKind::JetStreamUnavailable
+                    | CreateStreamErrorKind::Response => EngineError::Unreachable(Box::new(error)),
+                    _ => EngineError::Refused(Box::new(error)),
+                })?;
             let consumer = pull::Config {
                 durable_name: Some(CONSUMER.to_owned()),
                 ack_policy: AckPolicy::Explicit,
@@ -106,10 +105,13 @@ impl Engine for Nats {
                 max_ack_pending: OUT_MAX,
                 ..pull::Config::default()
             };
-            let consumer = stream.get_or_create_consumer(CONSUMER, consumer).await;
-            let consumer = consumer.map_err(|error| match error.kind() {
-                ConsumerErrorKind::TimedOut => EngineError::Unreachable(Box::new(error)),
-                _ => EngineError::Refused(Box::new(error)),
+            let consumer = stream.get_or_create_consumer(CONSUMER, consumer).await.map_err(|error| {
+                match error.kind() {
+                    ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request => {
+                        EngineError::Unreachable(Box::new(error))
+                    }
+                    _ => EngineError::Refused(Box::new(error)),
+                }
             })?;
             let lease = consumer.cached_info().config.ack_wait;
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,9 +131,9 @@ impl Engine for Nats {
                 message = message.header(EXPIRES, until.to_string());
             }
             let failed = |error: jetstream::context::PublishError| match error.kind() {
-                PublishErrorKind::StreamNotFound | PublishErrorKind::MaxPayloadExceeded => {
-                    EngineError::Refused(Box::new(error))
-                }
+                PublishErrorKind::MaxPayloadExceeded => EngineError::Refused(Box::new(error)),
+                // Nobody answers for the stream: it was deleted, or its server is not ready yet.
+                PublishErrorKind::StreamNotFound => EngineError::Unreachable(Box::new(error)),
                 // What the server answered otherwise is not told apart from that it did not answer.
                 _ => EngineError::Unknown(Box::new(error)),
             };
@@ -257,7 +259,7 @@ const CONSUMER: &str = "quorate";
 const EXPIRES: &str = "Quorate-Expires";
 /// How long the server knows a name; it keeps them in memory.
 const NAMES_FOR: Duration = Duration::from_secs(120);
-/// Messages of one queue that are out at a time; beyond it takers wait for acknowledgements.
-const OUT_MAX: i64 = 10_000;
+/// As many messages of a queue as there are may be out: those that wait for the delay of a nack are, too.
+const OUT_MAX: i64 = -1;
 /// A server that is silent for so long did not do it, or did it and cannot say so.
 const ANSWER: Duration = Duration::from_secs(10);

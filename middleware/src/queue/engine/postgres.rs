@@ -2,21 +2,23 @@
 //!
 //! Guarantee   a put, an acknowledgement and a nack are committed when they return, as safe as the server's
 //!             `synchronous_commit` makes them (on by default). Priorities, keys, delays, expiry and names are kept by the
-//!             statements in `postgres.sql`, which [declaring](Engine::declare) brings into the schema that comes first in the
-//!             search path.
+//!             statements in `postgres.sql`, which connecting brings into the schema that comes first in the search path where
+//!             they are not there in this version.
 //! Leases      a column: whoever holds a message whose lease ran out may acknowledge it until somebody else has it.
 //! Names       the last [`NAMES_MAX`] of a queue, and up to some hundreds more.
+//! Silence     whoever the server does not answer for [`ANSWER`] is told so. What it takes afterwards nobody gets before the
+//!             lease has run out.
 //! Limits      without TLS. One connection carries all; it is made anew when it broke.
 
 use std::collections::BTreeMap;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
-use tokio_postgres::error::DbError;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls, Statement};
 
 use super::super::message::Durability;
@@ -27,6 +29,7 @@ pub(super) struct Postgres {
     line: tokio::sync::Mutex<Line>,
     leases: Mutex<BTreeMap<String, Duration>>,
     bells: Arc<Bells>,
+    durability: Durability,
 }
 
 enum Line {
@@ -38,6 +41,7 @@ enum Line {
 /// A connection and what was prepared on it.
 struct Session {
     client: Client,
+    durability: Durability,
     put: Statement,
     take: Statement,
     ack: Statement,
@@ -67,30 +71,36 @@ impl Postgres {
         config.application_name("quorate").connect_timeout(ANSWER);
         // One whose machine has gone says nothing at all.
         config.tcp_user_timeout(ANSWER).keepalives_idle(ANSWER);
-        let postgres = Self {
+        let mut postgres = Self {
             config,
             line: tokio::sync::Mutex::new(Line::Broken),
             leases: Mutex::default(),
             bells: Arc::default(),
+            durability: Durability::Synced,
         };
-        postgres.session().await?;
+        postgres.durability = postgres.session().await?.durability;
         Ok(postgres)
     }
 
     async fn session(&self) -> Result<Arc<Session>, EngineError> {
-        let mut line = self.line.lock().await;
+        let mut line = answer(self.line.lock(), EngineError::Unreachable).await?;
         match &*line {
             Line::Stands(session) if !session.client.is_closed() => return Ok(session.clone()),
             Line::Closed => return Err(EngineError::Closed),
             Line::Stands(_) | Line::Broken => {}
         }
+        let session = Arc::new(answer(self.connected(), EngineError::Unreachable).await??);
+        *line = Line::Stands(session.clone());
+        Ok(session)
+    }
+
+    async fn connected(&self) -> Result<Session, EngineError> {
         let (client, mut connection) = self.config.connect(NoTls).await.map_err(failed)?;
         let bells = self.bells.clone();
         tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
                 if let AsyncMessage::Notification(rung) = message {
                     // All who wait look; those who find nothing wait again.
-                    // Whoever takes has made one before it looked; others may invent any names.
                     if let Some(bell) = bells.lock().get(rung.payload()) {
                         bell.notify_waiters();
                     }
@@ -101,13 +111,22 @@ impl Postgres {
                 bell.notify_waiters();
             }
         });
-        // Creating what is there takes locks that whoever puts may be waiting for.
-        let version = client.query_one(VERSION, &[]).await.map_err(failed)?;
-        if version.try_get::<_, Option<String>>(0).map_err(failed)?.as_deref() != Some("quorate 2") {
-            client.batch_execute(SCHEMA).await.map_err(failed)?;
+        let version = version();
+        let known = "SELECT to_regproc('quorate_version') IS NOT NULL, current_setting('synchronous_commit')";
+        let known = client.query_one(known, &[]).await.map_err(failed)?;
+        let mut is_there = known.try_get(0).map_err(failed)?;
+        if is_there {
+            let told = client.query_one("SELECT quorate_version()", &[]).await.map_err(failed)?;
+            is_there = told.try_get::<_, &str>(0).map_err(failed)? == version;
         }
+        if !is_there {
+            let named = format!("{SCHEMA}\n{VERSION} AS $$ SELECT text '{version}' $$");
+            client.batch_execute(&named).await.map_err(failed)?;
+        }
+        let is_synced = known.try_get::<_, &str>(1).map_err(failed)? != "off";
         client.batch_execute("LISTEN quorate").await.map_err(failed)?;
-        let session = Session {
+        Ok(Session {
+            durability: if is_synced { Durability::Synced } else { Durability::Memory },
             put: client
                 .prepare("SELECT * FROM quorate_put($1, $2, $3, $4, $5, $6, $7, $8)")
                 .await
@@ -116,10 +135,7 @@ impl Postgres {
             ack: client.prepare("SELECT quorate_ack($1, $2)").await.map_err(failed)?,
             due: client.prepare("SELECT quorate_due($1, $2, $3, $4)").await.map_err(failed)?,
             client,
-        };
-        let session = Arc::new(session);
-        *line = Line::Stands(session.clone());
-        Ok(session)
+        })
     }
 
     fn leases(&self) -> MutexGuard<'_, BTreeMap<String, Duration>> {
@@ -130,7 +146,7 @@ impl Postgres {
 
 impl Engine for Postgres {
     fn abilities(&self) -> Abilities {
-        Abilities::all(Durability::Synced)
+        Abilities::all(self.durability)
     }
 
     fn declare<'a>(&'a self, queue: &'a str, config: &'a EngineConfig) -> Doing<'a, ()> {
@@ -148,17 +164,13 @@ impl Engine for Postgres {
             let (payload, priority) = (&payload[..], i16::from(*priority));
             let (delay, expires) = (millis(*delay), expires_after.map(millis));
             let (key, name) = (key.as_deref(), name.as_deref());
-            let row = session
-                .client
-                .query_one(
-                    &session.put,
-                    &[&queue, &payload, &priority, &key, &name, &delay, &expires, &NAMES_MAX],
-                )
-                .await
-                .map_err(unknown)?;
+            let values: [&(dyn ToSql + Sync); 8] =
+                [&queue, &payload, &priority, &key, &name, &delay, &expires, &NAMES_MAX];
+            let put = session.client.query_one(&session.put, &values);
+            let row = answer(put, EngineError::Unknown).await?.map_err(unknown)?;
             let id: i64 = row.try_get(0).map_err(failed)?;
             let is_repeated = row.try_get(1).map_err(failed)?;
-            Ok(EngineReceipt { durability: Durability::Synced, id: u64::try_from(id).ok(), is_repeated })
+            Ok(EngineReceipt { durability: session.durability, id: u64::try_from(id).ok(), is_repeated })
         })
     }
 
@@ -173,8 +185,10 @@ impl Engine for Postgres {
                 // Before the look, so that nothing that comes after it is missed.
                 rung.as_mut().enable();
                 let session = self.session().await?;
-                let row = session.client.query_one(&session.take, &[&queue, &millis(lease)]).await;
-                let row = row.map_err(failed)?;
+                let lease_ms = millis(lease);
+                let values: [&(dyn ToSql + Sync); 2] = [&queue, &lease_ms];
+                let taken = session.client.query_one(&session.take, &values);
+                let row = answer(taken, EngineError::Unreachable).await?.map_err(failed)?;
                 if let Some(id) = row.try_get::<_, Option<i64>>(0).map_err(failed)? {
                     let key: Option<&[u8]> = row.try_get(1).map_err(failed)?;
                     let count: i32 = row.try_get(2).map_err(failed)?;
@@ -220,12 +234,10 @@ struct InHand {
 impl InHand {
     async fn settle(&self, statement: &Statement, due: Option<(Duration, bool)>) -> Result<(), EngineError> {
         let client = &self.session.client;
-        let row = match due {
-            None => client.query_one(statement, &[&self.id, &self.count]).await,
-            Some((after, is_given_back)) => {
-                client.query_one(statement, &[&self.id, &self.count, &millis(after), &is_given_back]).await
-            }
-        };
+        let (after, is_given_back) = due.map_or((0, false), |(after, is_back)| (millis(after), is_back));
+        let values: [&(dyn ToSql + Sync); 4] = [&self.id, &self.count, &after, &is_given_back];
+        let values = if due.is_some() { &values[..] } else { &values[..2] };
+        let row = answer(client.query_one(statement, values), EngineError::Unknown).await?;
         if row.map_err(unknown)?.try_get(0).map_err(failed)? { Ok(()) } else { Err(EngineError::LeaseLost) }
     }
 }
@@ -248,39 +260,51 @@ fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX).min(MILLIS_MAX)
 }
 
-/// What the server says no to, told apart from that it says nothing.
+/// What the server says, unless it is silent for too long.
+async fn answer<T>(
+    told: impl Future<Output = T>,
+    silence: fn(Box<dyn std::error::Error + Send + Sync>) -> EngineError,
+) -> Result<T, EngineError> {
+    timeout(ANSWER, told).await.map_err(|late| silence(Box::new(late)))
+}
+
+/// Why nothing was done: what the server says no to, told apart from that it says nothing, or cannot now.
 fn failed(error: Error) -> EngineError {
     match error.as_db_error() {
-        Some(told) if !passes(told) => EngineError::Refused(Box::new(error)),
+        Some(told) if !PASSING.iter().any(|class| told.code().code().starts_with(class)) => {
+            EngineError::Refused(Box::new(error))
+        }
         _ => EngineError::Unreachable(Box::new(error)),
     }
 }
 
+/// Why nothing was done, or perhaps it was.
 fn unknown(error: Error) -> EngineError {
     match error.as_db_error() {
         // The statement was rolled back, unless the server was stopped while it committed.
-        Some(told) if told.code().code().starts_with(OPERATOR) => EngineError::Unknown(Box::new(error)),
-        Some(_) => failed(error),
-        None => EngineError::Unknown(Box::new(error)),
+        Some(told) if !DOUBTFUL.iter().any(|class| told.code().code().starts_with(class)) => failed(error),
+        _ => EngineError::Unknown(Box::new(error)),
     }
 }
 
-/// What the server says no to now, and may not later.
-fn passes(told: &DbError) -> bool {
-    PASSING.iter().any(|class| told.code().code().starts_with(class))
+/// Of the statements: another text has another one. (FNV-1a, 64 bits.)
+fn version() -> String {
+    let hash = SCHEMA.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
 }
 
 const SCHEMA: &str = include_str!("postgres.sql");
-/// Which schema the database has; null for none.
-const VERSION: &str = "SELECT obj_description(to_regclass('quorate_messages'), 'pg_class')";
-/// Error codes of these classes pass: connections, transactions that met others, a server that only reads for now, what it has
-/// too little of, what others hold, what its operator does.
-const PASSING: [&str; 6] = ["08", "25", "40", "53", "55", OPERATOR];
-/// Error codes of this class are an operator's doing, a shutdown above all.
-const OPERATOR: &str = "57";
+const VERSION: &str = "CREATE OR REPLACE FUNCTION quorate_version() RETURNS text LANGUAGE sql";
+/// Error codes that begin so pass: of the connection, a deadlock, no room, a lock, a server that was made read-only by a failover,
+/// and an operator's doing, a shutdown above all.
+const PASSING: [&str; 6] = ["08", "25006", "40", "53", "55", "57"];
+/// Of these, those after which nobody knows whether the statement was committed.
+const DOUBTFUL: [&str; 3] = ["08", "40003", "57"];
 /// Names that are remembered for each queue.
 const NAMES_MAX: i64 = 10_000;
 /// A hundred years: a timestamp must have room for it.
 const MILLIS_MAX: i64 = 100 * 365 * 24 * 3_600_000;
-/// A server that cannot be connected to for so long is not there.
+/// A server that is silent for so long is not there.
 const ANSWER: Duration = Duration::from_secs(10);
