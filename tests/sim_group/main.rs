@@ -122,6 +122,7 @@ const BUGS: &[Planted] = &[
     Planted::TotalObeysStaleOrder,
     Planted::StateAfterMessages,
     Planted::StateMixesViews,
+    Planted::StateKeepsOlderMessages,
 ];
 
 /// Those of causal order; the fourth is found by hand in `orphan`.

@@ -75,6 +75,8 @@ pub enum Planted {
     StateAfterMessages,
     /// State transfer: a joiner goes on with the pieces of an earlier view's state.
     StateMixesViews,
+    /// State transfer: a joiner delivers what it held from before the view whose state it got.
+    StateKeepsOlderMessages,
     /// RPC server: a request that comes again is executed again.
     RpcExecutesDuplicates,
     /// RPC server: a request whose slot has moved on is executed all the same.

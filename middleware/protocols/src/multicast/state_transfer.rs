@@ -1,11 +1,12 @@
-//! State transfer: a joiner gets the application's state as of the beginning of its first view.
+//! State transfer: a joiner gets the application's state as of the beginning of its first view, or of a later one.
 //!
 //! Guarantee   a joiner delivers [`Up::View`], then [`Up::State`] as some older member had it at the beginning of
-//!             that view, then every message of the view: nothing is missing, nothing is in both.
+//!             that view, then every message of the view, and so on: nothing is missing, nothing is in both.
 //! Method      the longest-standing member that has the state asks its application for it at the very moment of the
 //!             view; chunks go to each joiner in a window, repeated until acknowledged, while the group goes on.
-//!             A joiner holds its deliveries back until the state is complete. When another view comes first, the
-//!             joiner starts over with the state of that view: the donor may have died.
+//!             A joiner holds its deliveries back until the state is complete, over as many views as that takes: others may
+//!             come and go meanwhile. When its donor dies, another one begins anew with the state of a later view, and the
+//!             joiner drops what it held from before that one.
 //! Source      Birman & Joseph 1987 (virtual synchrony's state transfer).
 //! Limits      [`Config::held_bytes_max`] of deliveries held by a joiner, [`Config::state_bytes_max`] of state; beyond
 //!             either the joiner gives up, the group is not slowed down.
@@ -83,12 +84,15 @@ pub struct StateTransfer {
     /// Joiner: what to deliver once the state is here, beginning with the view.
     held: VecDeque<Up>,
     held_bytes: usize,
+    /// Joiner: of which view the incoming state is.
+    source: Option<ViewId>,
     incoming: BytesMut,
     /// Donor: one transfer for each joiner.
     outgoing: BTreeMap<ProcessId, Outgoing>,
 }
 
 struct Outgoing {
+    view: ViewId,
     state: Bytes,
     acked: u64,
     sent: u64,
@@ -106,36 +110,53 @@ impl StateTransfer {
             synced: false,
             held: VecDeque::new(),
             held_bytes: 0,
+            source: None,
             incoming: BytesMut::new(),
             outgoing: BTreeMap::new(),
         }
     }
 
     fn on_view(&mut self, view: View, flow: &mut Flow<Message>) {
-        self.outgoing.clear();
-        if !self.plant.has(Planted::StateMixesViews) {
-            self.incoming.clear();
-        }
+        // What is on its way goes on.
+        self.outgoing.retain(|joiner, _| view.contains(*joiner));
         self.view = Some(view.clone());
         if self.synced {
             flow.up(Up::View(view.clone()));
-            if view.donor() == Some(self.me) && view.synced.contains(&false) {
+            if view.donor() == Some(self.me) && self.waiting().next().is_some() {
                 flow.up(Up::StateWanted(view.id));
             }
         } else {
-            self.held.clear();
-            self.held_bytes = 0;
             self.held.push_back(Up::View(view));
         }
+    }
+
+    /// The members without state to whom none is on its way.
+    fn waiting(&self) -> impl Iterator<Item = ProcessId> + '_ {
+        let flags = self.view.iter().flat_map(|view| view.members.iter().zip(view.synced.iter()));
+        let without = flags.filter(|(_, synced)| !**synced).map(|(member, _)| *member);
+        without.filter(|member| *member != self.me && !self.outgoing.contains_key(member))
+    }
+
+    /// A joiner will begin with the state of this view; false when it was not yet a member then.
+    fn begin(&mut self, view: ViewId) -> bool {
+        let is_its = |event: &Up| matches!(event, Up::View(held) if held.id == view);
+        let Some(place) = self.held.iter().position(is_its) else { return false };
+        if !self.plant.has(Planted::StateKeepsOlderMessages) {
+            let dropped: usize = self.held.drain(..place).map(|event| held_bytes_of(&event)).sum();
+            self.held_bytes -= dropped;
+        }
+        if !self.plant.has(Planted::StateMixesViews) {
+            self.incoming.clear();
+        }
+        self.source = Some(view);
+        true
     }
 
     fn on_deliver(&mut self, event: Up, flow: &mut Flow<Message>) {
         if self.synced || self.plant.has(Planted::StateAfterMessages) {
             return flow.up(event);
         }
-        if let Up::Deliver { casts, .. } = &event {
-            self.held_bytes += casts.iter().map(|cast| cast.payload.len() + size_of_val(cast)).sum::<usize>();
-        }
+        self.held_bytes += held_bytes_of(&event);
         self.held.push_back(event);
         if self.held_bytes > self.config.held_bytes_max {
             self.held.clear();
@@ -145,22 +166,22 @@ impl StateTransfer {
     }
 
     fn on_state(&mut self, now: Time, view: ViewId, state: Bytes, flow: &mut Flow<Message>) {
-        let Some(current) = self.view.as_ref().filter(|current| current.id == view && self.synced) else {
+        if !self.synced || self.view.as_ref().is_none_or(|current| current.id != view) {
             return;
-        };
-        let joiners = current.members.iter().zip(current.synced.iter()).filter(|(_, synced)| !**synced);
-        for (&joiner, _) in joiners {
-            let outgoing = Outgoing { state: state.clone(), acked: 0, sent: 0, retry_at: now };
+        }
+        let joiners: Vec<_> = self.waiting().collect();
+        for joiner in joiners {
+            let outgoing = Outgoing { view, state: state.clone(), acked: 0, sent: 0, retry_at: now };
             self.outgoing.insert(joiner, outgoing);
         }
-        self.send_chunks(now, view, flow);
+        self.send_chunks(now, flow);
     }
 
-    fn send_chunks(&mut self, now: Time, view: ViewId, flow: &mut Flow<Message>) {
+    fn send_chunks(&mut self, now: Time, flow: &mut Flow<Message>) {
         let (chunk, retry) = (self.config.chunk_bytes.max(1), self.config.retry);
         let window = self.config.window_chunks.max(1) * chunk as u64;
         for (&joiner, outgoing) in &mut self.outgoing {
-            let total = outgoing.state.len() as u64;
+            let (view, total) = (outgoing.view, outgoing.state.len() as u64);
             if outgoing.retry_at <= now {
                 // Start over behind what is acknowledged. An empty state is one empty chunk.
                 outgoing.sent = outgoing.acked;
@@ -181,8 +202,8 @@ impl StateTransfer {
 
     fn on_chunk(&mut self, from: ProcessId, chunk: (ViewId, u64, u64, Bytes), flow: &mut Flow<Message>) {
         let (view, offset, total, bytes) = chunk;
-        let Some(current) = self.view.as_ref().filter(|current| current.id == view) else { return };
-        if current.donor() != Some(from) {
+        let Some(current) = &self.view else { return };
+        if current.id.group != view.group || current.id.is_before(view) || !current.contains(from) {
             return;
         }
         if self.synced {
@@ -192,6 +213,11 @@ impl StateTransfer {
             self.incoming.clear();
             flow.up(Up::Ended(Ended::StateTooLarge));
             return flow.down(Down::Leave);
+        }
+        // The state of a later view is of another donor, and the earlier one may be dead.
+        let is_later = self.source.is_none_or(|source| source.is_before(view));
+        if is_later && !self.begin(view) || self.source != Some(view) {
+            return;
         }
         if offset == self.incoming.len() as u64 {
             self.incoming.extend_from_slice(&bytes);
@@ -210,9 +236,16 @@ impl StateTransfer {
         }
     }
 
-    fn on_have(&mut self, now: Time, from: ProcessId, have: (u64, bool), flow: &mut Flow<Message>) {
-        let (offset, complete) = have;
-        let Some(outgoing) = self.outgoing.get_mut(&from) else { return };
+    fn on_have(
+        &mut self,
+        now: Time,
+        from: ProcessId,
+        (view, offset, complete): (ViewId, u64, bool),
+        flow: &mut Flow<Message>,
+    ) {
+        let Some(outgoing) = self.outgoing.get_mut(&from).filter(|outgoing| outgoing.view == view) else {
+            return;
+        };
         if complete {
             self.outgoing.remove(&from);
             flow.down(Down::Synced(from));
@@ -251,18 +284,14 @@ impl Layer for StateTransfer {
                 self.on_chunk(from, (view, offset, total, bytes), flow);
             }
             Message::Have { view, offset, complete } => {
-                if self.view.as_ref().is_some_and(|current| current.id == view) {
-                    self.on_have(now, from, (offset, complete), flow);
-                    self.send_chunks(now, view, flow);
-                }
+                self.on_have(now, from, (view, offset, complete), flow);
+                self.send_chunks(now, flow);
             }
         }
     }
 
     fn tick(&mut self, now: Time, flow: &mut Flow<Message>) {
-        if let Some(view) = self.view.as_ref().map(|view| view.id) {
-            self.send_chunks(now, view, flow);
-        }
+        self.send_chunks(now, flow);
     }
 
     fn deadline(&self) -> Option<Time> {
@@ -272,6 +301,16 @@ impl Layer for StateTransfer {
     fn stands_on(&self, below: Offer) -> Result<Offer, Impossible> {
         let below = below.with_all("state transfer", Offer::FIFO.and(Offer::VIEWS))?;
         Ok(below.with_none("state transfer", Offer::STATE)?.and(Offer::STATE))
+    }
+}
+
+/// What a held event takes of the limit.
+fn held_bytes_of(event: &Up) -> usize {
+    match event {
+        Up::Deliver { casts, .. } => {
+            casts.iter().map(|cast| cast.payload.len() + size_of_val(cast)).sum::<usize>()
+        }
+        _ => 0,
     }
 }
 
