@@ -63,10 +63,11 @@ impl<S: Layer> GroupScenario<S> {
             let payload_bytes_max = payload_bytes_max as usize;
             config.fragment.fragment_bytes = 1 + (24 + payload_bytes_max) / (1 + rng.below(10) as usize);
         }
-        if rng.below(4) == 0 {
-            let spread = Duration::from_millis(1 + rng.below(60));
-            config.reliable.feedback = reliable::Feedback::Suppressed { spread };
-        }
+        config.reliable.feedback = match rng.below(8) {
+            0 | 1 => reliable::Feedback::Suppressed { spread: Duration::from_millis(1 + rng.below(60)) },
+            2 | 3 => reliable::Feedback::Tree { fanout: 1 + rng.below(3) as u16 },
+            _ => reliable::Feedback::Direct,
+        };
         if rng.below(3) == 0 {
             config.view_sync.quorum_min = 2 + rng.below(2) as u16;
         }

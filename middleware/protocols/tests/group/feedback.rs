@@ -13,16 +13,25 @@ const TRAVEL: Duration = Duration::from_millis(5);
 const SUPPRESSED: Feedback = Feedback::Suppressed { spread: Duration::from_millis(40) };
 const ROUNDS: u64 = 3;
 
-/// Prints the table: questions for one message that nobody got, by the number of members.
+const FANOUT: u16 = 4;
+
+/// Prints the table: questions for one message that nobody got, by the number of members; of a tree how many the one gets that
+/// gets most.
 #[test]
 fn g03_feedback_for_a_loss_that_all_share_hardly_grows_with_the_group_when_it_is_suppressed() {
-    println!("{:>8} {:>8} {:>12}", "members", "direct", "suppressed");
+    println!("{:>8} {:>8} {:>12} {:>12}", "members", "direct", "suppressed", "tree, each");
     for members in [2, 4, 8, 16, 32, 64, 128] {
-        let direct = Room::new(members, Feedback::Direct, 1).questions();
-        let rounds = (1..=ROUNDS).map(|round| Room::new(members, SUPPRESSED, round).questions());
+        let (direct, to_sender) = Room::new(members, Feedback::Direct, 1).questions();
+        let (_, to_each) = Room::new(members, Feedback::Tree { fanout: FANOUT }, 1).questions();
+        let rounds = (1..=ROUNDS).map(|round| Room::new(members, SUPPRESSED, round).questions().0);
         let suppressed: u64 = rounds.sum();
-        println!("{members:>8} {direct:>8} {:>12.1}", suppressed as f64 / ROUNDS as f64);
-        assert_eq!(direct, members as u64 - 1, "everybody asks for itself");
+        println!("{members:>8} {direct:>8} {:>12.1} {to_each:>12}", suppressed as f64 / ROUNDS as f64);
+        assert_eq!(
+            (direct, to_sender),
+            (members as u64 - 1, members as u64 - 1),
+            "everybody asks the sender"
+        );
+        assert!(to_each <= u64::from(FANOUT), "{to_each} questions to one member");
         assert!(suppressed <= 5 * ROUNDS, "{suppressed} questions in {ROUNDS} rounds");
     }
 }
@@ -38,6 +47,8 @@ struct Room {
     sent: u64,
     /// Questions, of which one to all counts once.
     asked: u64,
+    /// Questions to each alone.
+    asked_of: Vec<u64>,
     /// Data is lost.
     is_lossy: bool,
 }
@@ -54,6 +65,7 @@ impl Room {
             delivered: vec![0; members],
             sent: 0,
             asked: 0,
+            asked_of: vec![0; members],
             is_lossy: false,
         };
         let view = View {
@@ -69,8 +81,9 @@ impl Room {
         room
     }
 
-    /// How often somebody asks for a message that is lost on its way to everybody, until all have it.
-    fn questions(mut self) -> u64 {
+    /// How often somebody asks for a message that is lost on its way to everybody, until all have it; and how often the one
+    /// that is asked most.
+    fn questions(mut self) -> (u64, u64) {
         self.is_lossy = true;
         self.cast();
         self.is_lossy = false;
@@ -82,7 +95,7 @@ impl Room {
             self.step();
         }
         assert!(self.delivered.iter().all(|count| *count == 2), "{:?}", self.delivered);
-        self.asked
+        (self.asked, self.asked_of.iter().copied().max().unwrap_or(0))
     }
 
     fn cast(&mut self) {
@@ -118,6 +131,8 @@ impl Room {
             self.asked += u64::from(matches!(message, Message::Nak { .. }));
             let is_lost = self.is_lossy && matches!(message, Message::Data { .. });
             for peer in to.as_slice() {
+                let is_question = matches!(message, Message::Nak { to_all: false, .. });
+                self.asked_of[peer.node as usize] += u64::from(is_question);
                 self.sent += 1;
                 // What travels side by side does not arrive at one moment.
                 let late = Duration::from_micros(self.sent * 37 % 1000);

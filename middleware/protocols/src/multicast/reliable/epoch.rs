@@ -45,6 +45,8 @@ pub(super) struct Stream {
     pub(super) known: u64,
     pub(super) nak_at: Option<Time>,
     pub(super) nak_attempts: usize,
+    /// Members that have asked for what is not here yet either: from which number, and up to which. One wish of each.
+    pub(super) waiting: BTreeMap<ProcessId, (u64, u64)>,
     /// Own messages: the first of those that were last sent again to all, and when.
     pub(super) answered: Option<(u64, Time)>,
 }

@@ -17,9 +17,31 @@ pub enum Feedback {
         /// longer delays the repair.
         spread: Duration,
     },
+    /// Members stand in a tree below the sender, and each asks the one above it, which answers from what it holds, or asks for
+    /// itself first: no member, the sender neither, is asked by more than `fanout` others, and what was lost on a far branch is
+    /// repaired there. Who is not answered asks the next one up, and in the end the sender.
+    /// Source: the tree of coordinators of van Steen & Tanenbaum, hierarchical feedback control; Paul, Sabnani, Lin &
+    /// Bhattacharyya 1997 (RMTP).
+    Tree {
+        /// How many members are below each. Four are usual; with one, members stand in a row. Zero is taken for one.
+        fanout: u16,
+    },
 }
 
 impl Feedback {
+    /// Whom a member asks for messages of `sender`, one after the other, of so many members by rank.
+    pub(super) fn line(self, rank: usize, sender: usize, members: usize) -> Vec<usize> {
+        let Self::Tree { fanout } = self else { return vec![sender] };
+        // Places count from the sender, so that each sender has a tree of its own.
+        let mut place = (rank + members - sender) % members;
+        let mut line = Vec::new();
+        while place > 0 {
+            place = (place - 1) / usize::from(fanout.max(1));
+            line.push((place + sender) % members);
+        }
+        line
+    }
+
     /// The wait of one of so many members, of the random number `chance`: for nearly all of them most of the spread, and
     /// none at all for one in so many. So the number of questions hardly depends on the number of members.
     ///
@@ -49,6 +71,23 @@ pub(super) fn mix(numbers: &[u64]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn g03_in_the_tree_of_each_sender_nobody_is_above_more_than_so_many_and_the_sender_is_above_all() {
+        for (members, fanout) in [(2, 4), (7, 1), (100, 3), (256, 4)] {
+            let feedback = Feedback::Tree { fanout };
+            for sender in [0, 1, members - 1] {
+                let mut below = vec![0; members];
+                for rank in (0..members).filter(|rank| *rank != sender) {
+                    let line = feedback.line(rank, sender, members);
+                    assert_eq!(line.last(), Some(&sender), "{rank} of {members}");
+                    assert!(!line.contains(&rank));
+                    below[line[0]] += 1;
+                }
+                assert!(below.iter().all(|count| *count <= fanout), "{below:?}");
+            }
+        }
+    }
 
     #[test]
     fn g03_few_of_many_ask_early_and_nobody_later_than_the_spread() {

@@ -206,6 +206,9 @@ impl Reliable {
             flow.up(Up::Deliver { sender, first, casts });
         }
         epoch.watch_gap(now, &self.config, sender);
+        if !epoch.streams[sender].waiting.is_empty() {
+            self.grant_wishes(now, sender, flow);
+        }
         self.report_filled(flow);
     }
 
@@ -229,6 +232,7 @@ impl Reliable {
         epoch.frozen = true;
         for stream in &mut epoch.streams {
             stream.forget_early();
+            stream.waiting.clear();
             (stream.nak_at, stream.nak_attempts) = (None, 0);
         }
         let received = epoch.streams.iter().map(|stream| stream.delivered).collect();
@@ -334,7 +338,7 @@ impl Layer for Reliable {
                 }
             }
             Message::Nak { view, sender, first, end, to_all: false } => {
-                self.on_nak(from, (view, sender, first, end), flow);
+                self.on_nak(now, from, (view, sender, first, end), flow);
             }
             Message::Nak { view, sender, first, end, to_all: true } => {
                 self.on_nak_to_all(now, from, (view, sender, first, end), flow);

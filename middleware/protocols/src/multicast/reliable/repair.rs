@@ -8,6 +8,7 @@ use crate::time::Time;
 impl Reliable {
     pub(super) fn on_nak(
         &mut self,
+        now: Time,
         from: ProcessId,
         asked: (ViewId, u16, u64, u64),
         flow: &mut Flow<Message>,
@@ -18,6 +19,9 @@ impl Reliable {
         let Some(stream) = epoch.streams.get(usize::from(sender)) else { return };
         if first < stream.stable {
             return; // everyone held it once: the asker is confused or late
+        }
+        if first >= stream.received() {
+            return self.keep_wish(now, from, asked);
         }
         // As many packets as a round trip is worth; the asker comes back at once for what is left.
         let last = first + stream.range(first, end, self.config.repair_bytes).len() as u64;
@@ -31,6 +35,33 @@ impl Reliable {
                 Message::Repair { view, sender, first, casts, more: next < last },
             );
             first = next;
+        }
+    }
+
+    /// Who stands below in the tree misses what this member misses, too: asks for it at once, and will pass it on.
+    fn keep_wish(&mut self, now: Time, from: ProcessId, asked: (ViewId, u16, u64, u64)) {
+        let (view, sender, first, end) = asked;
+        let is_tree = matches!(self.config.feedback, Feedback::Tree { .. });
+        let Some(epoch) = self.current.as_mut().filter(|epoch| epoch.view.id == view && is_tree) else {
+            return;
+        };
+        let stream = &mut epoch.streams[usize::from(sender)];
+        if epoch.frozen || usize::from(sender) == epoch.rank {
+            return;
+        }
+        stream.waiting.insert(from, (first, end));
+        stream.known = stream.known.max(end);
+        stream.nak_at = stream.nak_at.or(Some(now));
+    }
+
+    /// More of a sender's messages are here: those who wait for them get them.
+    pub(super) fn grant_wishes(&mut self, now: Time, sender: usize, flow: &mut Flow<Message>) {
+        let Some(epoch) = &mut self.current else { return };
+        let (view, stream) = (epoch.view.id, &mut epoch.streams[sender]);
+        let received = stream.received();
+        let granted: Vec<_> = stream.waiting.extract_if(.., |_, (first, _)| *first < received).collect();
+        for (peer, (first, end)) in granted {
+            self.on_nak(now, peer, (view, sender as u16, first, end), flow);
         }
     }
 
@@ -87,16 +118,19 @@ impl Reliable {
                 (epoch.streams[sender].nak_at, epoch.streams[sender].nak_attempts) = (None, 0);
                 continue;
             };
-            // The sender first, then whoever is known to hold it, then anyone.
+            // The sender first, or those between it and this member, then whoever is known to hold it, then anyone. For a cut
+            // only holders can help.
+            let feedback = if epoch.frozen { Feedback::Direct } else { self.config.feedback };
+            let line = feedback.line(epoch.rank, sender, epoch.acked.len());
             let holds = |rank: &usize| epoch.acked[*rank][sender] > missing;
-            let strangers = |rank: &usize| *rank != epoch.rank && *rank != sender;
+            let strangers = |rank: &usize| *rank != epoch.rank && !line.contains(rank);
             let known: Vec<_> = (0..epoch.acked.len()).filter(strangers).filter(holds).collect();
             let rest = (0..epoch.acked.len()).filter(strangers).filter(|rank| !holds(rank));
-            let asked: Vec<_> = [sender].into_iter().chain(known).chain(rest).collect();
+            let asked: Vec<_> = line.iter().copied().chain(known).chain(rest).collect();
             let is_first = epoch.streams[sender].nak_attempts == 0 && !epoch.frozen;
             let (view, wait) = (epoch.view.id, epoch.wait(&self.config, sender));
             let stream = &mut epoch.streams[sender];
-            if is_first && self.config.feedback != Feedback::Direct {
+            if is_first && matches!(self.config.feedback, Feedback::Suppressed { .. }) {
                 stream.nak_attempts = 1;
                 stream.nak_at = Some(now + self.config.nak_retry + wait);
                 let sender = sender as u16;
