@@ -1,3 +1,5 @@
+//! Playing over networks whose delays are given: within the budget, with little delay, and with nothing that cannot be.
+
 use super::*;
 
 /// A network that is asked how long a unit takes, in milliseconds; `None` loses it.
