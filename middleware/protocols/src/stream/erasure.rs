@@ -192,7 +192,8 @@ fn combine(out: &mut [u8], factors: &[u8], sources: &[&[u8]]) {
 /// `out` becomes the XOR of all terms, which are as long as it is.
 fn sum(out: &mut [u8], terms: &[&[u8]]) {
     match out.len() {
-        64.. => sum_by::<64>(out, terms),
+        // The stripes of what fills a packet, 1,200 to 1,280 bytes, are two of these; larger parts do not fit into registers.
+        80.. => sum_by::<80>(out, terms),
         16.. => sum_by::<16>(out, terms),
         _ => sum_by::<1>(out, terms),
     }
