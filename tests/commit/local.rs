@@ -149,6 +149,8 @@ async fn k02_a_promise_survives_the_restart_of_the_participant() {
         introduce(&[&one, &two, &three]);
         let payer = serve(&two, journal(directory.path(), 2), vault.clone()).await;
         assert_eq!(vault.restored(), [txn].into());
+        // At once, or a shutdown at this moment would find nothing to wait for.
+        assert_eq!(payer.in_doubt(), [txn]);
         hesitant.0.add_permits(1);
         assert_eq!(transaction.outcome().await, Outcome::Committed(txn));
         until(|| vault.balance() == START - 10).await;
@@ -180,7 +182,7 @@ async fn k02_a_decision_survives_the_restart_of_the_coordinator() {
         let one = net.node(1).await;
         introduce(&[&one, &two]);
         let coordinator = serve(&one, journal(directory.path(), 1), NoResource).await;
-        until(|| coordinator.resumed() == [txn]).await;
+        assert_eq!(coordinator.resumed(), [txn]);
         hesitant.0.add_permits(1);
         assert!(participant.shutdown(LONG).await.is_nothing());
         assert_eq!(participant.stats().applied, 1);

@@ -79,6 +79,13 @@ impl Desk {
         Some(Expected { desk: self, token, receiver })
     }
 
+    /// What was open when the last life ended.
+    pub(super) fn restored(&self, promised: impl Iterator<Item = TxnId>, committed: Vec<TxnId>) {
+        let mut state = self.lock();
+        state.in_doubt.extend(promised);
+        state.resumed = committed;
+    }
+
     pub(super) fn in_doubt(&self) -> Vec<TxnId> {
         self.lock().in_doubt.iter().copied().collect()
     }
@@ -170,7 +177,12 @@ impl State {
         match self.undecided.remove(&txn) {
             // Whoever began it may have stopped waiting.
             Some(waiting) => drop(waiting.send(outcome)),
-            None if is_committed => return self.resumed.push(txn),
+            None if is_committed => {
+                if !self.resumed.contains(&txn) {
+                    self.resumed.push(txn);
+                }
+                return;
+            }
             None => {}
         }
         if is_committed {

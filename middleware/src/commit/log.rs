@@ -19,6 +19,8 @@ pub(super) struct Restored {
     pub(super) manager: Manager,
     /// Yes votes without a recorded end, with what was prepared.
     pub(super) promised: Vec<(TxnId, Bytes)>,
+    /// Commits of its own that not all have acknowledged.
+    pub(super) committed: Vec<TxnId>,
 }
 
 /// Makes the machine from the snapshot and what follows it, and saves a new snapshot.
@@ -37,11 +39,15 @@ pub(super) async fn restore(
     let snapshot = manager.snapshot();
     journal.save_snapshot(&name, end, encode(&snapshot)).await?;
     journal.truncate_before(end).await?;
-    let promised = snapshot.into_iter().filter_map(|record| match record {
-        Record::Prepared { txn, payload, .. } => Some((txn, payload)),
-        _ => None,
-    });
-    Ok(Restored { manager, promised: promised.collect() })
+    let (mut promised, mut committed) = (Vec::new(), Vec::new());
+    for record in snapshot {
+        match record {
+            Record::Prepared { txn, payload, .. } => promised.push((txn, payload)),
+            Record::Committed { txn, .. } => committed.push(txn),
+            _ => {}
+        }
+    }
+    Ok(Restored { manager, promised, committed })
 }
 
 /// How the driver keeps the records of the machine.

@@ -102,10 +102,12 @@ impl Transactions {
         // Transactions that were begun before in this life of the node had numbers, too.
         let me = driver::new_life(node);
         let restored = log::restore(&journal, channel, me, config).await?;
+        let desk = Arc::new(Desk::default());
+        // Before the machine says so in its first turn: whoever asks or shuts down before that must not hear that nothing is open.
+        desk.restored(restored.promised.iter().map(|(txn, _)| *txn), restored.committed);
         for (txn, payload) in restored.promised {
             resource.restore(txn, payload).await;
         }
-        let desk = Arc::new(Desk::default());
         let clerk = Clerk::new(desk.clone(), resource);
         let stable = Some(log::stable(journal, channel));
         let setup = Setup { port, me, machine: restored.manager, stable, wake: desk.wake() };
