@@ -35,7 +35,11 @@ pub fn installed() -> Vec<Broker> {
         ("beanstalkd -f0", "beanstalkd", Protocol::Beanstalk),
     ];
     let there = all.into_iter().filter_map(|(name, program, protocol)| match find(program) {
-        Some(program) => Some(Broker { name, program, protocol }),
+        Some(program) => {
+            let is_unsynced = protocol == Protocol::Nats && !has_sync_always(&program);
+            let name = if is_unsynced { NATS_UNSYNCED } else { name };
+            Some(Broker { name, program, protocol })
+        }
         None => {
             println!("{program} is not installed");
             None
@@ -49,6 +53,16 @@ fn find(program: &str) -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     places.extend(versions.map(|version| version.path().join("bin")));
     places.into_iter().map(|place| place.join(program)).find(|path| path.exists())
+}
+
+/// NATS can sync each message since 2.10.
+fn has_sync_always(program: &Path) -> bool {
+    let told =
+        Command::new(program).arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+    let told = String::from_utf8_lossy(&told);
+    let mut numbers =
+        told.rsplit('v').next().unwrap_or_default().split('.').map_while(|part| part.parse().ok());
+    (numbers.next(), numbers.next()) >= (Some(2_u32), Some(10_u32))
 }
 
 /// How many puts it confirmed a second.
@@ -91,9 +105,9 @@ impl Broker {
             Protocol::Nats => {
                 let config = directory.join("nats.conf");
                 let store = directory.join("store");
-                let text = format!(
-                    "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {store:?}, sync_interval: always }}\n"
-                );
+                let sync = if self.name == NATS_UNSYNCED { "" } else { ", sync_interval: always" };
+                let text =
+                    format!("listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {store:?}{sync} }}\n");
                 std::fs::write(&config, text)?;
                 command.arg("-c").arg(config);
             }
@@ -299,6 +313,7 @@ fn query(text: &str) -> Vec<u8> {
     message
 }
 
+const NATS_UNSYNCED: &str = "NATS JetStream, not synced";
 const PRODUCERS: usize = 64;
 const ATTEMPTS: usize = 600;
 const PAUSE: Duration = Duration::from_millis(50);

@@ -3,7 +3,8 @@
 //! Set-up      1 KiB, each acknowledged after its sync, 64 producers with one message under way each. *Two processes*: put into
 //!             a queue of another process and counted there, synced at both ends and transferred exactly once. The brokers as
 //!             their manuals say that nothing acknowledged is lost: Redis with `appendfsync always`, PostgreSQL as it comes
-//!             (a table, an insert a message), NATS JetStream with `sync_interval: always`, beanstalkd with `-f0`; each producer
+//!             (a table, an insert a message), NATS JetStream with `sync_interval: always` (before 2.10 it has no such setting,
+//!             and its row says so), beanstalkd with `-f0`; each producer
 //!             has a connection of its own over loopback and speaks the protocol by hand. A bare fdatasync loop runs in
 //!             each round.
 //! Blind spot  whoever embeds a queue pays no socket: that is the point of it, and part of the difference. Producers share the

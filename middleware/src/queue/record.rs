@@ -299,7 +299,9 @@ impl Input {
     }
 
     pub(super) fn id(&mut self) -> Result<MessageId, &'static str> {
-        self.u64().map(MessageId::from_u64)
+        // The one behind it must be a number, too.
+        let id = self.u64()?;
+        if id == u64::MAX { Err("id out of range") } else { Ok(MessageId::from_u64(id)) }
     }
 
     fn time(&mut self) -> Result<Time, &'static str> {

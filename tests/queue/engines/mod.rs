@@ -69,6 +69,8 @@ async fn with_server(server: Result<Server, &'static str>, returns: Return) -> O
         }
     };
     let queues = server.open().await;
+    // Long before the crash: a queue that RabbitMQ has just made may not survive that.
+    queues.queue("crash").await?;
     stories::all(&queues, returns).await;
     stories::before_the_crash(&queues).await;
     server.kill();

@@ -409,7 +409,7 @@ pub(super) async fn before_the_crash(queues: &EngineQueues) {
 
 /// Finds them.
 pub(super) async fn after_the_crash(queues: &EngineQueues) {
-    let mut n = 1;
+    let (mut n, mut again) = (1, 0);
     while n < 20 {
         let queue = match queues.queue("crash").await {
             Ok(queue) => queue,
@@ -424,11 +424,12 @@ pub(super) async fn after_the_crash(queues: &EngineQueues) {
                 done(delivery).await;
                 n += 1;
             }
-            // An acknowledgement may be lost where the engine does not confirm it.
+            // An acknowledgement may be lost where the engine does not confirm it; others may pass what comes back.
             Ok(Some(delivery))
                 if text(&delivery) == "0" && queues.abilities().durability != Durability::Memory =>
             {
-                assert!(n == 1, "0 comes first");
+                again += 1;
+                assert!(again == 1, "it was acknowledged again");
                 done(delivery).await;
             }
             Ok(delivery) => panic!("instead of {n} came {delivery:?}"),

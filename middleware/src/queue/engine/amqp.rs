@@ -262,7 +262,8 @@ impl Engine for Amqp {
             for line in [&self.puts, &self.takes] {
                 let mut line = answer(line.lock()).await?;
                 let broken = std::mem::replace(&mut *line, Line { is_closed: true, ..Line::default() });
-                if let Some(connection) = broken.connection {
+                // One that broke has nothing to say goodbye to.
+                if let Some(connection) = broken.connection.filter(|it| it.status().connected()) {
                     let closed = answer(connection.close(GOODBYE, "closed".into())).await;
                     outcome = outcome.and(closed.and_then(|closed| closed.map_err(unreachable)));
                 }

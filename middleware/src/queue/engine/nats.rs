@@ -122,6 +122,8 @@ impl Engine for Nats {
 
     fn put<'a>(&'a self, queue: &'a str, letter: Letter) -> Doing<'a, EngineReceipt> {
         Box::pin(async move {
+            // The client takes messages still while it drains.
+            self.open(queue)?;
             let mut message = PublishMessage::build().payload(letter.payload);
             if let Some(name) = &letter.name {
                 message = message.message_id(hex(name));
