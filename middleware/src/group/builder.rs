@@ -489,7 +489,7 @@ impl<O: Order> Builder<O> {
     }
 }
 
-/// Contacts that are dialled, each for as long as it takes: on a slow path no round would be long enough for a handshake that
+/// Contacts that are dialled, each for longer than a round: on a slow path no round would be long enough for a handshake that
 /// begins anew with each.
 #[derive(Default)]
 struct Dials {
@@ -504,8 +504,8 @@ impl Dials {
             if self.addresses.len() < DIALS_MAX && self.addresses.insert(address.clone()) {
                 let (node, address) = (node.clone(), address.clone());
                 self.under_way.spawn(async move {
-                    let reached = node.connect(&address).await.ok();
-                    (address, reached.map(|identity| identity.node))
+                    let reached = tokio::time::timeout(DIAL_MAX, node.connect(&address)).await;
+                    (address, reached.ok().and_then(Result::ok).map(|identity| identity.node))
                 });
             }
         }
@@ -530,6 +530,9 @@ const HEADERS_BYTES_MAX: usize = 4096;
 
 /// Contacts that are dialled at the same time.
 const DIALS_MAX: usize = 64;
+
+/// How long one dial may take, on the slowest of paths; then it begins anew.
+const DIAL_MAX: Duration = Duration::from_secs(20);
 
 /// How often all are tried anew.
 const CONTACT_ROUND: Duration = Duration::from_millis(500);
