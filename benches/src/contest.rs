@@ -66,6 +66,9 @@ pub fn contest(settings: &Settings, asked: &[Asked], among: &[(Asked, &[&str])])
     let mut tables = Vec::new();
     let everybody = asked.iter().map(|asked| (*asked, None));
     for ((name, kind, bytes, is_apart), ours) in everybody.chain(among.iter().map(|(a, o)| (*a, Some(*o)))) {
+        if settings.only.as_ref().is_some_and(|only| !name.contains(only)) {
+            continue;
+        }
         let question = Question { kind, bytes, is_apart, time };
         let able: Vec<Rival> = match ours {
             Some(names) => names.iter().map(|name| Rival::own(name)).collect::<Outcome<_>>()?,

@@ -76,6 +76,9 @@ struct Settings {
     /// How often every rival runs.
     #[arg(long)]
     rounds: Option<usize>,
+    /// Only tables with this in their name.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
     /// Writes every figure of every round to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,

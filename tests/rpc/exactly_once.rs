@@ -11,7 +11,7 @@ use quorate::rpc::{
     ServeOptions, Serving, State, Transaction,
 };
 use quorate::service;
-use quorate_journal::{Config, FaultyStorage, FileStorage, Journal, MemoryStorage, Storage};
+use quorate_journal::{Config, FaultyStorage, FileStorage, Journal, MemoryStorage, Record, Storage};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -29,6 +29,8 @@ pub(crate) trait Safe {
     #[exactly_once]
     async fn deposit_and(&self, account: u32, cents: u64, then: Then) -> u64;
     async fn balance(&self, account: u32) -> u64;
+    /// How many deposits were begun: no journal is asked for that.
+    async fn begun(&self) -> usize;
 }
 
 /// A service that keeps no journal.
@@ -124,6 +126,9 @@ impl Safe for Vault {
     async fn balance(&self, account: u32) -> u64 {
         self.accounts.read(|accounts| accounts.0.get(&account).copied().unwrap_or(0)).await.unwrap()
     }
+    async fn begun(&self) -> usize {
+        self.begun.load(Ordering::SeqCst)
+    }
 }
 
 async fn open(storage: impl Storage, config: DurableConfig) -> Durable<Accounts> {
@@ -132,13 +137,21 @@ async fn open(storage: impl Storage, config: DurableConfig) -> Durable<Accounts>
 }
 
 fn serve(node: &Node, accounts: &Durable<Accounts>) -> (Serving, std::sync::Arc<Vault>) {
+    serve_with(node, accounts, ServeOptions::default())
+}
+
+fn serve_with(
+    node: &Node,
+    accounts: &Durable<Accounts>,
+    options: ServeOptions,
+) -> (Serving, std::sync::Arc<Vault>) {
     let vault = std::sync::Arc::new(Vault {
         accounts: accounts.clone(),
         begun: AtomicUsize::new(0),
         waiting: Semaphore::new(0),
     });
     let server = SafeServer::shared(vault.clone());
-    (node.serve_durable("safe", server, ServeOptions::default(), accounts).unwrap(), vault)
+    (node.serve_durable("safe", server, options, accounts).unwrap(), vault)
 }
 
 #[tokio::test]
@@ -301,6 +314,47 @@ async fn r07_a_failed_journal_leaves_the_caller_in_doubt_and_the_next_one_refuse
     assert_eq!(vault.begun.load(Ordering::SeqCst), begun);
     // What the state shows now may be lost: nobody sees it.
     assert!(matches!(accounts.read(|_| ()).await, Err(NotDurable::Journal(_))));
+}
+
+#[tokio::test]
+async fn r07_answers_that_wait_for_a_journal_that_hangs_hold_up_no_method_that_can_do_without_it() {
+    let (journal, _) = Journal::open(MemoryStorage::new(), Config::new(1)).unwrap();
+    let accounts =
+        Durable::open(journal.clone(), Accounts::default(), DurableConfig::default()).await.unwrap();
+    let (server, address) = Over::Tcp.server(1).await;
+    let mut options = ServeOptions::default();
+    options.executing_max = 3;
+    let (serving, vault) = serve_with(&server, &accounts, options);
+    let node = Over::Tcp.client(2).await;
+    let safe = SafeClient::connect(&node, "safe", &address).await.unwrap();
+    assert_eq!(safe.deposit(1, 5).await, Ok(5));
+    // The journal's thread stands until it is let go.
+    let (let_go, standing) = std::sync::mpsc::channel::<()>();
+    let stand = move |_| {
+        let _ = standing.recv();
+    };
+    journal.append_then(vec![Record::new(1, "")], stand).unwrap();
+    for wave in 1..=3 {
+        let deposits: Vec<_> = (0..3).map(|_| safe.deposit_start(wave, 5)).collect();
+        let begun = async {
+            while vault.begun.load(Ordering::SeqCst) < 1 + 3 * wave as usize {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon("three more deposits", begun).await;
+        assert_eq!(soon("who needs no journal", safe.begun()).await, Ok(1 + 3 * wave as usize));
+        assert_eq!(serving.stats().executing, 0, "what only waits has left its place");
+        if wave < 3 {
+            continue;
+        }
+        // What waits is waited for, also by who drains; and it was answered only now.
+        let draining = serving.drain(Duration::from_secs(60));
+        let_go.send(()).unwrap();
+        assert_eq!(soon("the drain", draining).await, 0);
+        for (nth, deposit) in deposits.into_iter().enumerate() {
+            assert_eq!(soon("a deposit", deposit).await, Ok(5 * (nth as u64 + 1)));
+        }
+    }
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ impl Core {
                 let next = state.blocked.get_mut(&node).and_then(|blocked| blocked.answers.pop_front());
                 let Some((to, lane, message)) = next else {
                     state.blocked.remove(&node);
-                    if state.machine.executing() == 0 && state.blocked.is_empty() {
+                    if state.is_idle() {
                         self.idle.notify_waiters();
                     }
                     return;

@@ -3,7 +3,9 @@
 //! Guarantee   an answer that stands on records leaves when they are durable, and not before.
 //! Method      answers wait in a line, not in tasks: a sync makes many records durable, then one task is woken and answers
 //!             all of them together. It lives while there is a line.
-//! Limits      what waits counts among the executing requests (`ServeOptions::executing_max`).
+//! Limits      what waits has left its place among the executing requests to others: so a journal that hangs holds up no
+//!             method that can do without it. How much may wait, the journal's queue says
+//!             (`WAITING_BYTES_MAX`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,6 +39,11 @@ impl Unstable {
         self.line.drain(..count).map(|(_, execution, verdict)| (execution, verdict))
     }
 
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.line.len()
+    }
+
     /// Nobody is to be answered any more.
     pub(super) fn abandon(&mut self) {
         self.line.clear();
@@ -57,6 +64,8 @@ impl Core {
         for (execution, ending) in done {
             if ending.stable > 0 {
                 is_written = true;
+                let executed = ServerCommand::Executed(execution);
+                self.step_at(now, &mut state, Input::Command(executed), &mut Vec::new());
                 state.unstable.push(execution, ending);
             } else {
                 self.complete(now, &mut state, execution, ending.verdict);

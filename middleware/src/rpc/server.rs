@@ -59,7 +59,8 @@ pub trait Service: Send + Sync + 'static {
 #[non_exhaustive]
 pub struct ServeOptions {
     /// Requests executing at once; one more is refused as overloaded. Default 1,024. Small values refuse bursts,
-    /// large ones let memory grow with slow handlers.
+    /// large ones let memory grow with slow handlers. What has executed exactly once and waits for the journal has left
+    /// its place.
     pub executing_max: u32,
     /// Outstanding calls of one client, at most, whatever the client itself allows. Default 16,384.
     pub calls_max: u32,
@@ -207,7 +208,7 @@ impl Serving {
     }
 
     /// Takes no new requests, lets those that execute finish and answers them, at most until `deadline`; then stops.
-    /// Tells how many handlers had to be dropped.
+    /// Tells how many were left without their answer.
     ///
     /// # Cancel safety
     /// Dropping the future stops at once.
@@ -230,7 +231,7 @@ impl Serving {
                 let notified = self.core.idle.notified();
                 {
                     let state = self.core.lock();
-                    if state.machine.executing() == 0 && state.blocked.is_empty() {
+                    if state.is_idle() {
                         break;
                     }
                 }
@@ -242,7 +243,8 @@ impl Serving {
             self.core.desk.wait_idle().await;
         };
         let _ = tokio::time::timeout(deadline, both).await;
-        self.core.lock().machine.executing() as usize + self.core.desk.executing() as usize
+        let state = self.core.lock();
+        state.machine.executing() as usize + state.unstable.len() + self.core.desk.executing() as usize
     }
 }
 
@@ -321,6 +323,13 @@ pub(super) struct State {
     pub(super) totals: Totals,
 }
 
+impl State {
+    /// Nothing executes, and nothing waits to be answered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.machine.executing() == 0 && self.unstable.len() == 0 && self.blocked.is_empty()
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Totals {
     pub(super) spawned: u64,
@@ -388,7 +397,7 @@ impl Core {
             }
         }
         state.outputs = outputs;
-        if state.machine.executing() == 0 && state.blocked.is_empty() {
+        if state.is_idle() {
             self.idle.notify_waiters();
         }
     }

@@ -14,6 +14,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::Span;
+use tracing::level_filters::LevelFilter;
 use tracing::span::Entered;
 
 use crate::node::Identity;
@@ -157,8 +158,18 @@ impl Seen {
     }
 }
 
+/// Whether any subscriber wants spans of this level: one look at a number, where making a span to find out is many.
+#[inline]
+fn is_watched() -> bool {
+    LevelFilter::current() >= LevelFilter::DEBUG
+}
+
 /// The caller's span around a call.
+#[inline]
 pub(super) fn call_span(service: &str, method: &str, server: impl fmt::Display, own: &TraceContext) -> Seen {
+    if !is_watched() {
+        return Seen::default();
+    }
     Seen::by(tracing::debug_span!(
         target: "quorate::rpc",
         "call",
@@ -172,6 +183,7 @@ pub(super) fn call_span(service: &str, method: &str, server: impl fmt::Display, 
 }
 
 /// The service's span around a handler.
+#[inline]
 pub(super) fn serve_span(
     service: &str,
     method: &str,
@@ -179,6 +191,9 @@ pub(super) fn serve_span(
     own: &TraceContext,
     parent: &TraceContext,
 ) -> Seen {
+    if !is_watched() {
+        return Seen::default();
+    }
     Seen::by(tracing::debug_span!(
         target: "quorate::rpc",
         "serve",

@@ -22,6 +22,8 @@ use crate::codec::{Postcard, decode_frame};
 /// Records on their way, and who waits for them.
 pub(super) struct Queue {
     waiting: Vec<Bytes>,
+    /// What they take.
+    waiting_bytes: usize,
     /// Records of the append that is under way; 0 when there is none.
     writing: u64,
     durable: u64,
@@ -43,6 +45,7 @@ impl Queue {
     pub(super) fn new(compact_records: u64) -> Self {
         Self {
             waiting: Vec::new(),
+            waiting_bytes: 0,
             writing: 0,
             durable: 0,
             appends: 0,
@@ -62,7 +65,13 @@ impl Queue {
     }
 
     pub(super) fn push(&mut self, record: Bytes) {
+        self.waiting_bytes += cost(&record);
         self.waiting.push(record);
+    }
+
+    /// So much waits that no further call is to be begun.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting_bytes >= WAITING_BYTES_MAX
     }
 
     pub(super) fn totals(&self) -> (u64, u64, u64) {
@@ -73,6 +82,7 @@ impl Queue {
     pub(super) fn fail(&mut self, failure: NotDurable) {
         self.failure.get_or_insert(failure);
         self.waiting.clear();
+        self.waiting_bytes = 0;
         std::mem::take(&mut self.waiters).into_values().for_each(Waker::wake);
     }
 
@@ -84,7 +94,9 @@ impl Queue {
             bytes <= BATCH_BYTES_MAX
         };
         let count = self.waiting.iter().take_while(fits).count().max(1);
-        self.waiting.drain(..count).map(|record| Record::new(RECORD_KIND, record)).collect()
+        let Self { waiting, waiting_bytes, .. } = self;
+        let taken = waiting.drain(..count).inspect(|record| *waiting_bytes -= cost(record));
+        taken.map(|record| Record::new(RECORD_KIND, record)).collect()
     }
 }
 
@@ -252,6 +264,15 @@ const SNAPSHOT: &str = "durable";
 
 /// The kind of the records in the journal.
 const RECORD_KIND: u16 = 0x2D;
+
+/// What a record counts while it waits: its answer waits with it.
+const fn cost(record: &Bytes) -> usize {
+    record.len() + 2 * size_of::<Bytes>()
+}
+
+/// Bytes of records that wait while the journal is slow or hangs; beyond it exactly-once calls are refused as overloaded
+/// before anything happens, until it has taken some. Those that execute at that moment still come in line.
+const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes of records in one append: well below what the journal takes at once.
 const BATCH_BYTES_MAX: usize = 1 << 20;

@@ -11,8 +11,8 @@
 //!             Now and then a snapshot of the state and the records replaces the journal's beginning.
 //! Not covered what a handler does besides: messages, files, other services. Nor a caller that dies: what it had under way
 //!             happened once or not at all, and its next life has to ask which.
-//! Limits      [`DurableConfig`]; a record is bounded by what the journal takes as one append; transactions of one state
-//!             take turns; the state is written out, while calls wait, after [`DurableConfig::compact_records`] records.
+//! Limits      [`DurableConfig`]; a record is bounded by what the journal takes as one append; while 64 MiB of records wait
+//!             for a journal that is slow, further calls are refused as overloaded; transactions of one state take turns; the state is written out, while calls wait, after [`DurableConfig::compact_records`] records.
 //!
 //! ```
 //! use quorate::node::Node;

@@ -102,7 +102,8 @@ impl<S: State> Store<S> {
         let now = post::time_since(self.epoch);
         let mut inner = self.lock();
         let failed = inner.queue.check().is_err().then_some(Refusal::JournalFailed);
-        inner.completions.begin(now, request, acknowledged, failed.or(unless))
+        let full = inner.queue.is_full().then_some(Refusal::Overloaded);
+        inner.completions.begin(now, request, acknowledged, failed.or(unless).or(full))
     }
 
     pub(super) fn abandon(&self, request: Request) {

@@ -30,7 +30,7 @@ use crate::time::Time;
 pub struct Server {
     config: ServerConfig,
     sessions: BTreeMap<ClientKey, Session>,
-    /// Told to execute and neither completed nor aborted.
+    /// Told to execute and neither done nor aborted.
     executing: u32,
     draining: bool,
     mix: Mix,
@@ -50,6 +50,9 @@ pub enum ServerCommand {
         /// What became of it.
         verdict: Verdict,
     },
+    /// The service's code is done with an execution, and its verdict will follow when it is safe to tell: what only waits
+    /// leaves its place to another request. Whoever says so bounds what waits. Ignored when it was aborted meanwhile.
+    Executed(Execution),
     /// Answers [`ServerEvent::SeatWanted`], when the seat is durable; `None` when no more clients can have one.
     Seated {
         /// Whose process.
@@ -129,7 +132,8 @@ pub struct ServerConfig {
     pub clients_max: usize,
     /// Outstanding calls of one client; a table entry of some 64 bytes each, made as they are used. Default 16,384.
     pub slots_max: u32,
-    /// Requests executing at once; one more is refused as overloaded. Default 1,024.
+    /// Requests executing at once, without those of which only the answer waits; one more is refused as overloaded.
+    /// Default 1,024.
     pub executing_max: u32,
     /// Bytes of replies kept for one client that has not acknowledged them; beyond it the oldest are forgotten.
     /// Default 1 MiB.
@@ -211,7 +215,7 @@ impl Server {
             })
     }
 
-    /// Requests that execute now.
+    /// Requests that execute now, without those of which only the answer waits.
     pub const fn executing(&self) -> u32 {
         self.executing
     }
@@ -269,6 +273,7 @@ impl Machine for Server {
             Input::Command(ServerCommand::Complete { execution, verdict }) => {
                 self.on_complete(execution, verdict, out);
             }
+            Input::Command(ServerCommand::Executed(execution)) => self.on_executed(execution),
             Input::Command(ServerCommand::Seated { from, client, seat }) => {
                 self.on_seated(now, from, client, seat, out);
             }
@@ -301,13 +306,16 @@ impl Machine for Server {
     }
 
     fn check(&self) -> Result<(), Violation> {
-        let mut executing = 0;
+        let mut places = 0;
         for ((process, client), session) in &self.sessions {
             let mut bytes = 0;
             let mut running = 0;
             for slot in &session.slots {
                 match &slot.state {
-                    State::Executing { .. } => running += 1,
+                    State::Executing { has_place, .. } => {
+                        running += 1;
+                        places += u32::from(*has_place);
+                    }
                     State::Ended(verdict) => bytes += cost(verdict),
                     State::Silent => {}
                 }
@@ -318,10 +326,9 @@ impl Machine for Server {
                     session.kept_bytes, session.executing
                 )));
             }
-            executing += running;
         }
-        if executing > self.executing {
-            return Err(Violation(format!("{executing} requests execute, {} counted", self.executing)));
+        if places > self.executing {
+            return Err(Violation(format!("{places} requests execute, {} counted", self.executing)));
         }
         if self.sessions.len() > self.config.clients_max {
             return Err(Violation(format!("{} clients known", self.sessions.len())));

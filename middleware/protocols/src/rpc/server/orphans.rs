@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::session::State;
+use super::session::{State, Stopped};
 use super::{ClientKey, Server, ServerEvent, execution};
 use crate::machine::{Lane, Outputs, ProcessId};
 use crate::planted::Planted;
@@ -49,9 +49,9 @@ impl Server {
     pub(super) fn forget(&mut self, key: ClientKey, out: &mut Outputs<Self>) {
         let Some(session) = self.sessions.remove(&key) else { return };
         for (index, slot) in session.slots.iter().enumerate() {
-            if let State::Executing { seat, .. } = slot.state {
+            if let State::Executing { seat, has_place, .. } = slot.state {
                 let call = CallId { slot: index as u32, sequence: slot.sequence };
-                self.executing -= 1;
+                self.executing -= u32::from(has_place);
                 self.stats.aborted += 1;
                 self.stats.orphans += 1;
                 out.event(ServerEvent::Abort(execution(key, session.id, call, seat)));
@@ -69,8 +69,8 @@ impl Server {
                 continue;
             }
             let call = CallId { slot: index, sequence: session.slots[index as usize].sequence };
-            let Some(seat) = session.stop(index) else { continue };
-            self.executing -= 1;
+            let Some(Stopped { seat, places }) = session.stop(index) else { continue };
+            self.executing -= places;
             self.stats.aborted += 1;
             self.stats.orphans += 1;
             if seat == 0 {

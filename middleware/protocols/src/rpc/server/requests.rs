@@ -1,6 +1,6 @@
 //! Requests: each is executed, refused or answered from what is kept.
 
-use super::session::State;
+use super::session::{Slot, State, Stopped};
 use super::{Execution, Server, ServerEvent, execution};
 use crate::machine::{Lane, Outputs, ProcessId};
 use crate::planted::Planted;
@@ -88,10 +88,10 @@ impl Server {
                     return;
                 }
             }
-        } else if let Some(seat) = session.stop(call.slot) {
+        } else if let Some(Stopped { seat, places }) = session.stop(call.slot) {
             // A newer number in the slot: the client has given up on the older call.
             let given_up = CallId { sequence: session.slots[call.slot as usize].sequence, ..call };
-            self.executing -= 1;
+            self.executing -= places;
             self.stats.aborted += 1;
             out.event(ServerEvent::Abort(execution(key, id, given_up, seat)));
         }
@@ -130,7 +130,7 @@ impl Server {
         let one_way = semantics == Semantics::OneWay;
         if !one_way {
             session.slots[call.slot as usize].state =
-                State::Executing { keep: semantics != Semantics::Idempotent, seat };
+                State::Executing { keep: semantics != Semantics::Idempotent, seat, has_place: true };
             session.executing += 1;
         }
         self.executing += 1;
@@ -162,13 +162,24 @@ impl Server {
         }
         session.hear(now);
         let sequence = session.slots[call.slot as usize].sequence;
-        if let Some(seat) = session.stop(call.slot) {
-            self.executing -= 1;
+        if let Some(Stopped { seat, places }) = session.stop(call.slot) {
+            self.executing -= places;
             self.stats.aborted += 1;
             out.event(ServerEvent::Abort(execution(key, id, CallId { sequence, ..call }, seat)));
         }
         // Remembered even if the request has not come yet: then it comes too late.
         session.slots[call.slot as usize].sequence = call.sequence;
+    }
+
+    pub(super) fn on_executed(&mut self, done: Execution) {
+        let session = self.sessions.get_mut(&(done.from, done.client));
+        let slot = session.filter(|session| session.id == done.session);
+        let slot = slot.and_then(|session| session.slots.get_mut(done.call.slot as usize));
+        if let Some(Slot { sequence, state: State::Executing { has_place, .. } }) = slot
+            && *sequence == done.call.sequence
+        {
+            self.executing -= u32::from(std::mem::take(has_place));
+        }
     }
 
     pub(super) fn on_complete(&mut self, done: Execution, verdict: Verdict, out: &mut Outputs<Self>) {
@@ -187,8 +198,7 @@ impl Server {
         if slot.sequence != call.sequence {
             return; // aborted, and the slot was used again
         }
-        session.stop(call.slot);
-        self.executing -= 1;
+        self.executing -= session.stop(call.slot).map_or(0, |stopped| stopped.places);
         if keep {
             session.keep(call, verdict.clone());
         }

@@ -35,8 +35,18 @@ pub(super) enum State {
         keep: bool,
         /// The client's seat, when it is to be executed exactly once; else 0.
         seat: u64,
+        /// It counts among the executing requests: the service's code is not done with it.
+        has_place: bool,
     },
     Ended(Verdict),
+}
+
+/// An execution that nobody waits for any more.
+pub(super) struct Stopped {
+    /// The client's seat, or 0.
+    pub(super) seat: u64,
+    /// The places that it leaves, of those who execute.
+    pub(super) places: u32,
 }
 
 impl Session {
@@ -53,13 +63,13 @@ impl Session {
         &mut self.slots[index]
     }
 
-    /// Ends whatever the slot holds; when it was executing, gives the seat for which (0 for none).
-    pub(super) fn stop(&mut self, index: u32) -> Option<u64> {
+    /// Ends whatever the slot holds; says what it was when it was executing.
+    pub(super) fn stop(&mut self, index: u32) -> Option<Stopped> {
         let slot = self.slot(index);
         match std::mem::replace(&mut slot.state, State::Silent) {
-            State::Executing { seat, .. } => {
+            State::Executing { seat, has_place, .. } => {
                 self.executing -= 1;
-                return Some(seat);
+                return Some(Stopped { seat, places: u32::from(has_place) });
             }
             State::Ended(verdict) => self.kept_bytes -= cost(&verdict),
             State::Silent => {}
