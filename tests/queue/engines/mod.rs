@@ -52,6 +52,33 @@ async fn q08_postgres_keeps_the_contract_of_engines() -> Outcome {
 }
 
 #[tokio::test]
+async fn q08_postgres_is_talked_to_only_behind_a_certificate_that_is_known_where_that_is_required() -> Outcome
+{
+    let mut server = match Server::postgres() {
+        Ok(server) => server,
+        Err(missing) => {
+            println!("skipped: {missing} is not installed");
+            return Ok(());
+        }
+    };
+    server.open().await.close().await?;
+    let refused = async |url: &str| EngineQueues::open(url).await.expect_err("not secure");
+    let known = server.url().to_owned();
+    // The certificate is for the address.
+    let error = refused(&known.replace("127.0.0.1", "localhost")).await;
+    assert!(format!("{error:?}").contains("NotValidForName"), "{error:?}");
+    let (unknown, file) = known.split_once("&sslrootcert=").ok_or("a root")?;
+    refused(unknown).await;
+    let error = refused(&known.replace("sslmode=require&", "")).await;
+    assert_eq!(error.to_string(), "the engine's url has `sslrootcert` without `sslmode=require`");
+    let error = refused(&known.replace(file, "/nowhere")).await;
+    assert_eq!(error.to_string(), "the engine's url has an `sslrootcert` that cannot be read");
+    let plain = known.split_once('?').ok_or("options")?.0;
+    EngineQueues::open(plain).await?.close().await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn q08_rabbitmq_keeps_the_contract_of_engines() -> Outcome {
     if std::env::var_os("QUORATE_RABBITMQ").is_none() {
         println!("skipped: QUORATE_RABBITMQ is not set");

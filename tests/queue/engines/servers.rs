@@ -1,6 +1,7 @@
 //! Servers from the system's packages, on loopback, in a directory of their own, ended with their handle.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -56,13 +57,28 @@ impl Server {
         made.args(["--no-sync", "--auth=trust", "--username=quorate", "-D"]).arg(&data);
         let made = made.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("it runs");
         assert!(made.success(), "a database cannot be made: {made}");
+        let [certificate, key] = ["certificate", "key"].map(|name| directory.path().join(name));
+        let signed = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).expect("a certificate");
+        std::fs::write(&certificate, signed.cert.pem()).expect("a good disk");
+        std::fs::write(&key, signed.signing_key.serialize_pem()).expect("a good disk");
+        // It takes no key that others may read.
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("it is ours");
+        if let Some((user, group)) = owner {
+            std::os::unix::fs::chown(&key, Some(user), Some(group)).expect("root may");
+        }
+        let url = format!(
+            "postgres://quorate@127.0.0.1:{port}/postgres?sslmode=require&sslrootcert={}",
+            certificate.display()
+        );
         let command = move || {
             let mut command = as_owner(&program);
             command.arg("-D").arg(&data).args(["-p", &port.to_string()]);
+            for (setting, file) in [("ssl_cert_file", &certificate), ("ssl_key_file", &key)] {
+                command.args(["-c", "ssl=on", "-c"]).arg(format!("{setting}={}", file.display()));
+            }
             command.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
             command
         };
-        let url = format!("postgres://quorate@127.0.0.1:{port}/postgres");
         Ok(Self::begin(directory, url, vec![Box::new(command)]))
     }
 
@@ -116,6 +132,10 @@ impl Server {
             command.stdout(log.try_clone().expect("a file")).stderr(log.try_clone().expect("a file"));
             self.children.push(command.spawn().expect("what was found runs"));
         }
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
     }
 
     /// SIGKILL for it and what it has started, and waits until it is dead.

@@ -117,7 +117,7 @@ impl EngineQueues {
     /// | `journal:///directory` | a directory of this machine, as [`Queues`](super::super::Queues) has it; `?node=7` says whose it is (default 1) |
     /// | `nats://user:password@host:4222` | NATS with JetStream, feature `nats`. `?sync=always` says that the server is set to sync each message, so that receipts say so, too |
     /// | `amqp://user:password@host:5672/vhost` | RabbitMQ, feature `amqp` |
-    /// | `postgres://user:password@host:5432/database` | PostgreSQL, feature `postgres`; without TLS |
+    /// | `postgres://user:password@host:5432/database` | PostgreSQL, feature `postgres`. `?sslmode=require` is TLS with a server whose certificate is for that host and issued by one of the system's roots, or of `&sslrootcert=/file.pem` |
     ///
     /// # Errors
     /// [`EngineError::Url`], [`EngineError::NotBuilt`], [`EngineError::Unreachable`], [`EngineError::Refused`].

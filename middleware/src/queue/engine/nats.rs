@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
@@ -30,7 +30,8 @@ pub(super) struct Nats {
     client: Client,
     context: Context,
     durability: Durability,
-    open: Mutex<BTreeMap<String, Open>>,
+    /// None when it is closed: the client itself ends a while later.
+    open: Mutex<Option<BTreeMap<String, Open>>>,
 }
 
 #[derive(Clone)]
@@ -51,13 +52,16 @@ impl Nats {
             options.connect(server).await.map_err(|error| EngineError::Unreachable(Box::new(error)))?;
         let mut context = jetstream::new(client.clone());
         context.set_timeout(ANSWER);
-        Ok(Self { client, context, durability, open: Mutex::default() })
+        Ok(Self { client, context, durability, open: Mutex::new(Some(BTreeMap::new())) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<String, Open>>> {
+        // Nothing panics while it is held.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, queue: &str) -> Result<Open, EngineError> {
-        // Nothing panics while it is held.
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(queue).cloned().ok_or(EngineError::Closed)
+        self.lock().as_ref().and_then(|open| open.get(queue).cloned()).ok_or(EngineError::Closed)
     }
 
     async fn next(&self, open: &Open, within: Duration) -> Result<Option<jetstream::Message>, EngineError> {
@@ -82,6 +86,9 @@ impl Engine for Nats {
 
     fn declare<'a>(&'a self, queue: &'a str, config: &'a EngineConfig) -> Doing<'a, ()> {
         Box::pin(async move {
+            if self.lock().is_none() {
+                return Err(EngineError::Closed);
+            }
             let stream = stream::Config {
                 name: stream_name(queue),
                 subjects: vec![subject(queue)],
@@ -114,8 +121,8 @@ impl Engine for Nats {
                 }
             })?;
             let lease = consumer.cached_info().config.ack_wait;
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            open.insert(queue.to_owned(), Open { consumer, lease });
+            let mut open = self.lock();
+            open.as_mut().ok_or(EngineError::Closed)?.insert(queue.to_owned(), Open { consumer, lease });
             Ok(())
         })
     }
@@ -185,7 +192,7 @@ impl Engine for Nats {
 
     fn close(&self) -> Doing<'_, ()> {
         Box::pin(async move {
-            self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            *self.lock() = None;
             self.client.drain().await.map_err(|error| EngineError::Unreachable(Box::new(error)))
         })
     }

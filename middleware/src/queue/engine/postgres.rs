@@ -8,7 +8,10 @@
 //! Names       the last [`NAMES_MAX`] of a queue, and up to some hundreds more.
 //! Silence     whoever the server does not answer for [`ANSWER`] is told so. What it takes afterwards nobody gets before the
 //!             lease has run out.
-//! Limits      without TLS. One connection carries all; it is made anew when it broke.
+//! Secrecy     TLS where the URL says `sslmode=require`; else none, whatever the server offers.
+//! Limits      one connection carries all; it is made anew when it broke.
+
+mod tls;
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -16,16 +19,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
+use tokio_postgres::config::SslMode;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls, Statement};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, NoTls, Socket, Statement};
 
 use super::super::message::Durability;
 use super::{Abilities, Doing, Engine, EngineConfig, EngineError, EngineReceipt, Held, Letter, Taken};
+use tls::Tls;
 
 pub(super) struct Postgres {
     config: Config,
+    tls: Option<Tls>,
     line: tokio::sync::Mutex<Line>,
     leases: Mutex<BTreeMap<String, Duration>>,
     bells: Arc<Bells>,
@@ -67,12 +74,21 @@ impl Postgres {
     pub(super) async fn connect(url: &str) -> Result<Self, EngineError> {
         // Its error would repeat parts of the URL.
         let wrong = |_| EngineError::Url { reason: "is none of postgres" };
+        let (url, roots) = without_roots(url);
         let mut config: Config = url.parse().map_err(wrong)?;
+        let tls = match config.get_ssl_mode() {
+            SslMode::Require => Some(Tls::new(roots)?),
+            _ if roots.is_some() => {
+                return Err(EngineError::Url { reason: "has `sslrootcert` without `sslmode=require`" });
+            }
+            _ => None,
+        };
         config.application_name("quorate").connect_timeout(ANSWER);
         // One whose machine has gone says nothing at all.
         config.tcp_user_timeout(ANSWER).keepalives_idle(ANSWER);
         let mut postgres = Self {
             config,
+            tls,
             line: tokio::sync::Mutex::new(Line::Broken),
             leases: Mutex::default(),
             bells: Arc::default(),
@@ -94,8 +110,11 @@ impl Postgres {
         Ok(session)
     }
 
-    async fn connected(&self) -> Result<Session, EngineError> {
-        let (client, mut connection) = self.config.connect(NoTls).await.map_err(failed)?;
+    /// Has the connection work until it ends.
+    fn serve<S>(&self, mut connection: Connection<Socket, S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let bells = self.bells.clone();
         tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
@@ -111,6 +130,21 @@ impl Postgres {
                 bell.notify_waiters();
             }
         });
+    }
+
+    async fn connected(&self) -> Result<Session, EngineError> {
+        let client = match &self.tls {
+            None => {
+                let (client, connection) = self.config.connect(NoTls).await.map_err(failed)?;
+                self.serve(connection);
+                client
+            }
+            Some(tls) => {
+                let (client, connection) = self.config.connect(tls.clone()).await.map_err(failed)?;
+                self.serve(connection);
+                client
+            }
+        };
         let version = version();
         let known = "SELECT to_regproc('quorate_version') IS NOT NULL, current_setting('synchronous_commit')";
         let known = client.query_one(known, &[]).await.map_err(failed)?;
@@ -254,6 +288,15 @@ impl Held for InHand {
     fn renew(&self) -> Doing<'_, ()> {
         Box::pin(async move { self.settle(&self.session.due, Some((self.lease, false))).await })
     }
+}
+
+/// The URL without its `sslrootcert`, which the client does not know, and that.
+fn without_roots(url: &str) -> (String, Option<&str>) {
+    let Some((place, options)) = url.split_once('?') else { return (url.to_owned(), None) };
+    let roots = options.split('&').find_map(|option| option.strip_prefix("sslrootcert="));
+    let options: Vec<&str> =
+        options.split('&').filter(|option| !option.starts_with("sslrootcert=")).collect();
+    (format!("{place}?{}", options.join("&")), roots)
 }
 
 fn millis(time: Duration) -> i64 {
