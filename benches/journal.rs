@@ -137,36 +137,19 @@ fn sync_loop(path: &Path, time: Duration, is_filled: bool) -> Outcome<Run> {
 async fn journal(directory: &Path, tasks: usize, time: Duration) -> Outcome<Run> {
     let (journal, _) = Journal::open(FileStorage::open(directory)?, Config::new(1))?;
     let record = Bytes::from(vec![7; RECORD_BYTES]);
-    let stop = Arc::new(AtomicBool::new(false));
-    let count = Arc::new(AtomicU64::new(0));
-    let start = Instant::now();
-    let mut writers = Vec::new();
-    for _ in 0..tasks {
-        let (journal, record, stop, count) = (journal.clone(), record.clone(), stop.clone(), count.clone());
-        writers.push(tokio::spawn(async move {
-            let mut waits = Histogram::<u64>::new(3).map_err(|error| error.to_string())?;
-            while !stop.load(Ordering::Relaxed) {
-                let begin = Instant::now();
-                let records = vec![Record::new(1, record.clone())];
-                journal.append(records).await.map_err(|error| error.to_string())?;
-                waits.record(begin.elapsed().as_nanos() as u64).map_err(|error| error.to_string())?;
-                count.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok::<_, String>(waits)
-        }));
-    }
-    tokio::time::sleep(time).await;
-    let counted = count.load(Ordering::Relaxed);
-    let elapsed = start.elapsed();
-    stop.store(true, Ordering::Relaxed);
-    let mut waits = Histogram::new(3)?;
-    for writer in writers {
-        waits.add(writer.await??)?;
-    }
+    let writing = journal.clone();
+    let (rate, waits) = together(tasks, time, move || {
+        let (journal, record) = (writing.clone(), record.clone());
+        async move {
+            let records = vec![Record::new(1, record)];
+            journal.append(records).await.map(drop).map_err(|error| error.to_string())
+        }
+    })
+    .await?;
     let stats = journal.stats();
     journal.close().await;
     let batch = stats.records as f64 / stats.batches.max(1) as f64;
-    Ok(Run { rate: counted as f64 / elapsed.as_secs_f64(), batch, waits })
+    Ok(Run { rate, batch, waits })
 }
 
 /// Puts, or takes and acknowledges what is there.
@@ -180,23 +163,42 @@ async fn queue(directory: &Path, tasks: usize, time: Duration, is_put: bool) -> 
     for _ in 0..batches {
         queue.put_all((0..BATCH).map(|_| payload.clone())).await?;
     }
+    let (rate, waits) = together(tasks, time, move || {
+        let (queue, payload) = (queue.clone(), payload.clone());
+        async move {
+            if is_put {
+                return queue.put(payload).await.map(drop).map_err(|error| error.to_string());
+            }
+            let delivery = queue.poll().map_err(|error| error.to_string())?;
+            let delivery = delivery.ok_or("nothing is left to take")?;
+            delivery.ack().await.map(drop).map_err(|error| error.to_string())
+        }
+    })
+    .await?;
+    queues.close().await;
+    Ok(Run { rate, batch: f64::NAN, waits })
+}
+
+/// So many tasks do the same again and again for so long: how often in a second, and how many nanoseconds each took.
+async fn together<Doing>(
+    tasks: usize,
+    time: Duration,
+    work: impl Fn() -> Doing + Clone + Send + 'static,
+) -> Outcome<(f64, Histogram<u64>)>
+where
+    Doing: Future<Output = Result<(), String>> + Send,
+{
     let stop = Arc::new(AtomicBool::new(false));
     let count = Arc::new(AtomicU64::new(0));
     let start = Instant::now();
     let mut workers = Vec::new();
     for _ in 0..tasks {
-        let (queue, payload, stop, count) = (queue.clone(), payload.clone(), stop.clone(), count.clone());
+        let (work, stop, count) = (work.clone(), stop.clone(), count.clone());
         workers.push(tokio::spawn(async move {
             let mut waits = Histogram::<u64>::new(3).map_err(|error| error.to_string())?;
             while !stop.load(Ordering::Relaxed) {
                 let begin = Instant::now();
-                if is_put {
-                    queue.put(payload.clone()).await.map_err(|error| error.to_string())?;
-                } else {
-                    let delivery = queue.poll().map_err(|error| error.to_string())?;
-                    let delivery = delivery.ok_or("nothing is left to take")?;
-                    delivery.ack().await.map_err(|error| error.to_string())?;
-                }
+                work().await?;
                 waits.record(begin.elapsed().as_nanos() as u64).map_err(|error| error.to_string())?;
                 count.fetch_add(1, Ordering::Relaxed);
             }
@@ -211,8 +213,7 @@ async fn queue(directory: &Path, tasks: usize, time: Duration, is_put: bool) -> 
     for worker in workers {
         waits.add(worker.await??)?;
     }
-    queues.close().await;
-    Ok(Run { rate: counted as f64 / elapsed.as_secs_f64(), batch: f64::NAN, waits })
+    Ok((counted as f64 / elapsed.as_secs_f64(), waits))
 }
 
 fn median(values: &[f64]) -> f64 {

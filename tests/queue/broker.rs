@@ -170,10 +170,7 @@ fn q07_after_a_crash_at_every_disk_operation_every_message_has_left_exactly_once
                     told += 1;
                 }
                 // The disk dies or the work is done.
-                while broker.stats().taken < 2 && !disk.is_crashed() {
-                    tokio::task::yield_now().await;
-                    tokio::time::sleep(Duration::from_micros(100)).await;
-                }
+                until(|| broker.stats().taken >= 2 || disk.is_crashed()).await;
                 broker.stop().await;
                 Some(())
             };

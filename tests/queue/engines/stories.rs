@@ -116,12 +116,14 @@ async fn leases(queues: EngineQueues) {
     queue.put("slow").await.expect("put");
     let lost = next(&queue).await;
     let delivery = next(&queue).await;
-    assert_eq!((text(&delivery), delivery.deliveries()), ("slow", 2));
+    // On a busy machine the second lease may have run out on the way, too.
+    assert_eq!(text(&delivery), "slow");
+    assert!(delivery.deliveries() >= 2, "delivery {}", delivery.deliveries());
     // Where the end is watched on both sides, ours is later by the way of the message.
     tokio::time::sleep(LEASE).await;
     assert!(matches!(lost.renew().await, Err(EngineError::LeaseLost)));
     assert!(matches!(lost.ack().await, Err(EngineError::LeaseLost)));
-    // On a busy machine it may run out once more.
+    // And it may run out once more.
     let mut delivery = Some(delivery);
     while let Some(late) = delivery.take() {
         match late.ack().await {

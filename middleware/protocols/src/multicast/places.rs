@@ -10,7 +10,18 @@ use std::collections::VecDeque;
 
 use crate::machine::Violation;
 use crate::planted::{Plant, Planted};
-use crate::stack::{Cast, Flow, Impossible, Offer, Up, View};
+use crate::stack::{Cast, Down, Flow, Impossible, Offer, Up, View};
+
+/// Passes a request on; a message of the user's gets a mark, by which it is told from one that tells places.
+pub(super) fn pass_marked(mark: u8, request: Down, flow: &mut Flow<()>) {
+    match request {
+        Down::Cast(mut cast) => match cast.headers.push(&[mark]) {
+            Ok(()) => flow.down(Down::Cast(cast)),
+            Err(_) => flow.up(Up::Rejected(cast)),
+        },
+        other => flow.down(other),
+    }
+}
 
 /// The messages of one view that are not delivered yet, and their places as far as they are known.
 #[derive(Debug)]

@@ -15,7 +15,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::places::{Place, Places, stands_on};
+use super::places::{Place, Places, pass_marked, stands_on};
 use crate::machine::{ProcessId, Violation};
 use crate::planted::Plant;
 use crate::stack::{Cast, Down, Flow, Headers, Impossible, Layer, Offer, Up};
@@ -83,13 +83,7 @@ impl Layer for TotalSequencer {
     type Message = ();
 
     fn down(&mut self, _: Time, request: Down, flow: &mut Flow<()>) {
-        match request {
-            Down::Cast(mut cast) => match cast.headers.push(&[DATA]) {
-                Ok(()) => flow.down(Down::Cast(cast)),
-                Err(_) => flow.up(Up::Rejected(cast)),
-            },
-            other => flow.down(other),
-        }
+        pass_marked(DATA, request, flow);
     }
 
     fn up(&mut self, _: Time, event: Up, flow: &mut Flow<()>) {

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::places::{Place, Places, stands_on, tables_match};
+use super::places::{Place, Places, pass_marked, stands_on, tables_match};
 use crate::machine::{ProcessId, Violation};
 use crate::planted::{Plant, Planted};
 use crate::stack::{Cast, Down, Flow, Headers, Impossible, Layer, Offer, Up, View};
@@ -132,13 +132,7 @@ impl Layer for TotalToken {
     type Message = ();
 
     fn down(&mut self, _: Time, request: Down, flow: &mut Flow<()>) {
-        match request {
-            Down::Cast(mut cast) => match cast.headers.push(&[MESSAGE]) {
-                Ok(()) => flow.down(Down::Cast(cast)),
-                Err(_) => flow.up(Up::Rejected(cast)),
-            },
-            other => flow.down(other),
-        }
+        pass_marked(MESSAGE, request, flow);
     }
 
     fn up(&mut self, _: Time, event: Up, flow: &mut Flow<()>) {
