@@ -5,10 +5,10 @@
 //! groups. In the middle one process is killed and started again, or several, one after the other.
 //!
 //! ```text
-//! cargo run --release --example bank
-//! cargo run --release --example bank -- --help
-//! cargo run --release --example bank -- --seconds 60
-//! cargo run --release --example bank -- --seconds 60 --at-least-once
+//! cargo run --example bank
+//! cargo run --example bank -- --help
+//! cargo run --example bank -- --seconds 60
+//! cargo run --example bank -- --seconds 60 --at-least-once
 //! ```
 //! It ends with what was executed, what was refused and why, how fast, how long the recovery took, and the proof: every
 //! transfer that was acknowledged is once in the books of both its ends, at every replica, and nothing else is; the
