@@ -107,8 +107,9 @@ impl Subject {
 
     pub(super) async fn wires_to(&self, listener: &mut dyn Listener) -> Result<(Wire, Wire), Failure> {
         let target = listener.local_address();
-        let (dialled, accepted) = tokio::join!(self.dialling.connect(&target), accept(listener));
-        Ok((Wire::new(dialled?), accepted?))
+        // Whichever fails says why: waiting for the other would hide it.
+        let (dialled, accepted) = tokio::try_join!(self.dialling.connect(&target), accept(listener))?;
+        Ok((Wire::new(dialled), accepted))
     }
 }
 

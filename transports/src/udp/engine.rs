@@ -49,8 +49,28 @@ struct Waiting {
 }
 
 impl Engine {
-    /// Starts the task for a socket.
-    pub(super) fn start(config: &UdpConfig, socket: BatchSocket, accepts: bool) -> Self {
+    /// Starts the task of a socket that takes connections.
+    pub(super) fn listen(config: &UdpConfig, socket: BatchSocket) -> Self {
+        let engine = Self::new(config, socket, true);
+        engine.drive();
+        engine
+    }
+
+    /// Begins the connection of a socket of its own; from now on it is the caller's.
+    pub(super) fn dial(config: &UdpConfig, socket: BatchSocket, place: Path) -> (Self, u64) {
+        let engine = Self::new(config, socket, false);
+        let id = engine.with(|state, now| {
+            let id = state.machine.dial(now, place);
+            state.waiting.insert(id, Waiting::default());
+            state.flush(now);
+            id
+        });
+        // Not before: a task that runs elsewhere gives a socket without connections back at once.
+        engine.drive();
+        (engine, id)
+    }
+
+    fn new(config: &UdpConfig, socket: BatchSocket, accepts: bool) -> Self {
         let limits = config.limits();
         let packet_bytes = limits.packet_bytes;
         let seed = ["one", "two"].map(|half| RandomState::new().hash_one(half));
@@ -67,20 +87,12 @@ impl Engine {
             scratch: Vec::new(),
             woken: Vec::new(),
         };
-        let engine = Self { shared: Arc::new(Mutex::new(state)) };
-        let driver = Driver { engine: engine.clone(), timer: Timer::default() };
-        tokio::spawn(driver);
-        engine
+        Self { shared: Arc::new(Mutex::new(state)) }
     }
 
-    /// Begins a connection; from now on it is the caller's.
-    pub(super) fn dial(&self, place: Path) -> u64 {
-        self.with(|state, now| {
-            let id = state.machine.dial(now, place);
-            state.waiting.insert(id, Waiting::default());
-            state.flush(now);
-            id
-        })
+    /// Starts the task.
+    fn drive(&self) {
+        tokio::spawn(Driver { engine: self.clone(), timer: Timer::default() });
     }
 
     pub(super) fn poll_dialled(&self, cx: &Context<'_>, id: u64) -> Poll<io::Result<()>> {

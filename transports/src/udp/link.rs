@@ -46,8 +46,8 @@ async fn dial_place(config: &UdpConfig, address: &Address, mut place: SocketAddr
     }
     let socket = BatchSocket::bind(config, SocketAddr::new(here, 0))?;
     let local = to_address(SCHEME, SocketAddr::new(source(here, place)?, socket.local_address()?.port()));
-    let engine = Engine::start(config, socket, false);
-    let connection = Connection::new(&engine, engine.dial(Path { remote: place, local: None }));
+    let (engine, id) = Engine::dial(config, socket, Path { remote: place, local: None });
+    let connection = Connection::new(&engine, id);
     // Dropped before it is done, the attempt is given up.
     let halves = halves(connection);
     tokio::select! {

@@ -31,7 +31,7 @@ impl UdpListener {
             match bound.and_then(|socket| Ok((socket.local_address()?, socket))) {
                 Ok((local, socket)) => {
                     let release = socket.release();
-                    let engine = Engine::start(config, socket, true);
+                    let engine = Engine::listen(config, socket);
                     return Ok(Self { engine, release, local, address: to_address(SCHEME, local) });
                 }
                 // Falling back to the other family would hide that somebody has the port.

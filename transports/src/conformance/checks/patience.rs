@@ -130,8 +130,9 @@ pub(super) async fn abandoned_accept(subject: Subject) -> Verdict {
             }
             Poll::Pending => subject.dialling.connect(&target),
         };
-        let (dialled, accepted) = tokio::join!(early, accept(listener.as_mut()));
-        let (mut a, mut b) = (Wire::new(dialled?), accepted?);
+        // Whichever fails says why: waiting for the other would hide it.
+        let (dialled, accepted) = tokio::try_join!(early, accept(listener.as_mut()))?;
+        let (mut a, mut b) = (Wire::new(dialled), accepted);
         a.send(&pattern(number, 100)).await?;
         b.expect(&pattern(number, 100)).await?;
     }
