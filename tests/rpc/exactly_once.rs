@@ -22,7 +22,7 @@ pub(crate) trait Safe {
     /// Adds to an account and gives its balance.
     #[exactly_once]
     async fn deposit(&self, account: u32, cents: u64) -> Result<u64, String>;
-    /// Does the same in two transactions.
+    /// Does the same in two transactions, and drops a third one.
     #[exactly_once]
     async fn deposit_twice(&self, account: u32, cents: u64) -> u64;
     /// Commits, and then does not return.
@@ -108,6 +108,10 @@ impl Safe for Vault {
         let mut second = self.accounts.begin().await;
         second.change(Change::Deposit { account, cents });
         second.commit();
+        // A third one that comes to nothing takes nothing of them along.
+        let mut third = self.accounts.begin().await;
+        third.change(Change::Deposit { account, cents });
+        drop(third);
         before
     }
     async fn deposit_and(&self, account: u32, cents: u64, then: Then) -> u64 {

@@ -170,6 +170,39 @@ fn r08_after_a_restart_of_the_server_only_idempotent_calls_are_sent_again() {
 }
 
 #[test]
+fn r08_a_refusal_after_a_restart_does_not_say_that_nothing_was_executed_before() {
+    let mut caller = Caller::bound();
+    caller.call(1, Semantics::Idempotent, 60_000);
+    caller.call(2, Semantics::Idempotent, 60_000);
+    caller.hear(RESTARTED, Message::Lost { client: 3, session: 70 });
+    caller.call(3, Semantics::Idempotent, 60_000);
+    // The new life has one place only.
+    let narrow = Message::Bound { client: 3, session: 71, slots: 1, seat: 0, renewal: Duration::ZERO };
+    assert_eq!(
+        caller.hear(RESTARTED, narrow),
+        format!(
+            "event bound(1#6) request(1@0 in 71, 0 behind) event ended(2, MaybeExecuted(SessionLost)) event ended(3, {:?})",
+            Outcome::TooManyCalls { limit: 1 }
+        )
+    );
+    let verdict = Verdict::Refused(Refusal::Overloaded);
+    assert_eq!(
+        caller.hear(
+            RESTARTED,
+            Message::Reply { client: 3, session: 71, call: id(1, 0), verdict: verdict.clone() }
+        ),
+        "event ended(1, MaybeExecuted(SessionLost))"
+    );
+    caller.call(4, Semantics::Idempotent, 60_000);
+    let call = id(4, 0);
+    assert_eq!(
+        caller.hear(RESTARTED, Message::Reply { client: 3, session: 71, call, verdict }),
+        "event ended(4, NotExecuted(Overloaded))",
+        "of a call that was sent to this life only it is known"
+    );
+}
+
+#[test]
 fn a_broken_connection_alone_loses_nothing() {
     let mut caller = Caller::bound();
     caller.call(1, Semantics::AtMostOnce, 60_000);
@@ -265,6 +298,17 @@ fn r08_an_idempotent_request_keeps_no_reply_and_is_executed_again() {
     service.serve(id(1, 0), 0, Semantics::Idempotent);
     assert_eq!(service.server.kept_bytes(), 0);
     assert_eq!(service.request(id(1, 0), 0, Semantics::Idempotent).0, "execute(1@0)");
+}
+
+#[test]
+fn r08_the_repetition_of_what_was_executed_is_not_refused_as_if_nothing_had_been() {
+    let mut config = ServerConfig::new(1, 7);
+    config.executing_max = 1;
+    let mut service = Service::new(config);
+    service.serve(id(1, 0), 0, Semantics::Idempotent);
+    service.request(id(2, 1), 1, Semantics::Idempotent);
+    assert_eq!(service.request(id(1, 0), 0, Semantics::Idempotent).0, "reply(1@0, Doubtful(ReplyForgotten))");
+    assert_eq!(service.request(id(3, 2), 2, Semantics::Idempotent).0, "reply(3@2, Refused(Overloaded))");
 }
 
 #[test]

@@ -49,28 +49,34 @@ impl Core {
 
     /// Sends what waits for a full connection, in order.
     async fn unblock(self: Arc<Self>, node: NodeId) {
+        while let Some(lane) = self.send_blocked(node) {
+            // The lane of what is next: that another one has room says nothing. An error ends the waiting too: answers
+            // to somebody who is gone are dropped by the sending.
+            let _ = self.node.ready(node, lane).await;
+            // Others may have taken the room by then, and whoever makes some must get a turn.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Sends as much as there is room for; gives the lane that is full, if one is.
+    fn send_blocked(&self, node: NodeId) -> Option<node::Lane> {
+        let mut state = self.lock();
         loop {
-            // An error ends the waiting too: answers to somebody who is gone are dropped by the sending.
-            let _ = self.node.ready(node, node::Lane::Ordinary).await;
-            let mut state = self.lock();
-            loop {
-                let next = state.blocked.get_mut(&node).and_then(|blocked| blocked.answers.pop_front());
-                let Some((to, lane, message)) = next else {
-                    state.blocked.remove(&node);
-                    if state.is_idle() {
-                        self.idle.notify_waiters();
-                    }
-                    return;
-                };
-                let is_sent = self.try_answer(&mut state, to, lane, &message);
-                if let Some(blocked) = state.blocked.get_mut(&node) {
-                    if !is_sent {
-                        blocked.answers.push_front((to, lane, message));
-                        break;
-                    }
-                    blocked.bytes -= size(&message);
+            let next = state.blocked.get_mut(&node).and_then(|blocked| blocked.answers.pop_front());
+            let Some((to, lane, message)) = next else {
+                state.blocked.remove(&node);
+                if state.is_idle() {
+                    self.idle.notify_waiters();
                 }
+                return None;
+            };
+            let is_sent = self.try_answer(&mut state, to, lane, &message);
+            let blocked = state.blocked.get_mut(&node)?;
+            if !is_sent {
+                blocked.answers.push_front((to, lane, message));
+                return Some(node::lane_of(lane));
             }
+            blocked.bytes -= size(&message);
         }
     }
 }

@@ -65,6 +65,25 @@ impl Core {
         order: Order,
         credentials: Option<&Arc<Credentials>>,
     ) -> Result<Handler, Verdict> {
+        let (request, acknowledged) = (order.execution.request(), order.acknowledged);
+        match (self.dispatch(order, credentials), request, &self.keeper) {
+            // What this life does not understand may have taken effect in an earlier one, which did.
+            (Err(Verdict::Refused(refusal)), Some(request), Some(keeper)) => {
+                let refused = Box::pin(std::future::ready(Verdict::Refused(refusal)));
+                let task =
+                    Task { request: Some(request), acknowledged, unless: Some(refusal), handler: refused };
+                let running = Running::Asked(Arc::clone(keeper).execute(task));
+                Ok(Handler { method: "refused", compression: Compression::Off, running })
+            }
+            (begun, ..) => begun,
+        }
+    }
+
+    fn dispatch(
+        self: &Arc<Self>,
+        order: Order,
+        credentials: Option<&Arc<Credentials>>,
+    ) -> Result<Handler, Verdict> {
         let Order { execution, method, signature, deadline, body, acknowledged, unless } = order;
         let opened = envelope::open_request(body, self.node.message_bytes_max());
         let Opened { head, arguments: body, takes_lz4 } = opened.map_err(Verdict::Refused)?;
@@ -122,6 +141,7 @@ impl Core {
         let polled = catch_unwind(AssertUnwindSafe(|| match &mut handler.running {
             Running::Plain(running) => Pin::new(running).poll(cx).map(Ending::from),
             Running::Kept(running) => Pin::new(running).poll(cx),
+            Running::Asked(running) => running.as_mut().poll(cx),
         }));
         match polled {
             Ok(Poll::Ready(Ending { verdict: Verdict::Done(answer), stable })) => {
@@ -181,6 +201,8 @@ enum Running {
     Plain(Within<Verdict>),
     /// With a record of what it did.
     Kept(Within<Ending>),
+    /// Refused, unless there is a record of it.
+    Asked(Boxed<Ending>),
 }
 
 /// Polls a handler where its streams and references find their way, if it can have any.

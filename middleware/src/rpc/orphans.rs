@@ -24,7 +24,7 @@ use quorate_protocols::wire::{put_bytes, put_count, take_bytes, take_count, take
 use tokio::sync::Notify;
 
 use super::post::{self, Way};
-use crate::node::{Address, ChannelHandler, Identity, Node, process_id_of};
+use crate::node::{Address, Channel, ChannelHandler, Identity, Node, process_id_of};
 
 /// How often a service looks after its orphans; `None` when no time matters.
 pub(super) fn period(orphans: Orphans) -> Option<Duration> {
@@ -243,11 +243,12 @@ async fn end_orphans(node: &Node, binding: &Binding) -> bool {
     let Ok(server) = node.connect(&address).await else { return false };
     let number = node.fresh_number();
     let answered = Arc::new(Notify::new());
-    let handler = Arc::new(Answers { server: process_id_of(server).node, answered: Arc::clone(&answered) });
+    let channel = post::service_channel(&binding.service);
+    let server_node = process_id_of(server).node;
+    let handler = Arc::new(Answers { server: server_node, channel, answered: Arc::clone(&answered) });
     let Ok(_guard) = node.open(post::reply_channel(number), handler) else { return false };
     let message = Message::Exterminate { client: number };
     let (mut way, mut head) = (Way::default(), BytesMut::new());
-    let channel = post::service_channel(&binding.service);
     loop {
         let lane = quorate_protocols::Lane::Urgent;
         // Lost or refused for want of room, it is sent again.
@@ -262,6 +263,7 @@ async fn end_orphans(node: &Node, binding: &Binding) -> bool {
 /// Hears the answer of one service, or that it is not there any more: then nothing executes there.
 struct Answers {
     server: u64,
+    channel: Channel,
     answered: Arc<Notify>,
 }
 
@@ -277,8 +279,8 @@ impl ChannelHandler for Answers {
         Poll::Ready(())
     }
 
-    fn on_refused(&self, peer: Identity, _: crate::node::Channel) {
-        if peer.node.0 == self.server {
+    fn on_refused(&self, peer: Identity, channel: Channel) {
+        if peer.node.0 == self.server && channel == self.channel {
             self.answered.notify_one();
         }
     }

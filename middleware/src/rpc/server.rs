@@ -287,7 +287,7 @@ pub struct ServeStats {
     pub panicked: u64,
     /// Frames that were no message.
     pub malformed: u64,
-    /// Requests dropped because too many answers wait for their sender to read; they come again.
+    /// Requests and questions dropped because too many answers wait for their sender to read; they come again.
     pub shed: u64,
 }
 
@@ -443,17 +443,18 @@ impl ChannelHandler for Requests {
         let credentials = credentials.map(|vouched| Arc::new(vouched.clone()));
         let mut state = core.lock();
         // Not reading at all would be simpler, but two nodes that call each other would both wait for the other to
-        // read. A dropped request is sent again by its client, later and later.
-        if state.blocked.get(&from.node).is_some_and(|blocked| blocked.bytes > BLOCKED_BYTES_MAX) {
-            state.totals.shed += frames.len() as u64;
-            return Poll::Ready(());
-        }
+        // read. A dropped request is sent again by its client, later and later; what nobody answers nobody repeats.
+        let sheds = state.blocked.get(&from.node).is_some_and(|blocked| blocked.bytes > BLOCKED_BYTES_MAX);
         let now = post::time_since(core.epoch);
         let from = process_id_of(from);
         let mut orders = Vec::with_capacity(ORDERS_PER_TURN);
         let mut words = Vec::new();
         for frame in frames.drain(..) {
             let read = post::each_message(frame, &mut words, |message| {
+                if sheds && message.is_answered() {
+                    state.totals.shed += 1;
+                    return;
+                }
                 core.step_at(now, &mut state, Input::Received { from, message }, &mut orders);
             });
             if let Err(error) = read {

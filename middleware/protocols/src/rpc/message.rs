@@ -281,6 +281,15 @@ impl Message {
         }
     }
 
+    /// Whether a server answers it, so that its sender repeats it until it hears something.
+    pub const fn is_answered(&self) -> bool {
+        match self {
+            Self::Request { semantics, .. } => !matches!(semantics, Semantics::OneWay),
+            Self::Bind { .. } | Self::Renew { .. } | Self::Exterminate { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Appends everything before the body to `out` and gives the body, so that it need not be copied.
     pub fn encode_head(&self, out: &mut BytesMut) -> &Bytes {
         match self {

@@ -121,7 +121,7 @@ impl<S: State> Store<S> {
     ) -> Result<u64, Verdict> {
         // The turn is given up at the end of this, when the state shows the changes.
         let (changes, _turn) = match staged {
-            Some(Staged { changes, turn }) => (changes, Some(turn)),
+            Some(Staged { changes, turn }) => (changes, turn),
             None => (Vec::new(), None),
         };
         let change = self.encode(&changes, reply.len()).map_err(|error| {

@@ -13,23 +13,25 @@ use super::store::Store;
 
 /// One call's turn on a [`Durable`](super::Durable) state: nobody else changes it until this is committed or dropped.
 ///
-/// Dropped without [`commit`](Self::commit), nothing was changed.
+/// Dropped without [`commit`](Self::commit), nothing of it was changed; what the same call has committed before stays. A
+/// call begins its transactions one after the other: a second one that is begun beside the first waits for it.
 pub struct Transaction<S: State> {
     store: Arc<Store<S>>,
     /// The exactly-once call that it belongs to.
     call: Option<Arc<Call>>,
-    staged: Staged<S>,
+    /// `None` when the call has the turn, because it has committed before.
+    turn: Option<Turn>,
+    changes: Vec<S::Change>,
 }
 
 impl<S: State> Transaction<S> {
     pub(super) async fn begin(store: Arc<Store<S>>) -> Self {
         let call = CALL.try_with(Arc::clone).ok().filter(|call| call.is_on(&store));
-        // A call that has committed once goes on where it was: it has the turn.
-        let staged = match call.as_ref().and_then(|call| call.take::<S>()) {
-            Some(staged) => staged,
-            None => Staged { turn: store.turn().await, changes: Vec::new() },
+        let turn = match &call {
+            Some(call) if call.has_committed() => None,
+            _ => Some(store.turn().await),
         };
-        Self { store, call, staged }
+        Self { store, call, turn, changes: Vec::new() }
     }
 
     /// Looks at the state as it is without this transaction's own changes. Quick work only: all calls wait.
@@ -39,14 +41,15 @@ impl<S: State> Transaction<S> {
 
     /// Stages a change: it is applied when the transaction takes effect, in the order of staging.
     pub fn change(&mut self, change: S::Change) {
-        self.staged.changes.push(change);
+        self.changes.push(change);
     }
 
     /// Commits. In an exactly-once method the changes take effect with its answer: they are one record, and nothing
     /// is changed if the method panics, its caller gives up, or its result cannot be encoded. Elsewhere they take effect
     /// at once, and are durable when [`Committed::stable`] returns.
     pub fn commit(self) -> Committed<S> {
-        let Self { store, call, staged } = self;
+        let Self { store, call, turn, changes } = self;
+        let staged = Staged { turn, changes };
         let stable = match call {
             Some(call) => {
                 call.stage(staged);
@@ -60,7 +63,7 @@ impl<S: State> Transaction<S> {
 
 impl<S: State> fmt::Debug for Transaction<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transaction").field("staged", &self.staged.changes.len()).finish_non_exhaustive()
+        f.debug_struct("Transaction").field("staged", &self.changes.len()).finish_non_exhaustive()
     }
 }
 
@@ -95,9 +98,12 @@ impl<S: State> fmt::Debug for Committed<S> {
 
 /// Changes that wait for their record, and the turn that keeps others from changing what they build on.
 pub(super) struct Staged<S: State> {
-    pub(super) turn: OwnedMutexGuard<()>,
+    pub(super) turn: Option<Turn>,
     pub(super) changes: Vec<S::Change>,
 }
+
+/// What lets one change the state.
+pub(super) type Turn = OwnedMutexGuard<()>;
 
 /// A call under way, as the transactions in it find it.
 pub(super) struct Call {
@@ -118,8 +124,17 @@ impl Call {
         staged.downcast().ok().map(|staged| *staged)
     }
 
-    fn stage<S: State>(&self, staged: Staged<S>) {
-        *self.staged.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(staged));
+    /// Behind what was committed in it before.
+    fn stage<S: State>(&self, mut staged: Staged<S>) {
+        let mut before = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        match before.as_mut().and_then(|before| before.downcast_mut::<Staged<S>>()) {
+            Some(before) => before.changes.append(&mut staged.changes),
+            None => *before = Some(Box::new(staged)),
+        }
+    }
+
+    fn has_committed(&self) -> bool {
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     fn is_on<S: State>(&self, store: &Arc<Store<S>>) -> bool {

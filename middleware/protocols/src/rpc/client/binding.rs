@@ -75,6 +75,7 @@ impl Client {
                 || client.config.plant.has(Planted::RpcReissuesAfterRestart)
             {
                 call.sent = 0;
+                call.is_in_doubt = true;
                 call.due = call.deadline;
             } else {
                 client.end(slot, Outcome::MaybeExecuted(Doubt::SessionLost), out);

@@ -271,6 +271,10 @@ impl Client {
                 };
                 let outcome = match verdict {
                     Verdict::Done(body) => Outcome::Replied(body),
+                    // Of an exactly-once call the server has asked its records first.
+                    Verdict::Refused(_) if self.calls[slot as usize].is_refused_in_doubt() => {
+                        Outcome::MaybeExecuted(Doubt::SessionLost)
+                    }
                     Verdict::Refused(refusal) => Outcome::NotExecuted(refusal),
                     Verdict::Doubtful(doubt) => Outcome::MaybeExecuted(doubt),
                 };

@@ -20,6 +20,8 @@ pub(super) struct Call {
     pub(super) sent: u32,
     /// Whether it was sent in any session.
     pub(super) sent_ever: bool,
+    /// Whether it was sent in a session that was lost: no later refusal says that it was not executed then.
+    pub(super) is_in_doubt: bool,
     /// The seat under which an exactly-once call was first sent; 0 before.
     pub(super) seat: u64,
     pub(super) deadline: Time,
@@ -27,6 +29,13 @@ pub(super) struct Call {
     pub(super) before: u32,
     pub(super) after: u32,
     pub(super) body: Bytes,
+}
+
+impl Call {
+    /// Whether a refusal is of a copy only, and an earlier copy may have been executed.
+    pub(super) fn is_refused_in_doubt(&self) -> bool {
+        self.is_in_doubt && self.semantics == Semantics::Idempotent
+    }
 }
 
 impl Client {
@@ -61,6 +70,7 @@ impl Client {
             semantics,
             sent: 0,
             sent_ever: false,
+            is_in_doubt: false,
             seat: 0,
             deadline,
             due: deadline,
@@ -90,7 +100,11 @@ impl Client {
         let Binding::Bound(session) = self.binding else { return };
         if slot >= session.slots {
             // Taken before this session told how many there are.
-            self.end(slot, Outcome::TooManyCalls { limit: session.slots }, out);
+            let outcome = match self.calls[slot as usize].is_in_doubt {
+                true => Outcome::MaybeExecuted(Doubt::SessionLost),
+                false => Outcome::TooManyCalls { limit: session.slots },
+            };
+            self.end(slot, outcome, out);
             return;
         }
         let call = &mut self.calls[slot as usize];

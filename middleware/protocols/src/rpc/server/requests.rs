@@ -57,7 +57,8 @@ impl Server {
             self.stats.stale += 1;
             return; // the client has used the slot again: nobody waits for this one
         }
-        if call.sequence == slot.sequence {
+        let repeats = call.sequence == slot.sequence;
+        if repeats {
             match &slot.state {
                 State::Executing { .. } => {
                     self.stats.duplicates += 1;
@@ -115,7 +116,11 @@ impl Server {
         if let Some(refusal) = refusal {
             self.stats.refused += 1;
             if semantics != Semantics::OneWay {
-                let verdict = Verdict::Refused(refusal);
+                // What is refused of an idempotent call that comes again is its repetition: the call was executed.
+                let verdict = match repeats && semantics == Semantics::Idempotent {
+                    true => Verdict::Doubtful(Doubt::ReplyForgotten),
+                    false => Verdict::Refused(refusal),
+                };
                 // Kept like a reply: the client may already have been told that it was not executed, so a copy that
                 // comes later must not be.
                 if !self.config.plant.has(Planted::RpcForgetsRefusals) {
