@@ -4,6 +4,10 @@
 //!             time-out table, the blocking case, recovery of both sides, costs.
 
 mod directed;
+mod log_directed;
+mod log_oracle;
+mod log_registers;
+mod log_sweeps;
 mod mutants;
 mod oracle;
 mod sweeps;

@@ -7,6 +7,7 @@
 //!             never panics on what a peer sent. Equal inputs give equal outputs.
 //! Contract    [`Machine`]: learn it once, know them all.
 
+pub mod agreement;
 pub mod clock;
 pub mod collectives;
 pub mod commit;

@@ -135,6 +135,34 @@ pub enum Planted {
     CommitAcknowledgesBeforePersist,
     /// Two-phase commit: a participant tells another that it never voted, and may vote later.
     CommitRefusesWithoutRecord,
+    /// Replicated log: a vote leaves before its record is durable.
+    LogVotesBeforeRecord,
+    /// Replicated log: a vote does not bind; another candidate of the same term gets one, too.
+    LogVotesTwice,
+    /// Replicated log: who lacks entries is voted for all the same.
+    LogElectsOutdated,
+    /// Replicated log: half of the voters is enough, whichever half.
+    LogQuorumOfHalf,
+    /// Replicated log: entries are acknowledged before they are durable.
+    LogAcknowledgesBeforeRecord,
+    /// Replicated log: a leader counts itself for entries that are not durable.
+    LogCountsItselfEarly,
+    /// Replicated log: entries of an earlier term are chosen when a majority holds them.
+    LogChoosesOldTerms,
+    /// Replicated log: entries are taken whatever the term of the one before them.
+    LogIgnoresOtherTerms,
+    /// Replicated log: what follows the entries of a message is dropped although nothing contradicts it.
+    LogTruncatesMatching,
+    /// Replicated log: a leader answers reads without asking whether it still leads.
+    LogReadsUnconfirmed,
+    /// Replicated log: a new leader answers reads before it knows what earlier ones had chosen.
+    LogReadsBeforeOwnEntry,
+    /// Replicated log: a proposal that comes again is put in again, and delivered again.
+    LogDeliversTwice,
+    /// Replicated log: what was delivered is not part of snapshots.
+    LogSnapshotForgetsSeats,
+    /// Replicated log: members change while an earlier change is not chosen, and several at a time.
+    LogChangesTwoAtOnce,
     /// Transfer: messages are acknowledged before they are stored.
     TransferAcknowledgesUnstored,
     /// Transfer: a position is told that is not stored.
