@@ -14,6 +14,7 @@ mod connections;
 mod contest;
 mod inline_loop;
 mod lanes;
+mod log;
 mod ours;
 mod promises;
 mod queues;
@@ -51,6 +52,8 @@ enum Command {
     Audience(Settings),
     /// Durable puts, here, into another process, and with the brokers that are installed.
     Queues(Settings),
+    /// Writes on a replicated log, in memory and on disks.
+    Log(Settings),
     /// All of these.
     All(Settings),
     /// One side of one comparison; the other commands start it.
@@ -62,6 +65,12 @@ enum Command {
     /// The other process of `queues`.
     #[command(hide = true)]
     Depot(queues::Depot),
+    /// One rival of `log`.
+    #[command(hide = true)]
+    LogSide(log::LogSide),
+    /// A replica of `log`.
+    #[command(hide = true)]
+    LogFollower(log::LogFollower),
     /// The clients of `connections`.
     #[command(hide = true)]
     Crowd(connections::Crowd),
@@ -99,6 +108,9 @@ fn main() -> Outcome<()> {
         Command::Connections(settings) => connections::run(&settings),
         Command::Audience(settings) => audience::run(&settings),
         Command::Queues(settings) => queues::run(&settings),
+        Command::Log(settings) => log::run(&settings),
+        Command::LogSide(side) => log::side(&side),
+        Command::LogFollower(follower) => log::follow(&follower),
         Command::All(settings) => {
             sockets::run(&settings)?;
             rpc::run(&settings)?;
@@ -106,6 +118,7 @@ fn main() -> Outcome<()> {
             lanes::run(&settings)?;
             audience::run(&settings)?;
             queues::run(&settings)?;
+            log::run(&settings)?;
             connections::run(&settings)
         }
         Command::Attend(audience) => audience::attend(&audience),

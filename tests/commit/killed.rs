@@ -10,11 +10,13 @@ use quorate::commit::{Config, NoResource, Transactions};
 use quorate::sim::Rng;
 use quorate::{Node, NodeId};
 use quorate_journal::{FileStorage, Journal};
+use quorate_transports::Transport;
+use quorate_transports::tcp::Tcp;
 
 use crate::vault::{START, Vault, pay};
 
-const ROLE: &str = "QUORATE_TEST_COMMIT_ROLE";
-const DIRECTORY: &str = "QUORATE_TEST_COMMIT_DIRECTORY";
+pub(crate) const ROLE: &str = "QUORATE_TEST_COMMIT_ROLE";
+pub(crate) const DIRECTORY: &str = "QUORATE_TEST_COMMIT_DIRECTORY";
 const KILLS: u32 = 15;
 /// Transfers that must have been reported for the test to say something.
 const TRANSFERS_MIN: usize = 10;
@@ -26,14 +28,15 @@ fn k02_books_balance_whoever_is_killed() {
     let seed = u64::from(std::process::id());
     let mut rng = Rng::new(seed);
     println!("seed {seed}");
-    let mut crew: Vec<Crewman> = (1..=3).map(|role| Crewman::hire(directory.path(), role)).collect();
+    let hire = |role| Crewman::hire(directory.path(), role, "killed::vault_or_coordinator");
+    let mut crew: Vec<Crewman> = (1..=3).map(hire).collect();
     for _ in 0..KILLS {
         // The time at which a kill comes is the point of the test, and not waited for by anything.
         std::thread::sleep(rng.duration(Duration::from_millis(30)..Duration::from_millis(500)));
         let victim = rng.below(3) as usize;
         crew[victim].kill();
         std::thread::sleep(rng.duration(Duration::ZERO..Duration::from_millis(200)));
-        crew[victim] = Crewman::hire(directory.path(), victim as u64 + 1);
+        crew[victim] = hire(victim as u64 + 1);
     }
     // On a busy machine a process may be killed before it has begun anything: what is to be judged is waited for.
     wait_until("transfers", || told(directory.path()).lines().count() > TRANSFERS_MIN);
@@ -70,7 +73,7 @@ fn vault_or_coordinator() {
     let role: u64 = role.parse().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let node = arrive(&directory, role).await;
+        let node = arrive(&directory, role, Tcp::new()).await;
         let journal = journal(&directory, role);
         let config = Config {
             prepare_timeout: Duration::from_secs(2),
@@ -127,11 +130,12 @@ fn note(directory: &Path, line: &str) {
     file.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
-async fn arrive(directory: &Path, role: u64) -> Node {
+pub(crate) async fn arrive(directory: &Path, role: u64, transport: impl Transport) -> Node {
     let node = Node::builder()
         .id(NodeId(role))
         .directory(home(directory, role).join("node"))
         .listen("tcp://127.0.0.1:0")
+        .transport(transport)
         .start()
         .await
         .unwrap();
@@ -143,7 +147,7 @@ async fn arrive(directory: &Path, role: u64) -> Node {
 }
 
 /// Keeps an eye on where the others are: each life has another port.
-async fn meet(directory: PathBuf, role: u64, node: Node) {
+pub(crate) async fn meet(directory: PathBuf, role: u64, node: Node) {
     let mut known = [const { String::new() }; 4];
     loop {
         for other in (1..=3).filter(|other| *other != role) {
@@ -159,20 +163,20 @@ async fn meet(directory: PathBuf, role: u64, node: Node) {
     }
 }
 
-fn journal(directory: &Path, role: u64) -> Journal {
+pub(crate) fn journal(directory: &Path, role: u64) -> Journal {
     let storage = FileStorage::open(home(directory, role).join("commit")).unwrap();
     Journal::open(storage, quorate_journal::Config::new(role)).unwrap().0
 }
 
-fn home(directory: &Path, role: u64) -> PathBuf {
+pub(crate) fn home(directory: &Path, role: u64) -> PathBuf {
     directory.join(role.to_string())
 }
 
-fn say(directory: &Path, word: &str) {
+pub(crate) fn say(directory: &Path, word: &str) {
     std::fs::write(directory.join(word), "").unwrap();
 }
 
-async fn heard(directory: &Path, word: &str) {
+pub(crate) async fn heard(directory: &Path, word: &str) {
     while !directory.join(word).exists() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -196,13 +200,14 @@ fn told(directory: &Path) -> String {
 }
 
 /// A process, which does not outlive the test.
-struct Crewman(Child);
+pub(crate) struct Crewman(Child);
 
 impl Crewman {
-    fn hire(directory: &Path, role: u64) -> Self {
+    /// `function`: what it runs, a test of this program.
+    pub(crate) fn hire(directory: &Path, role: u64, function: &str) -> Self {
         std::fs::create_dir_all(home(directory, role)).unwrap();
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "killed::vault_or_coordinator", "--nocapture"])
+            .args(["--exact", function, "--nocapture"])
             .env(ROLE, role.to_string())
             .env(DIRECTORY, directory)
             .stdout(Stdio::null())
@@ -211,14 +216,14 @@ impl Crewman {
         Self(child)
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         // It must be alive until here: a process that gave up is a failure of its own.
         assert!(self.0.try_wait().unwrap().is_none(), "a process ended by itself");
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
 
-    fn see_off(&mut self) {
+    pub(crate) fn see_off(&mut self) {
         let started = Instant::now();
         loop {
             if let Some(status) = self.0.try_wait().unwrap() {

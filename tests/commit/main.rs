@@ -5,4 +5,8 @@
 
 mod killed;
 mod local;
+mod log_killed;
+mod log_local;
+mod log_simulated;
+mod registers;
 mod vault;

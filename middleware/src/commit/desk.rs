@@ -293,10 +293,6 @@ impl<R: Resource> Sink<Manager> for Clerk<R> {
     fn command(&mut self) -> Option<Command> {
         let mut state = self.desk.lock();
         let command = state.answers.pop_front();
-        if !state.answers.is_empty() {
-            // One a turn: the driver comes again.
-            self.desk.wake.notify_one();
-        }
         // A no leaves nothing to end.
         if let Some(Command::Vote { txn, vote: Vote::No | Vote::ReadOnly }) = &command {
             self.turns.remove(txn);

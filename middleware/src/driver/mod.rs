@@ -15,6 +15,7 @@
 //!             [`COMMANDS_MAX`] waiting commands.
 
 mod inbox;
+mod records;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +32,7 @@ use tokio::time::Instant;
 
 use crate::node::{CHANNEL_BYTES, Channel, ChannelGuard, ChannelTaken, Node, PeerEvent, lane_of};
 use inbox::{Arrival, Inbox};
+pub(crate) use records::{RecordsError, encode_records, read_records, save_records};
 
 /// Where a machine's events go. Called in the machine's task: quick work only.
 pub(crate) trait Sink<M: Machine>: Send + 'static {
@@ -48,8 +50,8 @@ pub(crate) trait Sink<M: Machine>: Send + 'static {
         None
     }
 
-    /// A command that the sink itself wants to give, for example because it is full. Asked once a turn, and whenever
-    /// [`Setup::wake`] was notified.
+    /// A command that the sink itself wants to give, for example because it is full. Asked until there is none, each
+    /// turn and whenever [`Setup::wake`] was notified.
     fn command(&mut self) -> Option<M::Command> {
         None
     }
@@ -250,6 +252,7 @@ where
         machine: setup.machine,
         stable: setup.stable,
         logged: 0,
+        logged_bytes: 0,
         log_end: Position::ZERO,
         emitted: 0,
         durable: 0,
@@ -295,8 +298,9 @@ struct Driver<M: Machine, S: Sink<M>> {
     channel: Channel,
     machine: M,
     stable: Option<Stable<M>>,
-    /// Records since the last snapshot.
+    /// Records since the last snapshot, and their bytes.
     logged: u64,
+    logged_bytes: usize,
     /// The position after the last record handed to the journal.
     log_end: Position,
     /// The snapshot that is being written.
@@ -376,8 +380,16 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
         if self.held.len() >= HELD_MAX {
             return Ok(()); // the disk is behind: nothing new until it has caught up
         }
-        if let Some(command) = self.sink.command() {
+        let mut is_exhausted = false;
+        for _ in 0..INPUTS_PER_TURN {
+            let Some(command) = self.sink.command() else {
+                is_exhausted = true;
+                break;
+            };
             self.feed(Input::Command(command))?;
+        }
+        if !is_exhausted {
+            self.wake.notify_one(); // the rest has its turn next
         }
         for _ in 0..INPUTS_PER_TURN {
             let Some(arrival) = self.inbox.pop() else { break };
@@ -519,7 +531,9 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
             // Not held: the next sync then covers the records of many promises. Their order stays.
             Output::Persist(record) => {
                 if let Some(stable) = &self.stable {
-                    self.records.push(Record::new(stable.kind, record.to_bytes()));
+                    let bytes = record.to_bytes();
+                    self.logged_bytes += bytes.len();
+                    self.records.push(Record::new(stable.kind, bytes));
                     self.emitted += 1;
                 }
             }
@@ -573,10 +587,11 @@ impl<M: Machine, S: Sink<M>> Driver<M, S> {
     fn compact(&mut self) {
         let Some(stable) = &self.stable else { return };
         let is_writing = self.compaction.as_ref().is_some_and(|writing| !writing.is_finished());
-        if self.logged < COMPACT_RECORDS || is_writing || !self.records.is_empty() {
+        let is_long = self.logged >= COMPACT_RECORDS || self.logged_bytes >= COMPACT_BYTES;
+        if !is_long || is_writing || !self.records.is_empty() {
             return;
         }
-        self.logged = 0;
+        (self.logged, self.logged_bytes) = (0, 0);
         let (blob, end) = ((stable.snapshot)(&self.machine), self.log_end);
         let (journal, name) = (stable.journal.clone(), stable.snapshot_name.clone());
         self.compaction = Some(tokio::spawn(async move {
@@ -638,6 +653,9 @@ const COMMANDS_MAX: usize = 1024;
 /// Records after which a snapshot replaces what came before: some megabytes, read in well under a second at the next
 /// start, and few enough snapshots that writing them does not show.
 const COMPACT_RECORDS: u64 = 16_384;
+
+/// Bytes of records after which a snapshot replaces them, if they are large.
+const COMPACT_BYTES: usize = 256 << 20;
 
 /// Outputs that may wait behind a barrier before inputs wait, too.
 const HELD_MAX: usize = 65_536;

@@ -428,13 +428,10 @@ impl<M: Machine<Command = Command, Event = group::Event>> Sink<M> for GroupSink 
     fn command(&mut self) -> Option<Command> {
         let mut state = self.shared.lock();
         if let Some(answer) = state.answer.take() {
-            // This is asked once a turn, and there may be more to say.
-            self.shared.wake.notify_one();
             return Some(answer);
         }
         if !state.has_reader && !state.leaves {
             state.leaves = true;
-            self.shared.wake.notify_one();
             return Some(Command::Leave);
         }
         // The detector's beats let a member of more than one ask often enough; one that is alone holds nobody up.

@@ -17,6 +17,7 @@
 //! [`apply`]: Replicated::apply
 
 mod error;
+pub mod log;
 
 use std::collections::BTreeMap;
 use std::fmt;
