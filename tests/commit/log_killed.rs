@@ -18,7 +18,8 @@ use quorate_transports::fault::{ELSEWHERE, FaultHandle};
 use quorate_transports::tcp::Tcp;
 
 use crate::killed::{Crewman, DIRECTORY, ROLE, arrive, heard, home, journal, meet, say};
-use crate::registers::{Ask, Call, History, Keyed, Registers};
+use crate::registers::{Ask, History, Registers};
+use tests::registers::{Call, Keyed};
 
 const KILLS: u32 = 12;
 const KEYS: u64 = 8;

@@ -14,7 +14,8 @@ use quorate_transports::fault::model::LinkModel;
 use quorate_transports::sim::{SimNetwork, plan};
 use tokio::task::JoinSet;
 
-use crate::registers::{Ask, Call, Keyed, Registers};
+use crate::registers::{Ask, Registers};
+use tests::registers::{Call, Keyed};
 
 const HOSTS: [&str; 4] = ["a", "b", "c", "d"];
 const FOUNDERS: usize = 3;

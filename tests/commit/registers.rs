@@ -1,11 +1,12 @@
-//! Registers on a replicated log: the state machine, and what the checker knows of it.
+//! Registers on a replicated log: the state machine.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use quorate::history::{Register, RegisterCall, RegisterReturn, Specification};
+use quorate::history::RegisterReturn;
 use quorate::replication::{RestoreError, StateMachine};
 use serde::{Deserialize, Serialize};
+use tests::registers::Call;
 
 /// What the registers are asked; reads do not travel.
 #[derive(Serialize, Deserialize)]
@@ -46,27 +47,5 @@ impl StateMachine for Registers {
     }
 }
 
-/// What a client did: to which register, and what.
-pub(crate) type Call = (u64, RegisterCall<u64>);
+/// What clients did and were told.
 pub(crate) type History = quorate::history::History<Call, RegisterReturn<u64>>;
-
-/// A register for each key.
-pub(crate) struct Keyed;
-
-impl Specification for Keyed {
-    type State = Option<u64>;
-    type Call = Call;
-    type Return = RegisterReturn<u64>;
-
-    fn initial(&self) -> Self::State {
-        None
-    }
-
-    fn step(&self, state: &Self::State, call: &Call, returned: Option<&Self::Return>) -> Option<Self::State> {
-        Register::new().step(state, &call.1, returned)
-    }
-
-    fn is_read(&self, call: &Call) -> bool {
-        Register::<u64>::new().is_read(&call.1)
-    }
-}

@@ -15,7 +15,8 @@ use quorate_protocols::agreement::{
 use quorate_protocols::planted::Plant;
 use quorate_protocols::{Output, ProcessId, Violation, Wire};
 
-use crate::log_registers::{Call, Keyed, State, decode, encode};
+use crate::log_registers::{State, decode, encode};
+use tests::registers::{Call, Keyed};
 
 /// Founders with registers, and others that join; clients at every node.
 pub(crate) struct Registers {

@@ -1,12 +1,10 @@
-//! The registers that stand on a replicated log in the simulator: what they do, their bytes, what the checker knows of them.
+//! The registers that stand on a replicated log in the simulator: what they do, and their bytes.
 
 use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use quorate::history::{Register, RegisterCall, RegisterReturn, Specification};
-
-/// To which register, and what.
-pub(crate) type Call = (u64, RegisterCall<u64>);
+use quorate::history::{RegisterCall, RegisterReturn};
+use tests::registers::Call;
 
 /// One replica's registers.
 #[derive(Default)]
@@ -79,25 +77,4 @@ pub(crate) fn decode(payload: &Bytes) -> (u64, Call) {
         _ => RegisterCall::CompareAndSet { expected: Some(payload.get_u64_le()), new },
     };
     (id, (key, call))
-}
-
-/// A register for each key.
-pub(crate) struct Keyed;
-
-impl Specification for Keyed {
-    type State = Option<u64>;
-    type Call = Call;
-    type Return = RegisterReturn<u64>;
-
-    fn initial(&self) -> Self::State {
-        None
-    }
-
-    fn step(&self, state: &Self::State, call: &Call, returned: Option<&Self::Return>) -> Option<Self::State> {
-        Register::new().step(state, &call.1, returned)
-    }
-
-    fn is_read(&self, call: &Call) -> bool {
-        Register::<u64>::new().is_read(&call.1)
-    }
 }

@@ -6,6 +6,7 @@ mod authority;
 mod namespace;
 mod net;
 pub mod oracle;
+pub mod registers;
 mod worker;
 
 use std::time::Duration;
